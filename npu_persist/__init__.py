@@ -1,0 +1,122 @@
+"""Persist a PyTorch module as a versioned bundle; run it through OpenVINO where PyTorch is not installed.
+
+The front door. Every name below is resolved on first use (PEP 562), so that importing the package costs nothing:
+no numpy, no openvino, no torch. `persist` and `record` need the `export` extra, everything else the base dependencies.
+
+    import npu_persist as npup
+
+    bundle = npup.persist(model, "encoder", (example,))     # training side
+    model = npup.load("encoder", device="NPU")              # deploy side
+    result = model(example)
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False  # what type checkers know as true; importing it from typing would cost more than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.errors import (
+        AmbiguousReferenceError,
+        BundleNotFoundError,
+        CompilationError,
+        ConversionError,
+        DeviceNotFoundError,
+        ExampleInputsError,
+        FileIntegrityError,
+        FormatVersionError,
+        FrozenControlFlowWarning,
+        GraphIntegrityError,
+        IncompatibleError,
+        InputError,
+        IntegrityError,
+        InvalidNameError,
+        ManifestError,
+        NotFoundError,
+        NpuPersistError,
+        OpenVINOVersionError,
+        ParityError,
+        ReferenceFormatError,
+        StoreError,
+        UsageError,
+    )
+    from npu_persist.export import persist, record
+    from npu_persist.runtime import Model, load
+    from npu_persist.store import Store
+    from npu_persist.verbs import inspect, prune, remove, tag, verify
+    from npu_persist.verbs import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
+
+__all__ = [
+    "AmbiguousReferenceError",
+    "Bundle",
+    "BundleNotFoundError",
+    "CompilationError",
+    "ConversionError",
+    "DeviceNotFoundError",
+    "ExampleInputsError",
+    "FileIntegrityError",
+    "FormatVersionError",
+    "FrozenControlFlowWarning",
+    "GraphIntegrityError",
+    "IncompatibleError",
+    "InputError",
+    "IntegrityError",
+    "InvalidNameError",
+    "ManifestError",
+    "Model",
+    "NotFoundError",
+    "NpuPersistError",
+    "OpenVINOVersionError",
+    "ParityError",
+    "ReferenceFormatError",
+    "Store",
+    "StoreError",
+    "UsageError",
+    "__version__",
+    "inspect",
+    "list",
+    "load",
+    "persist",
+    "prune",
+    "record",
+    "remove",
+    "tag",
+    "verify",
+]
+
+_ROOMS = {
+    "Bundle": "bundle",
+    "Model": "runtime",
+    "Store": "store",
+    "inspect": "verbs",
+    "list": "verbs",
+    "load": "runtime",
+    "persist": "export",
+    "prune": "verbs",
+    "record": "export",
+    "remove": "verbs",
+    "tag": "verbs",
+    "verify": "verbs",
+}
+"""Public name → the module that has it; every other name of `__all__` is in `errors`."""
+
+_NAMES_INSIDE = {"list": "list_bundles"}
+"""Public name → its name in its module, where that differs: a module should keep the builtin `list`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}")
+    value: object = getattr(module, _NAMES_INSIDE.get(name, name))
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> Sequence[str]:
+    return sorted({*globals(), *__all__})
