@@ -1,0 +1,252 @@
+"""Every error this package raises on purpose, and the one warning.
+
+The promise: bad input, a damaged file or a full disk comes out as one of these, whose message says what, where,
+expected, got and what to do next. The same facts are attributes. Each class carries the `exit_code` that the command
+line ends with, and inherits from the builtin that callers would expect. All of them can be pickled and copied.
+
+    NpuPersistError                         1  failed
+    ├── UsageError (ValueError)             2  usage
+    │   ├── InvalidNameError
+    │   ├── ReferenceFormatError
+    │   ├── AmbiguousReferenceError
+    │   ├── ExampleInputsError
+    │   └── InputError (TypeError)
+    ├── NotFoundError (FileNotFoundError)   3  not found
+    │   ├── BundleNotFoundError
+    │   └── DeviceNotFoundError
+    ├── IntegrityError                      4  integrity
+    │   ├── ManifestError
+    │   ├── FileIntegrityError
+    │   └── GraphIntegrityError
+    ├── IncompatibleError                   5  incompatible
+    │   ├── FormatVersionError
+    │   └── OpenVINOVersionError
+    ├── ConversionError                     1
+    ├── ParityError                         1
+    ├── CompilationError                    1
+    └── StoreError (OSError)                1
+
+    FrozenControlFlowWarning (UserWarning)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a document."""
+
+    location: str
+    """Where, as a JSON path: `graphs[0].inputs[1].dtype`; empty for the document as a whole."""
+    message: str
+    """What was expected there and what was found."""
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.message}" if self.location else self.message
+
+
+class NpuPersistError(Exception):
+    """The root: catches everything this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(NpuPersistError, ValueError):
+    """The caller asked for something that cannot be, whatever is on disk."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class InvalidNameError(UsageError):
+    """A bundle or alias name that does not work as a folder name on every platform, or a case twin of another."""
+
+
+class ReferenceFormatError(UsageError):
+    """A text that is no reference."""
+
+
+class AmbiguousReferenceError(UsageError):
+    """A digest prefix that several bundles share.
+
+    Attributes:
+        matches: References of the bundles that match, such as `unet:3`.
+    """
+
+    def __init__(self, message: str, *, matches: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.matches = matches
+
+
+class ExampleInputsError(UsageError):
+    """`persist` was given no example inputs and found none."""
+
+
+class InputError(UsageError, TypeError):
+    """A call that does not fit the persisted signature.
+
+    Attributes:
+        argument: Which argument, with its path inside nested structures.
+        expected: What the signature says.
+        got: What the caller gave.
+    """
+
+    def __init__(
+        self, message: str, *, argument: str | None = None, expected: str | None = None, got: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.expected = expected
+        self.got = got
+
+
+class NotFoundError(NpuPersistError, FileNotFoundError):
+    """What was asked for is not there."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class BundleNotFoundError(NotFoundError):
+    """A name, version, alias or digest prefix that the store does not have, or a directory that is no bundle."""
+
+
+class DeviceNotFoundError(NotFoundError):
+    """OpenVINO does not know the device on this machine."""
+
+
+class IntegrityError(NpuPersistError):
+    """What is on disk is not what was persisted."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class ManifestError(IntegrityError):
+    """A manifest that is damaged, hostile or does not agree with itself.
+
+    Attributes:
+        problems: Every problem found, with its place in the document.
+    """
+
+    def __init__(self, message: str, *, problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class FileIntegrityError(IntegrityError):
+    """A bundle's file that is missing, is no regular file, or has another size or digest than the manifest says.
+
+    Attributes:
+        path: The file.
+        expected: What the manifest says: `1024 bytes`, `blake3:…`, `a regular file`.
+        got: What is on disk.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | None = None, expected: str | None = None, got: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.expected = expected
+        self.got = got
+
+
+class GraphIntegrityError(IntegrityError):
+    """An IR that points outside of its weights file, or a weights file with a malformed header."""
+
+
+class IncompatibleError(NpuPersistError):
+    """The bundle is sound, but this installation cannot read or run it."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class FormatVersionError(IncompatibleError):
+    """A manifest of a format version that this package does not read.
+
+    Attributes:
+        found: The manifest's format version.
+        supported: The format version that this package reads.
+    """
+
+    def __init__(self, message: str, *, found: str | None = None, supported: str | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+        self.supported = supported
+
+
+class OpenVINOVersionError(IncompatibleError):
+    """The installed OpenVINO is older than the one that wrote the bundle.
+
+    Attributes:
+        found: The installed version.
+        required: The version that the bundle needs.
+    """
+
+    def __init__(self, message: str, *, found: str | None = None, required: str | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+        self.required = required
+
+
+class ConversionError(NpuPersistError):
+    """The module cannot be traced or converted.
+
+    Attributes:
+        module_path: Path of the submodule, such as `encoder.layers.3`, where it is known.
+        operation: The operation that stood in the way, where it is known.
+    """
+
+    def __init__(self, message: str, *, module_path: str | None = None, operation: str | None = None) -> None:
+        super().__init__(message)
+        self.module_path = module_path
+        self.operation = operation
+
+
+class ParityError(NpuPersistError):
+    """The written bundle does not answer as the module did, or the module's answer cannot be compared.
+
+    Attributes:
+        output: The output that is furthest off.
+        differences: The measured differences (`manifest.Difference`) of all outputs.
+        layer: The first layer where the two part, as far as it could be found.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        output: str | None = None,
+        differences: tuple[Any, ...] = (),
+        layer: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.output = output
+        self.differences = differences
+        self.layer = layer
+
+
+class CompilationError(NpuPersistError):
+    """OpenVINO refused to read or compile a sound bundle."""
+
+
+class StoreError(NpuPersistError, OSError):
+    """The file system refused a change of the store: disk full, no permission, a file in use.
+
+    `__cause__` is the operating system's own error, and `errno` is its number.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError keeps errno outside of __dict__ and would lose it.
+        return _restore_store_error, (type(self), str(self), self.errno), self.__dict__
+
+
+def _restore_store_error(kind: type[StoreError], message: str, errno: int | None) -> StoreError:
+    return kind(message, errno=errno)
+
+
+class FrozenControlFlowWarning(UserWarning):
+    """Tracing took one branch of a condition on data, and the persisted graph always takes it."""
