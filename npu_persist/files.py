@@ -1,0 +1,231 @@
+"""What the store needs of a file system: portable names, fsync, rename, hard link or copy, read-only files, locks.
+
+The promise: each function does one step that either happened or did not, on Linux and on Windows, and raises the
+operating system's own OSError; what a step means to a bundle is for the callers to say. Nothing here follows a
+symbolic link that it finds inside a tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import suppress
+from errno import EEXIST, ENOTDIR, ENOTEMPTY
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Protocol
+
+    class Lock(Protocol):
+        """A lock that is held."""
+
+        def release(self) -> object:
+            """Let it go."""
+
+
+MAX_COMPONENT_LENGTH = 100
+"""Longest file or folder name, in characters."""
+
+MAX_PATH_LENGTH = 200
+"""Longest relative path inside a bundle, in characters: Windows allows 259 for the whole path."""
+
+RESERVED_NAMES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{device}{digit}" for device in ("com", "lpt") for digit in range(10)}
+)
+"""Names that Windows gives to devices in every folder, with any extension."""
+
+_FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9._+-]", re.ASCII)
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+def component_problem(name: str) -> str | None:
+    """Say why `name` cannot be the name of a file or folder on every platform; None if it can.
+
+    >>> component_problem("unet-1.5") is None
+    True
+    >>> component_problem("aux.xml")
+    'is a name that Windows reserves for a device'
+    """
+    if not name:
+        return "is empty"
+    if len(name) > MAX_COMPONENT_LENGTH:
+        return f"is {len(name)} characters long, more than {MAX_COMPONENT_LENGTH}"
+    if foreign := _FOREIGN_CHARACTER.search(name):
+        return f"contains {foreign[0]!r}"
+    if not (name[0].isalnum() or name[0] == "_"):
+        return f"starts with {name[0]!r}"
+    if name.endswith("."):
+        return "ends with '.', which Windows drops"
+    if name.split(".", maxsplit=1)[0].lower() in RESERVED_NAMES:
+        return "is a name that Windows reserves for a device"
+    return None
+
+
+def path_problem(path: str) -> str | None:
+    """Say why `path` is no relative POSIX path that stays in its folder on every platform; None if it is one.
+
+    >>> path_problem("compiled/npu-4000/model.blob") is None
+    True
+    >>> path_problem("../model.xml")
+    "component '..' starts with '.'"
+    """
+    if len(path) > MAX_PATH_LENGTH:
+        return f"is {len(path)} characters long, more than {MAX_PATH_LENGTH}"
+    for component in path.split("/"):
+        if problem := component_problem(component):
+            return f"component {component!r} {problem}"
+    return None
+
+
+def is_directory(path: Path) -> bool:
+    """Tell whether `path` is a directory itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and fsync it.
+
+    Raises:
+        FileExistsError: There is one already.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes, *, temporary: Path) -> None:
+    """Put a file with `data` at `path`: readers see the old content or the new, also after a crash.
+
+    Args:
+        path: The file; its folder must exist.
+        data: Its new content.
+        temporary: Where to write first: a path that does not exist, on the same file system.
+    """
+    write_file(temporary, data)
+    os.replace(temporary, path)  # noqa: PTH105 (the os functions are the seams that the fault tests use)
+    fsync_directory(path.parent)
+
+
+def fsync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk. The file must be writable: Windows flushes only such handles."""
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directory(path: Path) -> None:
+    """Wait until a directory's entries are on the disk. Windows has no such call, and journals them itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a directory that is not empty, without replacing anything.
+
+    On POSIX an empty directory at `target` would be replaced: never make one there.
+
+    Raises:
+        FileExistsError: `target` exists.
+    """
+    try:
+        os.rename(source, target)  # noqa: PTH104
+    except OSError as error:
+        if error.errno in {EEXIST, ENOTEMPTY} or (error.errno == ENOTDIR and os.path.lexists(target)):
+            raise FileExistsError(EEXIST, "already exists", str(target)) from error
+        raise
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Make `target` the same file as `source`, or a copy of it where the file system refuses another link.
+
+    Args:
+        source: A regular file.
+        target: A path that does not exist.
+
+    Returns:
+        Whether it is a link. A copy is fsynced.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # another device, a file system without links, or its most links a file (NTFS: 1023)
+        with source.open("rb") as reader, target.open("xb") as writer:
+            import shutil
+
+            shutil.copyfileobj(reader, writer, 8 * 1024 * 1024)
+            writer.flush()
+            os.fsync(writer.fileno())
+        return False
+    return True
+
+
+def make_read_only(path: Path) -> None:
+    """Take the write permission from a file, for everyone."""
+    os.chmod(path, stat.S_IMODE(path.lstat().st_mode) & ~_WRITE_BITS)  # noqa: PTH101
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, read-only or not; a missing one is fine."""
+    with suppress(FileNotFoundError):
+        try:
+            os.unlink(path)  # noqa: PTH108
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            # Windows deletes no read-only file. The flag belongs to the file, so other hard links to it lose it too;
+            # verification still sees a change through one of them.
+            os.chmod(path, stat.S_IWRITE)  # noqa: PTH101
+            os.unlink(path)  # noqa: PTH108
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and what is in it, read-only files included; links are removed, not followed.
+
+    A missing directory is fine, and so is another process that removes the same tree meanwhile.
+    """
+    with suppress(FileNotFoundError):
+        with os.scandir(path) as entries:
+            inside = list(entries)
+        for entry in inside:
+            child = path / entry.name
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(child)
+            else:
+                remove_file(child)
+        os.rmdir(path)  # noqa: PTH106
+
+
+def try_lock(path: Path) -> Lock | None:
+    """Take the lock of a lock file, without waiting.
+
+    The operating system lets go of it when the process ends, however it ends. The file stays.
+
+    Returns:
+        The lock, to be released; None when someone else holds it.
+
+    Raises:
+        OSError: The lock file cannot be made or opened.
+    """
+    from filelock import FileLock, Timeout  # costs more to import than all of this package's store
+
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
