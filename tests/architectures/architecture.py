@@ -1,0 +1,56 @@
+"""What an entry of the architectures' table is, and the example inputs that several domains share.
+
+Promise: the same seed goes before the weights and before the inputs, so an entry is the same in every process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
+"""A module with the positional and keyword arguments of one call of it."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table: a name, its domain, and how to make a small one."""
+
+    name: str
+    kind: str
+    make: Callable[[], Call]
+
+    def build(self) -> Call:
+        """Make the module in eval mode, with random weights that are the same every time, and its example call."""
+        torch.manual_seed(0)
+        module, args, kwargs = self.make()
+        return module.eval(), args, kwargs
+
+
+def image(size: int = 64, *, batch: int = 1, channels: int = 3) -> torch.Tensor:
+    """Pixels as an image processor leaves them: zero mean, unit variance, (batch, channels, size, size)."""
+    return torch.randn(batch, channels, size, size)
+
+
+def tokens(*, batch: int = 2, length: int = 16, vocabulary: int = 200) -> torch.Tensor:
+    """Token ids as (batch, length) int64; the lowest ids, which models give a meaning of their own, are left out."""
+    return torch.randint(5, vocabulary, (batch, length))
+
+
+def padding_mask(*, batch: int = 2, length: int = 16, padded: int = 4) -> torch.Tensor:
+    """Attention mask as (batch, length) int64 in which the last row ends in padding."""
+    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask[-1, length - padded :] = 0
+    return mask
+
+
+def padded_text(*, batch: int = 2, length: int = 16, vocabulary: int = 200, pad: int = 0) -> dict[str, torch.Tensor]:
+    """Keyword inputs as a tokenizer gives them for sentences of different length."""
+    mask = padding_mask(batch=batch, length=length)
+    ids = tokens(batch=batch, length=length, vocabulary=vocabulary)
+    return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
