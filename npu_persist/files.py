@@ -1,8 +1,8 @@
 """What the store needs of a file system: portable names, fsync, rename, hard link or copy, read-only files, locks.
 
 The promise: each function does one step that either happened or did not, on Linux and on Windows, and raises the
-operating system's own OSError; what a step means to a bundle is for the callers to say. Nothing here follows a
-symbolic link that it finds inside a tree.
+operating system's own OSError, which `store_errors` turns into ours where the step's meaning is known. Nothing here
+follows a symbolic link that it finds inside a tree.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
-from errno import EEXIST, ENOTDIR, ENOTEMPTY
+from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 from typing import TYPE_CHECKING
 
+from npu_persist.errors import NpuPersistError, StoreError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Protocol
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
         def release(self) -> object:
             """Let it go."""
 
+
+DISK_FULL = frozenset({ENOSPC, EDQUOT})
+"""Error numbers of a full disk or an exhausted quota."""
 
 MAX_COMPONENT_LENGTH = 100
 """Longest file or folder name, in characters."""
@@ -39,6 +45,27 @@ RESERVED_NAMES = frozenset(
 
 _FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9._+-]", re.ASCII)
 _WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextmanager
+def store_errors(doing: str, *, only: frozenset[int] | None = None) -> Iterator[None]:
+    """Turn an OSError inside into a `StoreError` that says what to do.
+
+    Args:
+        doing: What is done inside, to follow "could not".
+        only: The error numbers to turn; None for all.
+    """
+    try:
+        yield
+    except NpuPersistError:
+        raise
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise StoreError(
+            f"could not {doing}: {error.strerror or error}{where}. {_advice(error.errno)}", errno=error.errno
+        ) from error
 
 
 def component_problem(name: str) -> str | None:
@@ -114,8 +141,8 @@ def replace_file(path: Path, data: bytes, *, temporary: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Wait until a file's content is on the disk. The file must be writable: Windows flushes only such handles."""
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    """Wait until a file's content is on the disk. On Windows the file must be writable."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -202,12 +229,19 @@ def remove_tree(path: Path) -> None:
         with os.scandir(path) as entries:
             inside = list(entries)
         for entry in inside:
-            child = path / entry.name
             if entry.is_dir(follow_symlinks=False):
-                remove_tree(child)
+                remove_tree(path / entry.name)
             else:
-                remove_file(child)
+                remove_file(path / entry.name)
         os.rmdir(path)  # noqa: PTH106
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is at `path`: a directory and what is in it, a file, a link."""
+    if is_directory(path):
+        remove_tree(path)
+    else:
+        remove_file(path)
 
 
 def try_lock(path: Path) -> Lock | None:
@@ -229,3 +263,17 @@ def try_lock(path: Path) -> Lock | None:
     except Timeout:
         return None
     return lock
+
+
+def _advice(number: int | None) -> str:
+    if number in DISK_FULL:
+        return (
+            "Free some space and try again: `npu-persist remove` removes a version, `npu-persist prune` the leftovers "
+            "of interrupted runs"
+        )
+    if number in {EACCES, EPERM, EROFS}:
+        return (
+            "Check that you may write there and that no other program has it open, or choose another store with "
+            "NPU_PERSIST_HOME"
+        )
+    return "Check the folder and try again"

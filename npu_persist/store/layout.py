@@ -1,0 +1,173 @@
+"""Where things are in a store, and what its directory says about versions, aliases and numbers.
+
+    $NPU_PERSIST_HOME/
+      bundles/unet/3/               a version: a bundle, read-only
+      bundles/unet/aliases/prod     the version that the alias points to: `3` and a newline
+      bundles/unet/removed/2/       the highest number among those removed, as an empty directory
+      staging/5f0c…/                a bundle that is being filled
+      staging/5f0c….lock            locked by the process that fills it
+
+The promise: a number is given once. The next one is above every version that is there and every one that was removed;
+removing renames `3/` to `removed/3/`, so that there is no moment at which neither stands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npu_persist.errors import FileIntegrityError, InvalidNameError
+from npu_persist.files import component_problem, is_directory, remove, rename_new
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOME_VARIABLE = "NPU_PERSIST_HOME"
+"""Environment variable that says where the store is."""
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_MAX_ALIAS_SIZE = 32
+
+
+def default_home() -> Path:
+    """Return where the store is if nobody says otherwise: `$NPU_PERSIST_HOME`, or the user's data directory."""
+    if home := os.environ.get(HOME_VARIABLE):
+        return Path(home)
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "npu_persist"
+
+
+class NameFolder:
+    """The folder of one bundle name, which need not exist.
+
+    Attributes:
+        path: `bundles/<name>`.
+        aliases_path: `bundles/<name>/aliases`.
+        removed_path: `bundles/<name>/removed`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.aliases_path = path / "aliases"
+        self.removed_path = path / "removed"
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.path.name
+
+    def version_path(self, number: int) -> Path:
+        """Return where a version is."""
+        return self.path / str(number)
+
+    def versions(self) -> tuple[int, ...]:
+        """Return the numbers of the versions that are there, lowest first."""
+        return _numbers(self.path)
+
+    def highest_removed(self) -> int:
+        """Return the highest number that was removed, or 0."""
+        return max(_numbers(self.removed_path), default=0)
+
+    def next_number(self) -> int:
+        """Return a number that was never given."""
+        # In this order: what is moved to `removed` between the two looks is seen by the second.
+        newest = max(self.versions(), default=0)
+        return max(newest, self.highest_removed()) + 1
+
+    def aliases(self) -> dict[str, int]:
+        """Return the version that each alias points to, whether it is there or not.
+
+        Raises:
+            FileIntegrityError: An alias is no regular file with a number in it.
+        """
+        names = sorted(name for name in _list(self.aliases_path) if component_problem(name) is None)
+        return {name: self._read_alias(name) for name in names}
+
+    def aliases_of(self, number: int) -> tuple[str, ...]:
+        """Return the aliases that point to a version."""
+        return tuple(alias for alias, version in self.aliases().items() if version == number)
+
+    def move_to_removed(self, number: int) -> None:
+        """Take a version away, in one step. `sweep` gives its space back.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        self.removed_path.mkdir(exist_ok=True)
+        target = self.removed_path / str(number)
+        try:
+            rename_new(self.version_path(number), target)
+        except FileExistsError:  # only if someone put the version back by hand
+            remove(target)
+            rename_new(self.version_path(number), target)
+
+    def sweep(self) -> Iterator[Path]:
+        """Remove what is left of removed versions, but for the highest number; yield each that held something."""
+        # One look: a number that another process adds meanwhile is left to that process.
+        numbers = _numbers(self.removed_path)
+        for number in numbers:
+            path = self.removed_path / str(number)
+            if names := _list(path):
+                for name in names:
+                    remove(path / name)
+                yield path
+            if number != numbers[-1]:
+                remove(path)
+
+    def _read_alias(self, alias: str) -> int:
+        path = self.aliases_path / alias
+        text = ""
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                text = file.read(_MAX_ALIAS_SIZE).decode("ascii", "replace")
+        if _NUMBER.fullmatch(text.removesuffix("\n")):
+            return int(text)
+        got = repr(text) if text else "nothing readable"
+        raise FileIntegrityError(
+            f"{path}: expected a file with a version number, got {got}. Set the alias again: "
+            f"`npu-persist tag {self.name}:<version> {alias}`",
+            path=str(path),
+            expected="a version number",
+            got=got,
+        )
+
+
+def list_names(bundles: Path) -> tuple[str, ...]:
+    """Return the names that have a folder, sorted."""
+    return tuple(
+        sorted(name for name in _list(bundles) if component_problem(name) is None and is_directory(bundles / name))
+    )
+
+
+def refuse_twin(folder: Path, name: str, what: str) -> None:
+    """Raise if `folder` has an entry that differs from `name` in upper and lower case only.
+
+    Raises:
+        InvalidNameError: There is one: on Windows and macOS the two would be one.
+    """
+    for other in _list(folder):
+        if other != name and other.lower() == name.lower():
+            raise InvalidNameError(
+                f"invalid {what} {name!r}: {folder} has {other!r}, which differs in upper and lower case only and "
+                f"would be the same on Windows and macOS. Use {other!r} or another name (`npu-persist prune` removes "
+                f"{other!r} if it is what an interrupted run left)"
+            )
+
+
+def _numbers(folder: Path) -> tuple[int, ...]:
+    return tuple(sorted(int(name) for name in _list(folder) if _NUMBER.fullmatch(name) and is_directory(folder / name)))
+
+
+def _list(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except FileNotFoundError:
+        return []

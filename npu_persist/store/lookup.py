@@ -1,0 +1,124 @@
+"""From a reference to a version's folder.
+
+The promise: what is not there is a `BundleNotFoundError` that says what is there instead; no manifest is parsed, so
+that a damaged version can be found too, and removed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npu_persist.bundle import read_manifest
+from npu_persist.digest import ALGORITHM, digest_bytes
+from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, NpuPersistError
+from npu_persist.reference import StoreReference, validate_name
+from npu_persist.store.layout import NameFolder, list_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SHOWN = 10
+_SHOWN_DIGITS = 12
+
+
+def find_name(bundles: Path, name: str) -> NameFolder:
+    """Return the folder of a name that has a version.
+
+    Raises:
+        BundleNotFoundError: There is none.
+    """
+    folder = NameFolder(bundles / validate_name(name))
+    # By the listing: where upper and lower case are one, a folder of another spelling would open.
+    names = tuple(found for found in list_names(bundles) if NameFolder(bundles / found).versions())
+    if name not in names:
+        raise BundleNotFoundError(f"no bundle {name!r} in the store {bundles.parent}{_instead(name, names)}")
+    return folder
+
+
+def find_version(bundles: Path, reference: StoreReference) -> tuple[NameFolder, int]:
+    """Return the folder of a name, and the number of the version that a reference means.
+
+    Raises:
+        BundleNotFoundError: There is no such name, version, alias or digest.
+        AmbiguousReferenceError: Several bundles' digests start so.
+    """
+    folder = find_name(bundles, reference.name)
+    versions = folder.versions()
+    if reference.digest is not None:
+        return folder, _by_digest(folder, reference.digest)
+    if reference.alias is not None:
+        aliases = folder.aliases()
+        if reference.alias not in aliases:
+            raise missing_alias(folder, reference.alias)
+        number = aliases[reference.alias]
+        if number not in versions:
+            raise BundleNotFoundError(
+                f"the alias {reference} points to version {number}, which is not in the store. {folder.name!r} has the "
+                f"versions {_join(versions)}: `npu-persist tag {folder.name}:{versions[-1]} {reference.alias}` sets it"
+            )
+        return folder, number
+    number = reference.version if reference.version is not None else versions[-1]
+    if number not in versions:
+        raise missing_version(folder, number)
+    return folder, number
+
+
+def missing_version(folder: NameFolder, number: int) -> BundleNotFoundError:
+    """Return the error for a version that is not there."""
+    return BundleNotFoundError(
+        f"no version {number} of {folder.name!r} in the store {folder.path.parent.parent}; it has the versions "
+        f"{_join(folder.versions())}. `npu-persist list {folder.name}` shows them"
+    )
+
+
+def missing_alias(folder: NameFolder, alias: str) -> BundleNotFoundError:
+    """Return the error for an alias that is not there."""
+    aliases = [f"{known} (version {number})" for known, number in folder.aliases().items()]
+    return BundleNotFoundError(
+        f"no alias {alias!r} of {folder.name!r} in the store {folder.path.parent.parent}; it has {_join(aliases)}. "
+        f"`npu-persist tag {folder.name}:<version> {alias}` makes it"
+    )
+
+
+def _by_digest(folder: NameFolder, prefix: str) -> int:
+    found: dict[str, int] = {}
+    for number in folder.versions():
+        try:
+            data, _ = read_manifest(folder.version_path(number))
+        except NpuPersistError:  # no manifest, no digest
+            continue
+        digest = digest_bytes(data)
+        if digest.removeprefix(f"{ALGORITHM}:").startswith(prefix):
+            found[digest] = number  # of versions with the same content, the newest
+    if not found:
+        raise BundleNotFoundError(
+            f"no version of {folder.name!r} has a digest that starts with {prefix!r} in the store "
+            f"{folder.path.parent.parent}. `npu-persist list {folder.name}` shows digests"
+        )
+    if len(found) > 1:
+        matches = tuple(str(StoreReference(folder.name, version=number)) for number in found.values())
+        shown = [
+            f"{match} ({digest[: len(ALGORITHM) + 1 + max(_SHOWN_DIGITS, len(prefix) + 4)]})"
+            for match, digest in zip(matches, found, strict=True)
+        ]
+        raise AmbiguousReferenceError(
+            f"{folder.name}@{prefix} is the start of {len(found)} digests: {_join(shown)}. Give more digits or a "
+            "version",
+            matches=matches,
+        )
+    return next(iter(found.values()))
+
+
+def _instead(name: str, names: tuple[str, ...]) -> str:
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; it has {_join(names)}."
+    return f"{hint} `npu-persist list` shows what is there, persist(model, {name!r}) adds it"
+
+
+def _join(things: object) -> str:
+    texts = [str(thing) for thing in things]  # type: ignore[attr-defined]
+    if not texts:
+        return "none"
+    return ", ".join(texts) if len(texts) <= _SHOWN else f"{', '.join(texts[-_SHOWN:])} and {len(texts) - _SHOWN} more"

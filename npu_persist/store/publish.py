@@ -1,0 +1,149 @@
+"""Publishing: a filled staging directory becomes the next version of its name.
+
+The promise: the version appears by one rename, with every byte on the disk by then; before it nothing has changed for
+readers, and whatever fails after it takes it back. Two publishers cannot take the same number, since a rename onto a
+version fails. A file that an earlier version has is that version's file, by a hard link, once its bytes were read and
+found right: a damaged version does not spread.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from npu_persist.bundle import Bundle
+from npu_persist.digest import digest_file
+from npu_persist.errors import FileIntegrityError, NpuPersistError
+from npu_persist.files import (
+    fsync_directory,
+    fsync_file,
+    is_directory,
+    make_read_only,
+    remove_file,
+    rename_new,
+)
+from npu_persist.manifest import MANIFEST_FILE
+from npu_persist.store.layout import refuse_twin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from npu_persist.manifest import FileEntry
+    from npu_persist.store.layout import NameFolder
+
+
+def settle(bundle: Bundle, folder: NameFolder) -> None:
+    """Make a staged bundle ready to be renamed: complete, linked to earlier versions, on the disk, read-only.
+
+    Raises:
+        FileIntegrityError: A file is not what the manifest says (by kind and size; digests are the writer's word), or
+            is not in the manifest.
+    """
+    _check_complete(bundle)
+    _link_to_earlier(bundle, folder)
+    bundle.ensure_bin()
+    # The manifest last: whatever the crash, a folder with a manifest on the disk has its files there too.
+    paths = [*(bundle.path / relative for relative in bundle.manifest.files), *bundle.derived_files()]
+    for path in [*paths, bundle.path / MANIFEST_FILE]:
+        fsync_file(path)
+        make_read_only(path)
+    for directory in sorted({path.parent for path in paths} | {bundle.path}, reverse=True):
+        fsync_directory(directory)
+
+
+def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]) -> int:
+    """Rename a settled staging directory to the next version, and return its number.
+
+    Args:
+        staging: The directory.
+        folder: The folder of the bundle's name.
+        finish: Called with the number when the version is in place; if it raises, the version is taken back.
+
+    Raises:
+        InvalidNameError: Another name differs in upper and lower case only.
+    """
+    number = folder.next_number()
+    while True:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        # Looked at when our folder is there: of two publishers of twins, at least one sees the other's.
+        refuse_twin(folder.path.parent, folder.name, "bundle name")
+        try:
+            rename_new(staging, folder.version_path(number))
+        except FileExistsError:  # another publisher was faster
+            number += 1
+            continue
+        except FileNotFoundError:
+            if not is_directory(staging):
+                raise
+            continue  # a prune took the name's folder for a leftover, before the first version was in it
+        try:
+            if number > folder.highest_removed():
+                fsync_directory(folder.path)
+                fsync_directory(folder.path.parent)
+                finish(number)
+                return number
+        except BaseException:
+            rename_new(folder.version_path(number), staging)
+            raise
+        # Others published and removed this number since we looked: it was given, so it is not given again.
+        rename_new(folder.version_path(number), staging)
+        number = folder.next_number()
+
+
+def _check_complete(bundle: Bundle) -> None:
+    for relative in bundle.manifest.files:
+        bundle.file(relative)
+    expected = {bundle.path / relative for relative in (*bundle.manifest.files, MANIFEST_FILE)}
+    expected.update(bundle.derived_files())
+    for path in _walk(bundle.path):
+        if path not in expected:
+            raise FileIntegrityError(
+                f"{path}: expected only files that the manifest names, got this one. Remove it, or add it to the "
+                "manifest's files",
+                path=str(path),
+                expected="no file",
+                got="a file",
+            )
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        path = directory / name
+        if is_directory(path):
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _link_to_earlier(bundle: Bundle, folder: NameFolder) -> None:
+    wanted = dict(bundle.manifest.files)
+    for number in reversed(folder.versions()):
+        if not wanted:
+            return
+        try:
+            earlier = Bundle.open(folder.version_path(number))
+        except NpuPersistError:  # damaged, or removed meanwhile: nothing to gain from it
+            continue
+        has = {entry.digest: relative for relative, entry in earlier.manifest.files.items()}
+        for relative, entry in tuple(wanted.items()):
+            if entry.digest in has and _link(earlier, has[entry.digest], bundle.path / relative, entry):
+                del wanted[relative]
+
+
+def _link(earlier: Bundle, relative: str, staged: Path, entry: FileEntry) -> bool:
+    try:
+        source = earlier.file(relative)
+        if source.stat().st_size != entry.size or digest_file(source) != entry.digest:
+            return False
+    except (OSError, NpuPersistError):  # what is damaged is not taken over
+        return False
+    linked = staged.with_name(f"{staged.name}.linked")
+    try:
+        os.link(source, linked)
+        os.replace(linked, staged)  # noqa: PTH105
+    except OSError:  # no links here, or no more of them: the staged file is as good, and only costs space
+        remove_file(linked)
+        return False
+    remove_file(linked)  # POSIX leaves it if the staged file was this link already
+    return True

@@ -1,0 +1,91 @@
+"""Staging directories: where a bundle is filled before it is published.
+
+The promise: a staging directory is removed when its block ends, however it ends, and if the process is killed, `prune`
+removes it. A directory that a living process fills is left alone: that process holds a lock that the operating system
+lets go of with the process.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from npu_persist.files import DISK_FULL, remove, store_errors, try_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from npu_persist.files import Lock
+
+LOCK_SUFFIX = ".lock"
+"""What the name of a staging directory's lock file ends with."""
+
+
+@contextmanager
+def staged(root: Path) -> Iterator[Path]:
+    """Make a new staging directory in `root`, and remove it at the end if it is still there.
+
+    Raises:
+        StoreError: It cannot be made, or the disk is full inside the block.
+    """
+    with store_errors(f"make a staging directory in {root}"):
+        root.mkdir(parents=True, exist_ok=True)
+        path, lock = _claim(root)
+    try:
+        with store_errors(f"make {path}"):
+            path.mkdir()
+        # The block may do more than write here; other errors than these are its own.
+        with store_errors(f"write to {path}", only=DISK_FULL):
+            yield path
+    finally:
+        with suppress(OSError):  # what cannot be removed now is a leftover, for prune
+            remove(path)
+        _give_back(_lock_path(path), lock)
+
+
+def prune_staging(root: Path) -> Iterator[Path]:
+    """Remove what killed processes left in `root`; yield each thing that was removed."""
+    names = os.listdir(root) if root.is_dir() else []  # noqa: PTH208
+    for key in sorted({name.removesuffix(LOCK_SUFFIX) for name in names}):
+        path = root / key
+        lock_path = _lock_path(path)
+        found = next((place for place in (path, lock_path) if os.path.lexists(place)), None)
+        try:
+            lock = try_lock(lock_path)
+        except PermissionError:
+            continue  # another user's
+        if lock is None:
+            continue  # its process lives
+        try:
+            remove(path)
+        finally:
+            _give_back(lock_path, lock)
+        if found is not None:
+            yield found
+
+
+def _claim(root: Path) -> tuple[Path, Lock]:
+    while True:
+        path = root / os.urandom(8).hex()
+        lock_path = _lock_path(path)
+        lock = try_lock(lock_path)
+        if lock is None:
+            continue
+        if lock_path.exists():
+            return path, lock
+        # A prune took the file for a leftover, between its making and its locking; now that it is locked none can.
+        lock.release()
+
+
+def _give_back(lock_path: Path, lock: Lock) -> None:
+    if os.name == "nt":  # where an open file cannot be removed
+        lock.release()
+    with suppress(OSError):
+        remove(lock_path)
+    lock.release()  # not before the file is gone: one that is not locked is a leftover to any prune
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}{LOCK_SUFFIX}")

@@ -1,0 +1,313 @@
+"""The store: bundles by name and version, with aliases.
+
+The promise: readers never lock and never see half a change; whatever fails or is killed, and when, leaves the old state
+or the new one, and at most leftovers that `prune` removes. Everything wrong comes out as one of our errors.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npu_persist.bundle import Bundle, read_manifest
+from npu_persist.errors import FileIntegrityError, UsageError
+from npu_persist.files import is_directory, remove_file, replace_file, store_errors
+from npu_persist.reference import (
+    HubReference,
+    PathReference,
+    Reference,
+    StoreReference,
+    parse,
+    validate_alias,
+    validate_name,
+)
+from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
+from npu_persist.store.leftovers import prune_name, remove_if_empty
+from npu_persist.store.lookup import find_name, find_version, missing_alias, missing_version
+from npu_persist.store.publish import settle, take_number
+from npu_persist.store.staging import prune_staging, staged
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import TypeAlias
+
+    from npu_persist.store.entry import Entry
+
+    AnyReference: TypeAlias = str | os.PathLike[str] | Reference
+
+
+class Store:
+    """Bundles by name and version, in one directory.
+
+    Attributes:
+        home: The directory. It is made when something is published.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Choose a store; nothing is read or made yet.
+
+        Args:
+            path: Its directory; None for `$NPU_PERSIST_HOME`, and the user's data directory if that is not set.
+        """
+        chosen = Path(path) if path is not None else default_home()
+        self.home = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 (resolve() would follow links)
+        self._bundles = self.home / "bundles"
+        self._staging = self.home / "staging"
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names that have a version, sorted."""
+        with store_errors(f"list {self._bundles}"):
+            return tuple(name for name in list_names(self._bundles) if self._folder(name).versions())
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        """Return the versions of a name, lowest first; empty if there is none."""
+        folder = self._folder(name)
+        with store_errors(f"list {folder.path}"):
+            return folder.versions()
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return the aliases of a name, each with its version; empty if there is none."""
+        folder = self._folder(name)
+        with store_errors(f"list {folder.aliases_path}"):
+            return folder.aliases()
+
+    def list(self, name: str | None = None) -> builtins.list[Entry]:
+        """Return what is in the store, by name and version; damaged versions too.
+
+        Args:
+            name: Only the versions of this name.
+
+        Raises:
+            BundleNotFoundError: There is no bundle of that name.
+        """
+        from npu_persist.store.entry import read_entry
+
+        if name is not None:
+            find_name(self._bundles, name)
+        entries = []
+        for folder in map(self._folder, self.names() if name is None else (name,)):
+            with store_errors(f"list {folder.path}"):
+                aliases = folder.aliases()
+                for number in folder.versions():
+                    own = tuple(alias for alias, version in aliases.items() if version == number)
+                    entries.append(read_entry(folder.version_path(number), folder.name, number, own))
+        return entries
+
+    def resolve(self, reference: AnyReference) -> Bundle:
+        """Open the bundle that a reference means: the newest version if it names none.
+
+        Raises:
+            ReferenceFormatError: The text is no reference.
+            BundleNotFoundError: There is no such bundle.
+            AmbiguousReferenceError: Several bundles' digests start so.
+            IntegrityError: The bundle's manifest is damaged.
+            FormatVersionError: The manifest is of a format that this version does not read.
+            UsageError: It is a reference to the hub.
+        """
+        parsed = parse(reference)
+        if isinstance(parsed, PathReference):
+            return Bundle.open(parsed.path)
+        folder, number = self._locate(parsed)
+        path = folder.version_path(number)
+        bundle = Bundle(path, *read_manifest(path), number)
+        if bundle.name != folder.name:
+            raise FileIntegrityError(
+                f"{path}: expected the bundle {folder.name!r}, got {bundle.name!r}: the folder was moved here. Move it "
+                "back, or persist the model again under this name",
+                path=str(path),
+                expected=folder.name,
+                got=bundle.name,
+            )
+        return bundle
+
+    def verify(self, reference: AnyReference | None = None, *, progress: Callable[[int], object] | None = None) -> None:
+        """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
+
+        Args:
+            reference: The bundle; None for all.
+            progress: Called after each piece with the number of bytes in it.
+
+        Raises:
+            IntegrityError: The first thing that is not as it was persisted.
+        """
+        if reference is not None:
+            self.resolve(reference).verify(progress=progress)
+            return
+        for name in self.names():
+            for number in self.versions(name):
+                self.resolve(StoreReference(name, version=number)).verify(progress=progress)
+
+    def check_names(self, name: str, alias: str | None = None) -> None:
+        """Check that a bundle could be published under a name and alias, before the work of making it is done.
+
+        Raises:
+            InvalidNameError: One of them is not valid, or differs from another in upper and lower case only.
+        """
+        folder = self._folder(name)
+        with store_errors(f"list {self._bundles}"):
+            refuse_twin(self._bundles, name, "bundle name")
+            if alias is not None:
+                validate_alias(alias)
+                refuse_twin(folder.aliases_path, alias, "alias")
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Give a new, empty directory to fill for `publish`; it is removed at the end of the block.
+
+        Example:
+            with store.stage() as staging:
+                ...  # write the files, then manifest.json
+                bundle = store.publish(staging)
+
+        Raises:
+            StoreError: It cannot be made, or the disk is full inside the block.
+        """
+        return staged(self._staging)
+
+    def publish(self, staging: Path, alias: str | None = None) -> Bundle:
+        """Make a filled staging directory the next version of the name in its manifest.
+
+        Identical content is published again as a new version; it costs no space, since files are shared. A number is
+        never given twice, not even after the version was removed.
+
+        Args:
+            staging: What `stage` gave, with `manifest.json` and exactly the files that it names.
+            alias: An alias that is to point to the new version. It is set after the version is in place: a kill between
+                the two leaves the version without it.
+
+        Raises:
+            InvalidNameError: The name or alias differs from another in upper and lower case only, or is not valid.
+            IntegrityError: The directory is not what its manifest says.
+            StoreError: The file system refuses. The store is as it was.
+        """
+        staging = Path(staging)
+        if staging.parent != self._staging or not is_directory(staging):
+            raise UsageError(
+                f"expected a staging directory of this store, in {self._staging}, got {staging}. Fill what "
+                "`with store.stage() as staging` gives"
+            )
+        bundle = Bundle.open(staging)
+        self.check_names(bundle.name, alias)
+        folder = self._folder(bundle.name)
+
+        def finish(number: int) -> None:
+            if alias is not None:
+                self._write_alias(folder, alias, number)
+
+        with store_errors(f"publish {bundle.name}"):
+            settle(bundle, folder)
+            try:
+                bundle.version = take_number(staging, folder, finish)
+            except BaseException:
+                remove_if_empty(folder)
+                raise
+        bundle.path = folder.version_path(bundle.version)
+        return bundle
+
+    def tag(self, reference: AnyReference, alias: str) -> str:
+        """Let an alias point to a version, in one step; it may have pointed to another before.
+
+        Returns:
+            The version's reference: `unet:3`.
+
+        Raises:
+            BundleNotFoundError: There is no such bundle.
+            InvalidNameError: The alias is not valid, or differs from another in upper and lower case only.
+            StoreError: The file system refuses.
+        """
+        folder, number = self._locate(parse(reference))
+        self.check_names(folder.name, alias)
+        with store_errors(f"tag {folder.name}:{number} as {alias}"):
+            self._write_alias(folder, alias, number)
+        return str(StoreReference(folder.name, version=number))
+
+    def untag(self, name: str, alias: str) -> None:
+        """Remove an alias; the version stays.
+
+        Raises:
+            BundleNotFoundError: There is no such alias.
+        """
+        folder = self._folder(name)
+        if validate_alias(alias) not in self.aliases(name):
+            raise missing_alias(folder, alias)
+        with store_errors(f"remove the alias {name}:{alias}"):
+            remove_file(folder.aliases_path / alias)
+
+    def remove(self, reference: AnyReference, *, force: bool = False) -> str:
+        """Remove a version from the store. Files that other versions share with it stay with them.
+
+        Args:
+            reference: Says which version: by number, alias or digest, not by the name alone.
+            force: Remove the aliases that point to it as well.
+
+        Returns:
+            What was removed: `unet:3`.
+
+        Raises:
+            UsageError: The reference names no version, or an alias points to it and `force` is not given.
+            BundleNotFoundError: There is no such bundle.
+            StoreError: The file system refuses.
+        """
+        parsed = parse(reference)
+        if isinstance(parsed, StoreReference) and str(parsed) == parsed.name:
+            newest = find_name(self._bundles, parsed.name).versions()[-1]
+            raise UsageError(f"{parsed} names no version: say which one to remove, such as {parsed}:{newest}")
+        folder, number = self._locate(parsed)
+        name = str(StoreReference(folder.name, version=number))
+        with store_errors(f"remove {name}"):
+            aliases = folder.aliases_of(number)
+            if aliases and not force:
+                raise UsageError(
+                    f"{name} has the alias {', '.join(aliases)}, which would point to nothing. Let it point to another "
+                    f"version first (`npu-persist tag {folder.name}:<version> {aliases[0]}`), or force the removal"
+                )
+            for alias in aliases:
+                remove_file(folder.aliases_path / alias)
+            try:
+                folder.move_to_removed(number)
+            except FileNotFoundError as error:
+                raise missing_version(folder, number) from error
+            for _ in folder.sweep():
+                pass
+        return name
+
+    def prune(self) -> builtins.list[Path]:
+        """Remove what interrupted runs left: staging directories, half removed versions, aliases of nothing.
+
+        What a living process works on is left alone.
+
+        Returns:
+            What was removed.
+        """
+        with store_errors(f"prune {self.home}"):
+            removed = [*prune_staging(self._staging)]
+            for name in list_names(self._bundles):
+                removed += prune_name(self._folder(name))
+        return removed
+
+    def _folder(self, name: str) -> NameFolder:
+        return NameFolder(self._bundles / validate_name(name))
+
+    def _locate(self, reference: Reference) -> tuple[NameFolder, int]:
+        if isinstance(reference, HubReference):
+            raise UsageError(
+                f"{reference}: this version of npu_persist does not read from the hub yet. Download the repository and "
+                "give the path of its folder"
+            )
+        if isinstance(reference, PathReference):
+            raise UsageError(
+                f"{reference} is a directory: expected a bundle in the store, such as unet:3. `npu-persist list` shows "
+                "what is there"
+            )
+        with store_errors(f"look up {reference} in {self._bundles}"):
+            return find_version(self._bundles, reference)
+
+    def _write_alias(self, folder: NameFolder, alias: str, number: int) -> None:
+        with self.stage() as staging:
+            folder.aliases_path.mkdir(exist_ok=True)
+            replace_file(folder.aliases_path / alias, f"{number}\n".encode(), temporary=staging / alias)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.home)!r})"
