@@ -43,7 +43,8 @@ if TYPE_CHECKING:
         StoreError,
         UsageError,
     )
-    from npu_persist.export import persist, record
+    from npu_persist.export.examples import record
+    from npu_persist.export.persist import persist
     from npu_persist.runtime import Model, load
     from npu_persist.store import Store
     from npu_persist.verbs import inspect, prune, remove, tag, verify

@@ -1,0 +1,160 @@
+"""What the command line says about a bundle: the fields of `--json`, and the lines for people.
+
+The promise: only the manifest and the store are looked at; no array is read and openvino is not imported.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.cli.output import format_fields, format_size, format_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from typing import Protocol
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.manifest import Golden, Graph
+
+    class Described(Protocol):
+        """What a bundle and a store's entry for one have in common."""
+
+        @property
+        def reference(self) -> str:
+            """What to call it."""
+
+        @property
+        def name(self) -> str:
+            """Its name."""
+
+        @property
+        def version(self) -> int | None:
+            """Its version in the store."""
+
+        @property
+        def digest(self) -> str:
+            """The digest of its manifest."""
+
+        @property
+        def size(self) -> int:
+            """Its size in bytes."""
+
+        @property
+        def created(self) -> datetime:
+            """When it was persisted, in UTC."""
+
+        @property
+        def path(self) -> Path:
+            """Its directory."""
+
+
+_SHORT_DIGEST = len("blake3:") + 12
+
+
+def describe_bundle(bundle: Described, aliases: Sequence[str]) -> dict[str, Any]:
+    """Return a bundle's fields as `--json` shows them."""
+    return {
+        "reference": bundle.reference,
+        "name": bundle.name,
+        "version": bundle.version,
+        "aliases": list(aliases),
+        "digest": bundle.digest,
+        "size": bundle.size,
+        "created": bundle.created.isoformat(timespec="seconds"),
+        "path": str(bundle.path),
+    }
+
+
+def describe_manifest(bundle: Bundle) -> Any:
+    """Return the manifest as it stands in its file."""
+    return json.loads(bundle.manifest.to_json())
+
+
+def list_lines(rows: Iterable[tuple[Described, Sequence[str]]]) -> list[str]:
+    """Return the table of `list`: one line a bundle."""
+    return format_table(
+        ["REFERENCE", "ALIASES", "SIZE", "CREATED", "DIGEST"],
+        [
+            [
+                bundle.reference,
+                ", ".join(aliases),
+                format_size(bundle.size),
+                bundle.created.astimezone().strftime("%Y-%m-%d %H:%M"),
+                bundle.digest[:_SHORT_DIGEST],
+            ]
+            for bundle, aliases in rows
+        ],
+        right=["SIZE"],
+    )
+
+
+def head_lines(bundle: Bundle, aliases: Sequence[str]) -> list[str]:
+    """Return what a bundle is and where, one field a line."""
+    manifest = bundle.manifest
+    fields = {
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        "size": f"{format_size(bundle.size)} in {len(manifest.files) + 1} files",
+        "created": bundle.created.astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+        "aliases": ", ".join(aliases),
+        "made by": f"npu_persist {manifest.producer.npu_persist}, openvino {manifest.producer.openvino}"
+        + (f", torch {manifest.producer.torch}" if manifest.producer.torch else ""),
+        "metadata": ", ".join(f"{key}={_plain(value)}" for key, value in manifest.metadata.items()),
+    }
+    return format_fields({name: value for name, value in fields.items() if value})
+
+
+def graph_lines(graph: Graph) -> list[str]:
+    """Return how a graph is called, and its ports."""
+    from npu_persist.signature import CallPlan, describe_shape
+
+    ports = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
+    return [
+        *format_fields(
+            {
+                "file": graph.path,
+                "weights as": graph.precision,
+                "captured by": {"trace": "torch.jit.trace", "export": "torch.export"}[graph.conversion],
+                "call": str(CallPlan(graph.signature, graph.inputs, graph.outputs)),
+            }
+        ),
+        "",
+        *format_table(
+            ["PORT", "NAME", "DTYPE", "SHAPE"],
+            [[kind, port.name, port.dtype, describe_shape(port.shape)] for kind, port in ports],
+        ),
+    ]
+
+
+def check_lines(golden: Golden | None) -> list[str]:
+    """Return what the check against torch demanded and measured."""
+    if golden is None or golden.tolerance is None or golden.differences is None:
+        return ["not checked against torch (persisted with --no-check)"]
+    return [
+        f"demanded: max relative <= {golden.tolerance.max_relative:g}, cosine >= {golden.tolerance.cosine:g}",
+        "",
+        *format_table(
+            ["OUTPUT", "MAX ABSOLUTE", "MAX RELATIVE", "COSINE"],
+            [
+                [found.output, f"{found.max_abs:.3g}", f"{found.max_relative:.3g}", f"{found.cosine:.7g}"]
+                for found in golden.differences
+            ],
+            right=["MAX ABSOLUTE", "MAX RELATIVE", "COSINE"],
+        ),
+    ]
+
+
+def file_lines(bundle: Bundle) -> list[str]:
+    """Return the table of the files that the manifest names."""
+    return format_table(
+        ["FILE", "SIZE", "DIGEST"],
+        [[path, format_size(entry.size), entry.digest] for path, entry in sorted(bundle.manifest.files.items())],
+        right=["SIZE"],
+    )
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

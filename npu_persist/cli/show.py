@@ -1,0 +1,76 @@
+"""The verbs that only look: `list`, `inspect`, `path`.
+
+The promise: they read manifests and the store's folders, change nothing and import neither numpy nor openvino.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import npu_persist
+from npu_persist.cli import describe
+from npu_persist.cli.output import format_section
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.cli.output import Output
+    from npu_persist.store import Entry
+
+
+def run_list(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist list [NAME]`."""
+    store = npu_persist.Store(arguments.store)
+    entries = store.list(arguments.name)
+    if not entries:
+        output.note(f"no bundles in {store.home}")
+    output.show(
+        [{**describe.describe_bundle(entry, entry.aliases), "problem": entry.problem} for entry in entries],
+        lambda: _list_text(entries, output),
+    )
+    for entry in entries:
+        if entry.problem is not None:
+            output.warning(f"{entry.reference} cannot be opened: {entry.problem}")
+
+
+def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist inspect REF`."""
+    store = npu_persist.Store(arguments.store)
+    bundle = store.resolve(arguments.reference)
+    aliases = find_aliases(store, bundle)
+    data = {**describe.describe_bundle(bundle, aliases), "manifest": describe.describe_manifest(bundle)}
+    output.show(data, lambda: _inspect_text(bundle, aliases, output))
+
+
+def run_path(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist path REF`."""
+    bundle = npu_persist.Store(arguments.store).resolve(arguments.reference)
+    output.show({"path": str(bundle.path)}, str(bundle.path))
+
+
+def find_aliases(store: npu_persist.Store, bundle: Bundle) -> list[str]:
+    """Return the aliases of a bundle; a bundle outside of the store has none."""
+    if bundle.version is None:
+        return []
+    return [alias for alias, version in store.aliases(bundle.name).items() if version == bundle.version]
+
+
+def _list_text(entries: Sequence[Entry], output: Output) -> str:
+    if not entries:
+        return ""
+    header, *rows = describe.list_lines((entry, entry.aliases) for entry in entries)
+    return "\n".join([output.heading(header), *rows])
+
+
+def _inspect_text(bundle: Bundle, aliases: list[str], output: Output) -> str:
+    manifest = bundle.manifest
+    sections = {bundle.reference: describe.head_lines(bundle, aliases)}
+    for graph in manifest.graphs:
+        sections[f"graph {graph.name}"] = describe.graph_lines(graph)
+    sections["check against torch"] = describe.check_lines(manifest.golden)
+    if manifest.warnings:
+        sections["warnings"] = list(manifest.warnings)
+    sections["files"] = describe.file_lines(bundle)
+    return "\n\n".join(format_section(output.heading(title), lines) for title, lines in sections.items())

@@ -1,0 +1,132 @@
+"""The verbs that need a store and nothing else, as functions of the front door.
+
+The promise: each is one call of `Store`, on the default store unless another is given; none imports numpy, openvino or
+torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npu_persist.store import Store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.store import Entry
+
+    AnyStore = Store | str | os.PathLike[str] | None
+
+
+def open_store(store: AnyStore = None) -> Store:
+    """Return `store` itself, the store in that directory, or the default one."""
+    return store if isinstance(store, Store) else Store(store)
+
+
+def inspect(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Bundle:
+    """Open a bundle: its manifest is read and checked, its other files are not.
+
+    Raises:
+        BundleNotFoundError: There is no such bundle.
+        ManifestError: Its manifest is damaged.
+        FormatVersionError: It is of a format that this version does not read.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-inspect", (torch.zeros(1, 4),))
+        >>> bundle = npu_persist.inspect("doc-inspect")
+        >>> bundle.reference, bundle.graph().inputs[0].shape
+        ('doc-inspect:1', (1, 4))
+    """
+    return open_store(store).resolve(reference)
+
+
+def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence[Entry]:
+    """Return what is in the store, by name and version: `npu_persist.list`.
+
+    Args:
+        name: Only the versions of this name.
+        store: A store, its directory, or None for the default one.
+
+    Raises:
+        BundleNotFoundError: There is no bundle of that name.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-list", (torch.zeros(1, 4),), alias="prod")
+        >>> [(entry.reference, entry.aliases) for entry in npu_persist.list("doc-list")]
+        [('doc-list:1', ('prod',))]
+    """
+    return open_store(store).list(name)
+
+
+def tag(reference: str, alias: str, *, store: AnyStore = None) -> str:
+    """Let an alias point to a version, in one step, and return the version's reference.
+
+    Raises:
+        BundleNotFoundError: There is no such bundle.
+        InvalidNameError: The alias is not valid.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-tag", (torch.zeros(1, 4),))
+        >>> npu_persist.tag("doc-tag:1", "prod")
+        'doc-tag:1'
+        >>> npu_persist.inspect("doc-tag:prod").version
+        1
+    """
+    return open_store(store).tag(reference, alias)
+
+
+def verify(reference: str | os.PathLike[str] | None = None, *, store: AnyStore = None) -> None:
+    """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
+
+    Raises:
+        IntegrityError: The first thing that is not as it was persisted.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> bundle = npu_persist.persist(torch.nn.Linear(4, 2), "doc-verify", (torch.zeros(1, 4),))
+        >>> npu_persist.verify("doc-verify")
+        >>> (bundle.path / "golden.safetensors").unlink()
+        >>> npu_persist.verify("doc-verify")
+        Traceback (most recent call last):
+        ...
+        npu_persist.errors.FileIntegrityError: ...golden.safetensors: expected a regular file, got nothing...
+    """
+    open_store(store).verify(reference)
+
+
+def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
+    """Remove a version from the store and return its reference.
+
+    Args:
+        reference: Says which version: by number, alias or digest, not by the name alone.
+        force: Remove the aliases that point to it as well.
+        store: A store, its directory, or None for the default one.
+
+    Raises:
+        UsageError: The reference names no version, or an alias points to it and `force` is not given.
+        BundleNotFoundError: There is no such bundle.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-remove", (torch.zeros(1, 4),))
+        >>> npu_persist.remove("doc-remove:1")
+        'doc-remove:1'
+    """
+    return open_store(store).remove(reference, force=force)
+
+
+def prune(*, store: AnyStore = None) -> Sequence[Path]:
+    """Remove what interrupted runs left in the store, and return what was removed.
+
+    Example:
+        >>> import npu_persist
+        >>> len(npu_persist.prune())
+        0
+    """
+    return open_store(store).prune()
