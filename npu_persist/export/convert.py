@@ -1,0 +1,209 @@
+"""A captured call to an `openvino.Model` with named inputs and outputs and the shapes that were asked for.
+
+This is what `openvino.convert_model` does for a module, without three things it does on the way: tracing twice to
+compare (the check against torch is stronger), building an empty preprocessing pipeline (a third of the whole time on
+BERT-base), and telemetry. The frontend, its extensions and the common optimizations are the same calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import openvino as ov
+import torch
+from openvino._offline_transformations import (
+    apply_fused_names_cleanup,
+    apply_moc_transformations,
+    compress_quantize_weights_transformation,
+)
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+from npu_persist.errors import ConversionError
+from npu_persist.export.dynamic import Axes, to_export_shapes
+from npu_persist.manifest import Dimension, Port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from npu_persist.export.capture import Call
+
+log = logging.getLogger(__name__)
+
+_TYPES = {
+    torch.bool: ov.Type.boolean,
+    torch.int8: ov.Type.i8,
+    torch.int16: ov.Type.i16,
+    torch.int32: ov.Type.i32,
+    torch.int64: ov.Type.i64,
+    torch.uint8: ov.Type.u8,
+    torch.float16: ov.Type.f16,
+    torch.float32: ov.Type.f32,
+    torch.float64: ov.Type.f64,
+}
+
+
+def convert_trace(call: Call, traced: torch.jit.ScriptModule, axes: Axes) -> ov.Model:
+    """Convert a traced call.
+
+    Raises:
+        ConversionError: an operation has no OpenVINO equivalent; names the operation and the submodule it stands in.
+
+    """
+    decoder = TorchScriptPythonDecoder(traced, example_input=tuple(call.tensors), shared_memory=True)
+    try:
+        return _convert(decoder, call, axes)
+    except Exception as error:
+        operation, path = _find_operation(traced, str(error))
+        raise ConversionError(_refusal(operation, path, error), module_path=path, operation=operation) from error
+
+
+def convert_export(call: Call, axes: Axes) -> ov.Model:
+    """Capture the call with `torch.export` and convert the exported program.
+
+    Raises:
+        ConversionError: torch.export or the frontend refused the module.
+
+    """
+    try:
+        decoder = TorchFXPythonDecoder.from_exported_program(call.export(to_export_shapes(call, axes)))
+        return _convert(decoder, call, axes)
+    except Exception as error:
+        operation = _operation_name(str(error))
+        raise ConversionError(
+            f"torch.export could not take the module: {_first_lines(str(error))}", operation=operation
+        ) from error
+
+
+def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Call, axes: Axes) -> ov.Model:
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    loaded = frontend.load(decoder, True)  # noqa: FBT003 - share_weights is positional only
+    places = loaded.get_inputs()
+    if len(places) != len(call.tensors):
+        raise ConversionError(f"the capture has {len(places)} inputs where the call has {len(call.tensors)} tensors")
+    for index, (place, tensor) in enumerate(zip(places, call.tensors, strict=True)):
+        loaded.set_partial_shape(place, partial_shape(axes.shape(index, tensor)))
+        loaded.set_element_type(place, _TYPES[tensor.dtype])
+    model = frontend.convert(loaded)
+    apply_moc_transformations(model, cf=False, smart_reshape=False)
+    compress_quantize_weights_transformation(model)
+    apply_fused_names_cleanup(model)
+    return _with_exact_ports(model, call)
+
+
+def _with_exact_ports(model: ov.Model, call: Call) -> ov.Model:
+    """Name inputs and outputs and make each output the dtype that torch gave."""
+    parameters, results = model.get_parameters(), model.get_results()
+    if len(parameters) != len(call.tensors) or len(results) != len(call.results):
+        raise ConversionError(
+            f"the converted graph has {len(parameters)} inputs and {len(results)} outputs; the call has "
+            f"{len(call.tensors)} and {len(call.results)}"
+        )
+    wanted = [_TYPES[result.dtype] for result in call.results]
+    for index, kind in enumerate(wanted):
+        if model.outputs[index].get_element_type() != kind:
+            source = results[index].input_value(0)
+            results[index].input(0).replace_source_output(ov.opset13.convert(source, kind).output(0))
+    model.validate_nodes_and_infer_types()
+    for parameter, name in zip(parameters, call.input_names, strict=True):
+        parameter.set_friendly_name(name)
+        parameter.output(0).get_tensor().set_names({name})
+    names: dict[tuple[str, int], set[str]] = {}
+    for output, result, name in zip(model.outputs, results, call.output_names, strict=True):
+        result.set_friendly_name(f"{name}/result")
+        if output.get_node().get_type_name() != "Parameter":
+            shared = names.setdefault((output.get_node().get_name(), output.get_index()), set())
+            shared.add(name)
+            output.get_tensor().set_names(shared)
+    model.set_friendly_name("main")
+    return model
+
+
+def dependences(model: ov.Model) -> list[int]:
+    """Return for each output which inputs its values depend on in the graph, a bit for each; shapes do not count."""
+    masks = {parameter.get_name(): 1 << index for index, parameter in enumerate(model.get_parameters())}
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() not in {"Parameter", "ShapeOf"}:
+            mask = 0
+            for source in operation.input_values():
+                mask |= masks.get(source.get_node().get_name(), 0)
+            masks[operation.get_name()] = mask
+    return [masks[result.get_name()] for result in model.get_results()]
+
+
+def partial_shape(shape: Sequence[int | Dimension]) -> ov.PartialShape:
+    """Return OpenVINO's form of a shape with bounds."""
+    return ov.PartialShape(
+        [
+            axis if isinstance(axis, int) else ov.Dimension(axis.min, -1 if axis.max is None else axis.max)
+            for axis in shape
+        ]
+    )
+
+
+def describe_ports(model: ov.Model, call: Call, axes: Axes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the manifest's ports of a converted model, inputs and outputs."""
+    inputs = tuple(
+        Port(name, _dtype_name(port), axes.shape(index, tensor))
+        for index, (name, port, tensor) in enumerate(zip(call.input_names, model.inputs, call.tensors, strict=True))
+    )
+    outputs = tuple(
+        Port(name, _dtype_name(port), _shape_of(port, result))
+        for name, port, result in zip(call.output_names, model.outputs, call.results, strict=True)
+    )
+    return inputs, outputs
+
+
+def _dtype_name(port: ov.Output) -> str:
+    return "bool" if port.get_element_type() == ov.Type.boolean else port.get_element_type().to_dtype().name
+
+
+def _shape_of(port: ov.Output, result: torch.Tensor) -> tuple[int | Dimension, ...]:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return tuple(Dimension(None, 0, None) for _ in result.shape)
+    return tuple(
+        axis.get_length()
+        if axis.is_static
+        else Dimension(None, axis.get_min_length(), None if axis.get_max_length() < 0 else axis.get_max_length())
+        for axis in shape
+    )
+
+
+def _find_operation(traced: torch.jit.ScriptModule, message: str) -> tuple[str | None, str | None]:
+    """Return the operation that a frontend's error names and the path of the submodule that it stands in."""
+    operation = _operation_name(message)
+    for node in _all_nodes(traced.inlined_graph):
+        kind = node.kind()
+        name = node.pyname() if kind == "prim::PythonOp" and hasattr(node, "pyname") else kind
+        if operation in {kind, name}:
+            scope = re.sub(r"^(__module\.)?module\.?", "", node.scopeName().split("/")[-1])
+            return (name if name == kind else f"{kind} ({name})"), scope
+    return operation, None
+
+
+def _all_nodes(graph: torch.Graph | torch.Block) -> Iterator[torch.Node]:
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _all_nodes(block)
+
+
+def _operation_name(message: str) -> str | None:
+    found = re.search(
+        r"\b(?:aten|prim|quantized|torchvision|custom|[a-z_]\w*)::[\w.]+|\baten\.\w+(?:\.\w+)?|prim::PythonOp", message
+    )
+    return found.group(0) if found else None
+
+
+def _refusal(operation: str | None, path: str | None, error: Exception) -> str:
+    where = "" if path is None else f" in {path or 'the module itself'}"
+    return f"OpenVINO has no conversion for {operation or 'an operation'}{where}: {_first_lines(str(error))}"
+
+
+def _first_lines(text: str, limit: int = 600) -> str:
+    short = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return short if len(short) <= limit else f"{short[:limit]}..."

@@ -1,0 +1,214 @@
+"""`persist`: an `nn.Module` and one example call, made into a published bundle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any, get_args
+
+import openvino as ov
+import torch
+
+import npu_persist
+from npu_persist.digest import digest_file
+from npu_persist.errors import ConversionError, FrozenControlFlowWarning, UsageError
+from npu_persist.export import check as parity
+from npu_persist.export.capture import Call
+from npu_persist.export.convert import convert_export, convert_trace, describe_ports
+from npu_persist.export.dynamic import Axes, read_dynamic_shapes
+from npu_persist.export.examples import find_example
+from npu_persist.export.ir import Written, write_ir
+from npu_persist.export.preserve import lend
+from npu_persist.export.probe import probe
+from npu_persist.export.progress import ProgressCallback, Reporter
+from npu_persist.manifest import (
+    Conversion,
+    FileEntry,
+    Golden,
+    Graph,
+    Manifest,
+    Precision,
+    Producer,
+    Tolerance,
+)
+from npu_persist.reference import validate_name
+from npu_persist.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from npu_persist.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+
+def persist(  # noqa: PLR0913 - the one entry point; all but the first four by keyword
+    model: torch.nn.Module,
+    name: str,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    precision: Precision = "fp16",
+    alias: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    store: Store | str | Path | None = None,
+    check: bool = True,
+    tolerance: Tolerance | float | None = None,
+    progress: ProgressCallback | None = None,
+) -> Bundle:
+    """Convert a module, check it against torch and publish it as the next version of `name`.
+
+    The module is traced in evaluation mode with one example call and comes back as it was. Numbers, flags and None in
+    the call become part of the graph; tensors become its inputs, of the example's shapes and dtypes (bfloat16 as
+    float32).
+
+    Args:
+        model: the module; on any device.
+        name: name of the bundle in the store.
+        args: positional arguments of the example call, as `torch.export.export` takes them. Without `args` and `kwargs`
+            the example is looked for: in `record`, `model.example_input_array`, `model.dummy_inputs`, the model's
+            config.
+        kwargs: keyword arguments of the example call.
+        dynamic_shapes: axes that may vary, as `torch.export.export` takes them; otherwise all shapes are fixed, which
+            is what an NPU wants.
+        precision: what float weights are stored as, "fp16" or "fp32".
+        alias: a name for this version, for instance "prod".
+        metadata: anything JSON can hold, kept in the manifest.
+        store: a store, its directory, or None for the default one.
+        check: whether to run the written bundle on the CPU and compare it with torch.
+        tolerance: the largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
+            explains: 0.03 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.1 and 0.995 for bfloat16 modules.
+        progress: called with a `Progress` at each step; by default stages are shown on a terminal.
+
+    Returns:
+        The published bundle.
+
+    Raises:
+        UsageError: a bad name, precision or example; `ExampleInputsError` when there is no example.
+        ConversionError: the forward raised, or neither way of capturing gave a graph that OpenVINO can hold.
+        ParityError: OpenVINO's results are beyond tolerance, or torch's hold NaN.
+        StoreError: the bundle could not be written.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> bundle = npu_persist.persist(torch.nn.Linear(4, 2), "doc-linear", (torch.zeros(1, 4),))
+        >>> bundle.manifest.graphs[0].inputs[0].shape
+        (1, 4)
+
+    """
+    _check_arguments(model, name, precision, metadata)
+    target = store if isinstance(store, Store) else Store(store)
+    reporter = Reporter(progress)
+    with lend(model), target.stage() as staging:
+        with reporter.stage("example"):
+            example = find_example(model, args, kwargs)
+            call = Call(model, example.args, example.kwargs)
+            axes = read_dynamic_shapes(dynamic_shapes, call, call.arguments)
+        allowed = _tolerance(tolerance, call, precision)
+        converted, conversion = _capture(call, axes, allowed, reporter)
+        if check:
+            parity.check_results(call)
+        for line in call.frozen:
+            warnings.warn(f"{type(model).__name__}: {line}", FrozenControlFlowWarning, stacklevel=2)
+        inputs, outputs = describe_ports(converted, call, axes)
+        with reporter.stage("write"):
+            written = write_ir(converted, model, staging, precision=precision, report=reporter.moved)
+            _write_golden(call, staging / "golden.safetensors")
+        del converted
+        differences = None
+        if check:
+            with reporter.stage("check"):
+                differences = _check(call, staging, allowed)
+        manifest = Manifest(
+            name=name,
+            producer=Producer(npu_persist.__version__, ov.get_version(), torch.__version__),
+            graphs=(Graph("main", "model.xml", precision, conversion, inputs, outputs, call.signature),),
+            weights=written.weights,
+            golden=Golden("golden.safetensors", allowed if check else None, differences),
+            files=_files(staging, written),
+            warnings=tuple(call.frozen),
+            metadata=dict(metadata or {}),
+        )
+        with reporter.stage("publish"):
+            (staging / "manifest.json").write_bytes(manifest.to_json())
+            return target.publish(staging, alias=alias)
+
+
+def _check_arguments(model: object, name: str, precision: str, metadata: Mapping[str, Any] | None) -> None:
+    validate_name(name)
+    if isinstance(model, (ov.Model, ov.CompiledModel)):
+        raise UsageError(
+            f"{type(model).__name__} is an OpenVINO model already; persist takes the torch.nn.Module that it was made "
+            "from. To keep an OpenVINO model as it is, use openvino.save_model."
+        )
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"persist takes a torch.nn.Module; got {type(model).__module__}.{type(model).__qualname__}.")
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}.")
+    try:
+        json.dumps(dict(metadata or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"metadata must be what JSON can hold: {error}.") from error
+
+
+def _tolerance(given: Tolerance | float | None, call: Call, precision: Precision) -> Tolerance:
+    if isinstance(given, Tolerance):
+        return given
+    default = parity.default_tolerance(call, precision)
+    if given is None:
+        return default
+    if not given > 0:
+        raise UsageError(f"tolerance must be a positive number or a Tolerance; got {given!r}.")
+    # An error of r relative to the largest element moves the direction by an angle of that order, so cos >= 1 - r.
+    return Tolerance(float(given), min(default.cosine, max(-1.0, 1.0 - float(given))))
+
+
+def _capture(call: Call, axes: Axes, tolerance: Tolerance, reporter: Reporter) -> tuple[ov.Model, Conversion]:
+    """Convert the call, by tracing it or, where that fails, by torch.export."""
+    try:
+        with reporter.stage("trace"):
+            traced = call.trace()
+        with reporter.stage("convert"):
+            model = convert_trace(call, traced, axes)
+            probe(call, axes, model, tolerance)
+    except ConversionError as first:
+        log.info("tracing failed, trying torch.export: %s", first)
+        try:
+            with reporter.stage("convert"):
+                call.evaluate()
+                model = convert_export(call, axes)
+                probe(call, axes, model, tolerance)
+        except ConversionError as second:
+            raise ConversionError(
+                f"{first} A second way, torch.export, failed too: {second}",
+                module_path=first.module_path,
+                operation=first.operation,
+            ) from first
+        call.frozen = []
+        return model, "export"
+    return model, "trace"
+
+
+def _write_golden(call: Call, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {f"input.{name}": tensor for name, tensor in zip(call.input_names, call.tensors, strict=True)}
+    tensors |= {f"output.{name}": tensor for name, tensor in zip(call.output_names, call.results, strict=True)}
+    save_file({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}, path)
+
+
+def _check(call: Call, staging: Path, tolerance: Tolerance) -> tuple[Any, ...]:
+    graph, weights = staging / "model.xml", staging / "weights.safetensors"
+    compiled = parity.compile_for_check(graph, weights)
+    differences = parity.compare(call, compiled)
+    del compiled
+    parity.require(call, differences, tolerance, graph, weights)
+    return differences
+
+
+def _files(staging: Path, written: Written) -> dict[str, FileEntry]:
+    digests = {**written.digests, "golden.safetensors": digest_file(staging / "golden.safetensors")}
+    return {path: FileEntry((staging / path).stat().st_size, digest) for path, digest in sorted(digests.items())}

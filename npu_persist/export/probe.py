@@ -1,0 +1,64 @@
+"""Runs a converted graph on inputs that it was not traced with, where there is reason to: frozen sizes, frozen values.
+
+The golden sample alone cannot show a graph that answers with constants, for it holds the very inputs of the trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npu_persist.errors import ConversionError
+from npu_persist.export import check as parity
+from npu_persist.export.convert import dependences
+from npu_persist.export.dynamic import Axes, other_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openvino as ov
+    import torch
+
+    from npu_persist.export.capture import Call
+    from npu_persist.manifest import Tolerance
+
+
+def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance) -> None:
+    """Check a graph at a second size if it has dynamic axes, and with second values if it ignores an input.
+
+    Torch's own forward tells which inputs each result depends on; a graph in which a result does not depend on one of
+    them is run with the inputs' values in reverse order, and compared.
+
+    Raises:
+        ConversionError: the graph froze a size or a value, and is wrong for other inputs.
+
+    """
+    if axes and (resized := other_sizes(call, axes)) is not None:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in resized)
+        _compare(
+            call, model, resized, tolerance, f"inputs of shape {shapes}; fix the axis (leave it out of dynamic_shapes)"
+        )
+    ignored = [torch_mask & ~mask for torch_mask, mask in zip(call.depends_on, dependences(model), strict=False)]
+    if any(ignored):
+        lost = 0
+        for mask in ignored:
+            lost |= mask
+        names = [name for index, name in enumerate(call.input_names) if lost >> index & 1]
+        reversed_values = [tensor.flip(tuple(range(tensor.ndim))) for tensor in call.tensors]
+        _compare(
+            call, model, reversed_values, tolerance, f"other values of {', '.join(names)}, which the graph ignores"
+        )
+
+
+def _compare(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], tolerance: Tolerance, what: str) -> None:
+    expected = call.run(tensors)
+    try:
+        found = parity.compile_for_check(model).create_infer_request().infer([tensor.numpy() for tensor in tensors])
+    except RuntimeError as error:
+        raise ConversionError(f"the graph does not run with {what}: {error}") from error
+    for index, (name, result) in enumerate(zip(call.output_names, expected, strict=True)):
+        difference = parity.measure(name, result.detach().numpy(), found[index])
+        if not parity.is_within(difference, tolerance):
+            raise ConversionError(
+                f"the graph is right for the example but not with {what}: output {name} differs from torch by "
+                f"{difference.max_relative:g} of its scale."
+            )
