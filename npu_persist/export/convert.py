@@ -24,6 +24,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from npu_persist.errors import ConversionError
 from npu_persist.export.dynamic import Axes, to_export_shapes
+from npu_persist.export.operations import extensions, make_integer_divisions_exact
 from npu_persist.manifest import Dimension, Port
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def convert_export(call: Call, axes: Axes) -> ov.Model:
 
 def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Call, axes: Axes) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
+    for extension in extensions():
+        frontend.add_extension(extension)
     loaded = frontend.load(decoder, True)  # noqa: FBT003 - share_weights is positional only
     places = loaded.get_inputs()
     if len(places) != len(call.tensors):
@@ -88,6 +91,8 @@ def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Cal
         loaded.set_partial_shape(place, partial_shape(axes.shape(index, tensor)))
         loaded.set_element_type(place, _TYPES[tensor.dtype])
     model = frontend.convert(loaded)
+    masks = _masks(model)
+    make_integer_divisions_exact(model, [op for op in model.get_ordered_ops() if masks[op.get_name()]])
     apply_moc_transformations(model, cf=False, smart_reshape=False)
     compress_quantize_weights_transformation(model)
     apply_fused_names_cleanup(model)
@@ -124,14 +129,21 @@ def _with_exact_ports(model: ov.Model, call: Call) -> ov.Model:
 
 def dependences(model: ov.Model) -> list[int]:
     """Return for each output which inputs its values depend on in the graph, a bit for each; shapes do not count."""
-    masks = {parameter.get_name(): 1 << index for index, parameter in enumerate(model.get_parameters())}
+    masks = _masks(model)
+    return [masks[result.get_name()] for result in model.get_results()]
+
+
+def _masks(model: ov.Model) -> dict[str, int]:
+    masks: dict[str, int] = {parameter.get_name(): 1 << index for index, parameter in enumerate(model.get_parameters())}
     for operation in model.get_ordered_ops():
         if operation.get_type_name() not in {"Parameter", "ShapeOf"}:
             mask = 0
             for source in operation.input_values():
                 mask |= masks.get(source.get_node().get_name(), 0)
             masks[operation.get_name()] = mask
-    return [masks[result.get_name()] for result in model.get_results()]
+        elif operation.get_type_name() == "ShapeOf":
+            masks[operation.get_name()] = 0
+    return masks
 
 
 def partial_shape(shape: Sequence[int | Dimension]) -> ov.PartialShape:

@@ -21,9 +21,9 @@ from npu_persist.digest import Hasher, digest_bytes
 from npu_persist.manifest import Precision, Weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable, Iterator, Mapping
     from io import BufferedReader
+    from pathlib import Path
 
 _TYPES = {
     "boolean": "BOOL", "u8": "U8", "i8": "I8", "u16": "U16", "i16": "I16", "u32": "U32", "i32": "I32", "u64": "U64",
