@@ -38,8 +38,7 @@ MAX_PATH_LENGTH = 200
 """Longest relative path inside a bundle, in characters: Windows allows 259 for the whole path."""
 
 RESERVED_NAMES = frozenset(
-    {"con", "prn", "aux", "nul", "conin$", "conout$"}
-    | {f"{device}{digit}" for device in ("com", "lpt") for digit in range(10)}
+    {"con", "prn", "aux", "nul"} | {f"{device}{digit}" for device in ("com", "lpt") for digit in range(10)}
 )
 """Names that Windows gives to devices in every folder, with any extension."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npu_persist.digest import digest_bytes
@@ -48,7 +47,7 @@ SIGNATURE = Signature(
     arguments=(
         (
             "x",
-            TupleNode((TensorNode(0), DictNode(((1, TensorNode(1)), ("1", ValueNode(True)))))),
+            TupleNode((TensorNode(0), DictNode(((1, TensorNode(1)), ("1", ValueNode(2)))))),
         ),
         ("scale", ValueNode(float("inf"))),
         ("options", OpaqueNode("slice(0, 3, None)")),
@@ -108,8 +107,3 @@ def publish_tiny(store: Store, name: str = "tiny", alias: str | None = None, **c
     with store.stage() as staging:
         write_tiny(staging, name, **changes)
         return store.publish(staging, alias)
-
-
-def renamed(manifest: Manifest, name: str) -> Manifest:
-    """Return the manifest under another bundle name."""
-    return replace(manifest, name=name)
