@@ -16,6 +16,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from npu_persist import errors
+from npu_persist.cli.factory import TRAINING_SIDE
 
 if TYPE_CHECKING:
     from npu_persist.cli.output import Output
@@ -61,7 +62,7 @@ def report(error: BaseException, output: Output) -> int:
     if isinstance(error, errors.NpuPersistError):
         output.error(str(error), find_advice(error))
         return error.exit_code
-    if isinstance(error, ModuleNotFoundError) and error.name in {"torch", "safetensors"}:
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAINING_SIDE:
         output.error(
             f"persist needs {error.name}, which is not installed here", "python -m pip install 'npu_persist[export]'"
         )

@@ -16,6 +16,9 @@ from npu_persist.errors import NpuPersistError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TRAINING_SIDE = frozenset({"torch", "safetensors"})
+"""What the `export` extra installs; that one of them is missing is not the user's code's fault."""
+
 _EXPECTED = (
     "expected a torch.nn.Module, or a function without arguments that returns a module, (module, args) or "
     "(module, args, kwargs)"
@@ -60,6 +63,8 @@ def _find(target: str) -> Any:
     try:
         found: Any = importlib.import_module(path)
     except ModuleNotFoundError as error:
+        if error.name in TRAINING_SIDE:
+            raise
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             raise UsageError(
                 f"{target}: there is no module {error.name!r}, neither installed nor in the current directory"

@@ -1,0 +1,72 @@
+"""What every test gets: a store of its own, and no torch test where torch is not installed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NEEDS_TORCH = {"torch", "transformers", "diffusers", "tests.architectures"}
+"""A test file that imports one of these is a training-side test."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deploy",
+        action="store_true",
+        help="only the tests of a machine without torch: files that import torch, or what is built on it, are left out",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--deploy"):
+        return None
+    if collection_path.is_dir():
+        return collection_path.name == "architectures" or None
+    return (collection_path.suffix == ".py" and _needs_torch(collection_path)) or None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    found = importlib.util.find_spec("torch")
+    where = "not installed" if found is None else f"at {found.origin}"
+    return f"deploy tests only: {bool(config.getoption('--deploy'))}; torch: {where}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_store_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures of a wider scope than one test do not reach the user's store either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPU_PERSIST_HOME", str(tmp_path_factory.mktemp("session_home")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def store_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default store of this test: empty, and nobody else's."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("NPU_PERSIST_HOME", str(home))
+    return home
+
+
+def _needs_torch(path: Path) -> bool:
+    return any(
+        name == needed or name.startswith(f"{needed}.")
+        for name in _imported(ast.parse(path.read_text(encoding="utf-8")))
+        for needed in NEEDS_TORCH
+    )
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Names of the modules that a file imports anywhere in it, also inside of its functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

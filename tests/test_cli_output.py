@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from npu_persist.cli.output import Output, format_fields, format_seconds, format_size, format_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Outputs = Callable[..., tuple[Output, io.StringIO, io.StringIO]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class OldConsole(io.TextIOWrapper):
+    """A Windows console of code page 1252."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="cp1252")
+
+
+@dataclass
+class Event:
+    stage: str
+    elapsed: float
+    done: bool
+    fraction: float | None = None
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> Outputs:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.platform", "linux")
+
+    def make(kind: type[io.StringIO] = Terminal, *, as_json: bool = False) -> tuple[Output, io.StringIO, io.StringIO]:
+        stdout, stderr = kind(), kind()
+        return Output(as_json=as_json, stdout=stdout, stderr=stderr), stdout, stderr
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (4096, "4.1 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (1_722_000_000, "1.72 GB"),
+        (5 * 10**15, "5e+03 TB"),
+    ],
+)
+def test_sizes(size: int, shown: str) -> None:
+    assert format_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0 s"), (0.4213, "0.421 s"), (59.4, "59.4 s"), (59.9, "1 min 00 s"), (125.2, "2 min 05 s")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert format_seconds(seconds) == shown
+
+
+def test_table_is_aligned_without_trailing_space() -> None:
+    assert format_table(["NAME", "SIZE", "NOTE"], [["a", "1", ""], ["long-name", "12345", "x"]], right=["SIZE"]) == [
+        "NAME        SIZE  NOTE",
+        "a              1",
+        "long-name  12345  x",
+    ]
+
+
+def test_fields_are_aligned() -> None:
+    assert format_fields({"a": "1", "long": "2", "none": ""}) == ["a     1", "long  2", "none"]
+    assert format_fields({}) == []
+
+
+def test_text_or_json_and_only_that_is_made(outputs: Outputs) -> None:
+    output, stdout, _ = outputs(as_json=True)
+    output.show({"name": "ünet"}, lambda: pytest.fail("made text for nobody"))
+    assert json.loads(stdout.getvalue()) == {"name": "ünet"}
+    output, stdout, _ = outputs()
+    output.show(None, lambda: "text")
+    output.show(None, "")
+    assert stdout.getvalue() == "text\n"
+
+
+def test_json_has_no_nan(outputs: Outputs) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        outputs(as_json=True)[0].show(float("nan"), "")
+
+
+def test_colour_on_a_terminal(outputs: Outputs) -> None:
+    output, _, stderr = outputs()
+    output.error("bad", "do better")
+    assert "\x1b[31merror:\x1b[0m bad\n" in stderr.getvalue()
+    assert output.heading("X") == "\x1b[1mX\x1b[0m"
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_colour_where_it_is_not_wanted(
+    outputs: Outputs, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    output, _, stderr = outputs()
+    monkeypatch.setenv(variable, value)
+    output.error("bad", "do better")
+    output.warning("careful")
+    assert stderr.getvalue() == "error: bad\nadvice: do better\nwarning: careful\n"
+    assert output.heading("X") == "X"
+
+
+def test_an_empty_no_color_counts_as_none(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    assert outputs()[0].heading("X") != "X"
+
+
+def test_no_colour_and_no_progress_in_a_file(outputs: Outputs) -> None:
+    output, _, stderr = outputs(io.StringIO)
+    output.error("bad")
+    assert stderr.getvalue() == "error: bad\n"
+    assert output.progress() is None
+
+
+def test_progress_is_a_line_a_stage(outputs: Outputs) -> None:
+    output, stdout, stderr = outputs()
+    show = output.progress()
+    assert show is not None
+    for event in (Event("convert", 0.0, done=False), Event("convert", 1.0, done=False, fraction=0.5)):
+        show(event)
+    assert "50%" in stderr.getvalue()
+    show(Event("convert", 12.34, done=True))
+    show(Event("check", 0.0, done=False))
+    output.error("bad")
+    # What is left on the screen: the last text after each carriage return.
+    lines = [line.rsplit("\r", 1)[-1] for line in stderr.getvalue().split("\n")]
+    assert lines[0].split() == ["convert", "12.3", "s"]
+    assert lines[1].split() == ["check", "0", "s"]
+    assert lines[2].endswith("bad")
+    assert stdout.getvalue() == ""
+
+
+def test_an_old_console_shows_what_it_can() -> None:
+    stdout = OldConsole()
+    output = Output(as_json=False, stdout=stdout, stderr=io.StringIO())
+    output.show(None, "unet ≤ é")
+    output.finish()
+    stdout.seek(0)
+    assert stdout.read() == "unet \\u2264 é\n"
