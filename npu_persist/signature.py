@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -336,9 +337,8 @@ def _is_same_value(expected: float | str | None, value: Any) -> bool:
 
 def size_of(name: str, sizes: Mapping[str, int]) -> int | None:
     """Return the size of a dimension: its own, or `2*batch+1` computed from `batch`; None if that is unknown."""
-    if "*" not in name:
+    found = re.fullmatch(r"(\d+)\*(.+?)([+-]\d+)?", name)
+    if found is None:
         return sizes.get(name)
-    factor, rest = name.split("*", 1)
-    root = rest.rstrip("0123456789")
-    root, offset = root[:-1], int(root[-1] + rest[len(root) :])
-    return None if root not in sizes else int(factor) * sizes[root] + offset
+    factor, root, offset = found.groups()
+    return None if root not in sizes else int(factor) * sizes[root] + int(offset or 0)

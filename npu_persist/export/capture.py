@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Call:
         self.tensors = [_to_graph(tensor.detach().cpu()).clone() for tensor in leaves.tensors]
         self.input_names = _unique([_clean(name) for name in leaves.names], taken=())
         self._result: Tree | None = None
+        self._is_size: Callable[[torch.Tensor], bool] | None = None
         self.results: list[torch.Tensor] = []
         self.output_names: list[str] = []
         self.depends_on: list[int] = []
@@ -101,7 +102,7 @@ class Call:
         for name, rebuild in self._rebuilds.items():
             self._bound.arguments[name] = rebuild(typed)
         result = self.module(*self._bound.args, **self._bound.kwargs)
-        leaves = Leaves(unique=True)
+        leaves = Leaves(unique=True, is_number=self._is_size)
         tree, _ = take_apart(result, "", leaves)
         if not leaves.tensors:
             raise ConversionError(f"{type(self.module).__name__} returned no tensor but {type(result).__name__}.")
@@ -112,8 +113,11 @@ class Call:
         self.output_names = _unique([_output_name(name) for name in leaves.names], taken=self.input_names)
         return tuple(outputs)
 
-    def trace(self) -> torch.jit.ScriptModule:
+    def trace(self, *, fix_sizes: bool) -> torch.jit.ScriptModule:
         """Trace the call with `torch.jit.trace` in a single forward.
+
+        Args:
+            fix_sizes: whether sizes that the module returns are plain numbers, as they are outside of a trace.
 
         Raises:
             ConversionError: the forward raised; the message names the submodule it was in.
@@ -121,6 +125,7 @@ class Call:
         """
         copies = [tensor.clone() for tensor in self.tensors]
         watch = Watch(self.module, copies)
+        self._is_size = watch.is_size if fix_sizes else None
         try:
             with warnings.catch_warnings(), watch:
                 warnings.simplefilter("ignore", TracerWarning)
@@ -135,6 +140,7 @@ class Call:
         except Exception as error:
             raise _forward_error(self.module, watch, error) from error
         finally:
+            self._is_size = None
             watch.undo_changes()
             for name in self._rebuilds:
                 self._bound.arguments[name] = None
@@ -173,6 +179,8 @@ class Call:
         try:
             with watch:
                 return list(self.forward([tensor.clone() for tensor in tensors]))
+        except ConversionError:
+            raise
         except Exception as error:
             raise _forward_error(self.module, watch, error) from error
         finally:

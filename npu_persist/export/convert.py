@@ -7,6 +7,7 @@ BERT-base), and telemetry. The frontend, its extensions and the common optimizat
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -70,13 +71,32 @@ def convert_export(call: Call, axes: Axes) -> ov.Model:
 
     """
     try:
-        decoder = TorchFXPythonDecoder.from_exported_program(call.export(to_export_shapes(call, axes)))
+        program = call.export(to_export_shapes(call, axes))
+        with _quiet_root_logger():
+            decoder = TorchFXPythonDecoder.from_exported_program(program)
         return _convert(decoder, call, axes)
     except Exception as error:
         operation = _operation_name(str(error))
         raise ConversionError(
-            f"torch.export could not take the module: {_first_lines(str(error))}", operation=operation
+            f"torch.export could not take the module: {first_lines(str(error))}", operation=operation
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep the decoder from logging each decomposition that this torch lacks, with its traceback."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+
+    def refuse(_: logging.LogRecord) -> bool:
+        return False
+
+    root.addHandler(handler)
+    root.addFilter(refuse)
+    try:
+        yield
+    finally:
+        root.removeFilter(refuse)
+        root.removeHandler(handler)
 
 
 def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Call, axes: Axes) -> ov.Model:
@@ -213,9 +233,10 @@ def _operation_name(message: str) -> str | None:
 
 def _refusal(operation: str | None, path: str | None, error: Exception) -> str:
     where = "" if path is None else f" in {path or 'the module itself'}"
-    return f"OpenVINO has no conversion for {operation or 'an operation'}{where}: {_first_lines(str(error))}"
+    return f"OpenVINO has no conversion for {operation or 'an operation'}{where}: {first_lines(str(error))}"
 
 
-def _first_lines(text: str, limit: int = 600) -> str:
+def first_lines(text: str, limit: int = 600) -> str:
+    """Return a message of several lines as one, cut at `limit` characters."""
     short = " ".join(line.strip() for line in text.splitlines() if line.strip())
     return short if len(short) <= limit else f"{short[:limit]}..."

@@ -161,7 +161,7 @@ def _symbol(dim: Any) -> str:
         return str(dim.__name__)
     offset = int(dim.fn(0))
     factor = int(dim.fn(1)) - offset
-    return f"{factor}*{root.__name__}{offset:+d}"
+    return f"{factor}*{root.__name__}" + (f"{offset:+d}" if offset else "")
 
 
 def to_export_shapes(call: Call, axes: Axes) -> Any:

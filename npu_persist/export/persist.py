@@ -32,7 +32,6 @@ from npu_persist.manifest import (
     Producer,
     Tolerance,
 )
-from npu_persist.reference import validate_name
 from npu_persist.store import Store
 
 if TYPE_CHECKING:
@@ -99,8 +98,9 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         (1, 4)
 
     """
-    _check_arguments(model, name, precision, metadata)
+    _check_arguments(model, precision, metadata)
     target = store if isinstance(store, Store) else Store(store)
+    target.check_names(name, alias)
     reporter = Reporter(progress)
     with lend(model), target.stage() as staging:
         with reporter.stage("example"):
@@ -137,8 +137,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             return target.publish(staging, alias=alias)
 
 
-def _check_arguments(model: object, name: str, precision: str, metadata: Mapping[str, Any] | None) -> None:
-    validate_name(name)
+def _check_arguments(model: object, precision: str, metadata: Mapping[str, Any] | None) -> None:
     if isinstance(model, (ov.Model, ov.CompiledModel)):
         raise UsageError(
             f"{type(model).__name__} is an OpenVINO model already; persist takes the torch.nn.Module that it was made "
@@ -170,15 +169,15 @@ def _capture(call: Call, axes: Axes, tolerance: Tolerance, reporter: Reporter) -
     """Convert the call, by tracing it or, where that fails, by torch.export."""
     try:
         with reporter.stage("trace"):
-            traced = call.trace()
+            traced = call.trace(fix_sizes=not axes)
         with reporter.stage("convert"):
             model = convert_trace(call, traced, axes)
             probe(call, axes, model, tolerance)
     except ConversionError as first:
         log.info("tracing failed, trying torch.export: %s", first)
+        call.evaluate()  # a forward that raises by itself needs no second way
         try:
             with reporter.stage("convert"):
-                call.evaluate()
                 model = convert_export(call, axes)
                 probe(call, axes, model, tolerance)
         except ConversionError as second:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from npu_persist.errors import ConversionError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,6 +37,11 @@ def lend(module: torch.nn.Module) -> Iterator[None]:
         try:
             for part, _ in saved:
                 part.training = False
+            if any(device.type == "meta" for device in devices):
+                raise ConversionError(
+                    "the module has tensors on the meta device, which have no values. Load its weights before "
+                    "persisting it."
+                )
             if devices:
                 _replace_by_cpu_copies(module)
             yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.errors import ConversionError
 from npu_persist.export import check as parity
-from npu_persist.export.convert import dependences
+from npu_persist.export.convert import dependences, first_lines
 from npu_persist.export.dynamic import Axes, other_sizes
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance) -> None
     """
     if axes and (resized := other_sizes(call, axes)) is not None:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in resized)
-        _compare(
-            call, model, resized, tolerance, f"inputs of shape {shapes}; fix the axis (leave it out of dynamic_shapes)"
-        )
-    ignored = [torch_mask & ~mask for torch_mask, mask in zip(call.depends_on, dependences(model), strict=False)]
+        _compare(call, model, resized, tolerance, f"inputs of shape {shapes}")
+    depends_on = dependences(model)
+    if not any(depends_on):
+        raise ConversionError("no output of the graph depends on any input: the forward leaves torch on its way.")
+    ignored = [torch_mask & ~mask for torch_mask, mask in zip(call.depends_on, depends_on, strict=False)]
     if any(ignored):
         lost = 0
         for mask in ignored:
@@ -54,11 +55,12 @@ def _compare(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], toler
     try:
         found = parity.compile_for_check(model).create_infer_request().infer([tensor.numpy() for tensor in tensors])
     except RuntimeError as error:
-        raise ConversionError(f"the graph does not run with {what}: {error}") from error
+        raise ConversionError(f"the graph does not run with {what}: {first_lines(str(error))}") from error
     for index, (name, result) in enumerate(zip(call.output_names, expected, strict=True)):
         difference = parity.measure(name, result.detach().numpy(), found[index])
         if not parity.is_within(difference, tolerance):
             raise ConversionError(
                 f"the graph is right for the example but not with {what}: output {name} differs from torch by "
-                f"{difference.max_relative:g} of its scale."
+                f"{difference.max_relative:g} of its scale. What the trace froze cannot vary: leave a frozen axis out of "
+                "dynamic_shapes."
             )

@@ -46,11 +46,18 @@ Rebuild = Callable[[Sequence[torch.Tensor]], Any]
 class Leaves:
     """Collects the tensors of a structure, in order, each with the path at which it stood."""
 
-    def __init__(self, *, unique: bool) -> None:
-        """Start empty; with `unique` a tensor that comes twice is one leaf."""
+    def __init__(self, *, unique: bool, is_number: Callable[[torch.Tensor], bool] | None = None) -> None:
+        """Start empty.
+
+        Args:
+            unique: whether a tensor that comes twice is one leaf.
+            is_number: which tensors stand for plain integers; these are no leaves.
+
+        """
         self.tensors: list[torch.Tensor] = []
         self.names: list[str] = []
         self._unique = unique
+        self.is_number = is_number
         self._seen: dict[int, int] = {}
 
     def add(self, tensor: torch.Tensor, name: str) -> int:
@@ -77,6 +84,9 @@ def take_apart(value: Any, name: str, leaves: Leaves) -> tuple[Tree, Rebuild]:
 
     """
     if isinstance(value, torch.Tensor):
+        if leaves.is_number is not None and leaves.is_number(value):
+            number = int(value)
+            return ValueNode(number), lambda _: number
         index = leaves.add(value, name)
         return TensorNode(index), lambda tensors: tensors[index]
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -42,6 +42,8 @@ _TO_PYTHON = frozenset(
     ]
 )
 """Functions whose result is no tensor but follows from a tensor's values."""
+_SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
+"""Functions whose result is a size; inside of a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
     [
         "size",
@@ -88,6 +90,8 @@ class Watch(TorchFunctionMode):
         self._versions = {key: tensor._version for key, (_, tensor) in self._owned.items()}
         self._old: dict[int | None, torch.UntypedStorage] = {}
         self._hooks: list[Any] = []
+        for _, tensor in self._owned.values():
+            self._mark(tensor, 0)
         for index, tensor in enumerate(inputs):
             self._mark(tensor, 1 << index)
 
@@ -108,6 +112,10 @@ class Watch(TorchFunctionMode):
         """Return which inputs the tensor's values depend on, as a bit for each."""
         known = self._masks.get(_storage_key(tensor))
         return 0 if known is None else known[0]
+
+    def is_size(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor is a size: inside of a trace these are tensors, which no torch function made."""
+        return tensor.ndim == 0 and tensor.dtype is torch.int64 and _storage_key(tensor) not in self._masks
 
     def undo_changes(self) -> None:
         """Write the old values back into parameters, buffers and attributes that the forward changed in place.
@@ -158,12 +166,12 @@ class Watch(TorchFunctionMode):
         for tensor in given:
             mask |= self.depends_on(tensor)
         result = func(*args, **kwargs)
-        if mask:
-            if name in _TO_PYTHON:
+        if name in _TO_PYTHON:
+            if mask:
                 self._report(name)
-            elif name not in _SHAPE_ONLY:
-                for tensor in (*_tensors_of(result), *written):
-                    self._mark(tensor, mask)
+        elif name not in _SIZES and not (given and all(map(self.is_size, given))):
+            for tensor in (*_tensors_of(result), *written):
+                self._mark(tensor, 0 if name in _SHAPE_ONLY else mask)
         return result
 
     def _mark(self, tensor: torch.Tensor, mask: int) -> None:
