@@ -61,6 +61,6 @@ def _compare(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], toler
         if not parity.is_within(difference, tolerance):
             raise ConversionError(
                 f"the graph is right for the example but not with {what}: output {name} differs from torch by "
-                f"{difference.max_relative:g} of its scale. What the trace froze cannot vary: leave a frozen axis out of "
-                "dynamic_shapes."
+                f"{difference.max_relative:g} of its scale. What the trace froze cannot vary: leave a frozen axis "
+                "out of dynamic_shapes."
             )

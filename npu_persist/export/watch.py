@@ -25,45 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _TO_PYTHON = frozenset(
-    [
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__index__",
-        "__complex__",
-        "__contains__",
-        "__array__",
-        "item",
-        "tolist",
-        "numpy",
-        "equal",
-        "allclose",
-        "is_nonzero",
-    ]
+    {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__", "item", "tolist"}
+    | {"numpy", "equal", "allclose", "is_nonzero"}
 )
 """Functions whose result is no tensor but follows from a tensor's values."""
 _SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
 """Functions whose result is a size; inside of a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
-    [
-        "size",
-        "shape",
-        "dim",
-        "numel",
-        "stride",
-        "zeros_like",
-        "ones_like",
-        "empty_like",
-        "full_like",
-        "rand_like",
-        "randn_like",
-        "randint_like",
-        "new_zeros",
-        "new_ones",
-        "new_empty",
-        "new_full",
-        "new_tensor",
-    ]
+    {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"}
+    | {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 )
 """Functions whose result follows from their arguments' shapes alone."""
 _TORCH = str(Path(torch.__file__).parent)
