@@ -21,8 +21,9 @@ def run_python(
         env: Changes to the environment.
         cwd: The working directory.
     """
-    search = [str(path)] if path is not None else []
-    environment = {**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join([*search, str(ROOT)])}
+    search = [] if path is None else [str(path)]
+    search += [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join(search)}
     return subprocess.run(
         [sys.executable, *arguments], check=False, capture_output=True, text=True, env=environment, cwd=cwd
     )

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
             """Its directory."""
 
 
+_LONGEST_VALUE = 60
+"""Characters of a metadata value that are shown to people; a whole tokenizer can be in there."""
+
 _SHORT_DIGEST = len("blake3:") + 12
 
 
@@ -157,4 +160,6 @@ def file_lines(bundle: Bundle) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    shown = " ".join(text.split())
+    return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}... ({format_size(len(text.encode()))})"
