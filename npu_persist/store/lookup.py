@@ -112,8 +112,9 @@ def _by_digest(folder: NameFolder, prefix: str) -> int:
 def _instead(name: str, names: tuple[str, ...]) -> str:
     from difflib import get_close_matches
 
-    nearest = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; it has {_join(names)}."
+    lowered = {known.lower(): known for known in names}
+    nearest = get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[nearest[0]]!r}?" if nearest else f"; it has {_join(names)}."
     return f"{hint} `npu-persist list` shows what is there, persist(model, {name!r}) adds it"
 
 

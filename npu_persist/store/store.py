@@ -86,7 +86,7 @@ class Store:
         from npu_persist.store.entry import read_entry
 
         if name is not None:
-            find_name(self._bundles, name)
+            self._find(name)
         entries = []
         for folder in map(self._folder, self.names() if name is None else (name,)):
             with store_errors(f"list {folder.path}"):
@@ -252,7 +252,7 @@ class Store:
         """
         parsed = parse(reference)
         if isinstance(parsed, StoreReference) and str(parsed) == parsed.name:
-            newest = find_name(self._bundles, parsed.name).versions()[-1]
+            newest = self._find(parsed.name).versions()[-1]
             raise UsageError(f"{parsed} names no version: say which one to remove, such as {parsed}:{newest}")
         folder, number = self._locate(parsed)
         name = str(StoreReference(folder.name, version=number))
@@ -289,6 +289,10 @@ class Store:
 
     def _folder(self, name: str) -> NameFolder:
         return NameFolder(self._bundles / validate_name(name))
+
+    def _find(self, name: str) -> NameFolder:
+        with store_errors(f"look up {name} in {self._bundles}"):
+            return find_name(self._bundles, name)
 
     def _locate(self, reference: Reference) -> tuple[NameFolder, int]:
         if isinstance(reference, HubReference):
