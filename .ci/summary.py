@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 
 def main(folder: str, steps: str, failed_steps: str, seconds: str) -> None:
@@ -18,7 +18,7 @@ def main(folder: str, steps: str, failed_steps: str, seconds: str) -> None:
     """
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for path in sorted(Path(folder).glob("*.xml")):
-        for suite in ElementTree.parse(path).iter("testsuite"):  # noqa: S314 (pytest wrote it just now)
+        for suite in ET.parse(path).iter("testsuite"):  # noqa: S314 (pytest wrote it just now)
             for count in counts:
                 counts[count] += int(suite.get(count, "0"))
     failed = counts["failures"] + counts["errors"]
