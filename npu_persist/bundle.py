@@ -34,7 +34,7 @@ class Bundle:
     """A bundle in a directory, with its manifest read and checked.
 
     Attributes:
-        path: The directory.
+        path: The directory, absolute.
         manifest: Its manifest.
         digest: The digest of the manifest's bytes: the bundle's identity.
         version: Its version number, if it was found through a store.
@@ -63,7 +63,7 @@ class Bundle:
             FormatVersionError: The manifest is of a format that this version does not read.
             FileIntegrityError: The manifest is no regular file.
         """
-        directory = Path(path)
+        directory = Path(os.path.abspath(path))  # noqa: PTH100 (stays right when the working directory changes)
         with store_errors(f"open {directory}"):
             if not os.path.lexists(directory / MANIFEST_FILE):
                 missing = "has no manifest.json" if directory.is_dir() else "is no directory"

@@ -61,6 +61,14 @@ def test_opens_and_tells_what_it_is(directory: Path) -> None:
     assert Bundle.open(str(directory), version=3).reference == "tiny:3"
 
 
+def test_a_bundle_does_not_move_with_the_working_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory.parent)
+    bundle = Bundle.open("tiny")
+    monkeypatch.chdir("/")
+    assert bundle.path == directory
+    bundle.verify()
+
+
 def test_opening_reads_no_file_but_the_manifest(directory: Path) -> None:
     for name in FILES:
         (directory / name).unlink()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from npu_persist.errors import (
 from npu_persist.reference import StoreReference
 from npu_persist.store import Store, default_home
 from npu_persist.store.layout import NameFolder
-from tests.bundles import WEIGHTS, publish_tiny, tiny_files, write_tiny
+from tests.bundles import TINY_GRAPH, WEIGHTS, publish_tiny, tiny_files, tiny_manifest, write_tiny
 from tests.faults import ALLOCATING, CHANGING, before_call, disk_full
 
 if TYPE_CHECKING:
@@ -208,6 +209,28 @@ def test_a_staged_file_that_is_a_link_to_the_earlier_one_already_is_kept(store: 
         second = store.publish(staging)
     second.verify()
     assert {path.name for path in second.path.iterdir()} == {path.name for path in first.path.iterdir()}
+
+
+def test_files_in_folders_are_published_linked_and_flushed(store: Store) -> None:
+    graph = replace(TINY_GRAPH, path="graphs/deep/model.xml")
+    content = tiny_files()
+    content["graphs/deep/model.xml"] = content.pop("model.xml")
+    manifest = replace(tiny_manifest(files=content), graphs=(graph,))
+    flushed: list[Path] = []
+    for _ in range(2):
+        with store.stage() as staging:
+            (staging / "graphs" / "deep").mkdir(parents=True)
+            for name, data in content.items():
+                (staging / name).write_bytes(data)
+            (staging / "manifest.json").write_bytes(manifest.to_json())
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("npu_persist.store.publish.fsync_directory", flushed.append)
+                store.publish(staging)
+        assert flushed[:3] == [staging / "graphs" / "deep", staging / "graphs", staging]
+        flushed.clear()
+    second = store.resolve("tiny:2")
+    assert (second.path / "graphs/deep/model.bin").samefile(store.resolve("tiny:1").path / "weights.safetensors")
+    store.verify()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(errno.EACCES, "not ours"), MemoryError])
@@ -417,6 +440,20 @@ def test_the_hub_is_not_there_yet(store: Store) -> None:
     for verb in (store.resolve, store.remove, store.verify):
         with pytest.raises(UsageError, match="does not read from the hub yet"):
             verb("hf://intel/unet")
+
+
+def test_what_is_removed_while_it_is_looked_up_is_not_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_tiny(store)
+    publish_tiny(store, alias="prod")
+    monkeypatch.setattr(NameFolder, "versions", lambda _: (1, 2, 3))
+    (store.home / "bundles" / "tiny" / "aliases" / "gone").symlink_to("nowhere")
+    for verb in (store.resolve, store.verify):
+        with pytest.raises(BundleNotFoundError, match="no version 3 of 'tiny'"):
+            verb("tiny")
+    with pytest.raises(FileIntegrityError, match="aliases/gone"):
+        store.list()
+    store.tag("tiny:1", "gone")
+    assert [entry.reference for entry in store.list()] == ["tiny:1", "tiny:2"]
 
 
 def test_a_moved_folder_is_refused(store: Store) -> None:

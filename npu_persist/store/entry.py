@@ -6,6 +6,7 @@ hiding the others.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ from npu_persist.errors import NpuPersistError
 from npu_persist.reference import StoreReference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from npu_persist.store.layout import NameFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,23 @@ class Entry:
     problem: str | None = None
 
 
-def read_entry(path: Path, name: str, version: int, aliases: tuple[str, ...]) -> Entry:
-    """Return the entry of the version in a directory."""
-    digest, size, modified, problem = "", 0, path.lstat().st_mtime, None
+def read_entries(folder: NameFolder) -> Iterator[Entry]:
+    """Read the entry of each version of a name, lowest first."""
+    aliases = folder.aliases()
+    for number in folder.versions():
+        with suppress(FileNotFoundError):  # removed since it was listed
+            own = tuple(alias for alias, version in aliases.items() if version == number)
+            yield _read_entry(folder.version_path(number), folder.name, number, own)
+
+
+def _read_entry(path: Path, name: str, version: int, aliases: tuple[str, ...]) -> Entry:
+    digest, size, problem, modified = "", 0, None, path.lstat().st_mtime
     try:
         data, modified = read_manifest(path)
         digest = digest_bytes(data)
         size = Bundle(path, data, modified, version).size
     except NpuPersistError as error:
+        path.lstat()  # is it damaged, or gone?
         problem = str(error)
     return Entry(
         reference=str(StoreReference(name, version=version)),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,8 @@ class NameFolder:
             FileIntegrityError: An alias is no regular file with a number in it.
         """
         names = sorted(name for name in _list(self.aliases_path) if component_problem(name) is None)
-        return {name: self._read_alias(name) for name in names}
+        found = {name: self._read_alias(name) for name in names}
+        return {name: number for name, number in found.items() if number is not None}
 
     def aliases_of(self, number: int) -> tuple[str, ...]:
         """Return the aliases that point to a version."""
@@ -122,12 +124,15 @@ class NameFolder:
             if number != numbers[-1]:
                 remove(path)
 
-    def _read_alias(self, alias: str) -> int:
+    def _read_alias(self, alias: str) -> int | None:
         path = self.aliases_path / alias
         text = ""
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                text = file.read(_MAX_ALIAS_SIZE).decode("ascii", "replace")
+        try:
+            if stat.S_ISREG(path.lstat().st_mode):
+                with path.open("rb") as file:
+                    text = file.read(_MAX_ALIAS_SIZE).decode("ascii", "replace")
+        except FileNotFoundError:  # removed since it was listed
+            return None
         if _NUMBER.fullmatch(text.removesuffix("\n")):
             return int(text)
         got = repr(text) if text else "nothing readable"

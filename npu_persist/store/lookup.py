@@ -1,16 +1,17 @@
-"""From a reference to a version's folder.
+"""From a reference to a version's folder, and from there to its bundle.
 
-The promise: what is not there is a `BundleNotFoundError` that says what is there instead; no manifest is parsed, so
-that a damaged version can be found too, and removed.
+The promise: what is not there is a `BundleNotFoundError` that says what is there instead. Finding parses no manifest,
+so that a damaged version can be found too, and removed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import read_manifest
+from npu_persist.bundle import Bundle, read_manifest
 from npu_persist.digest import ALGORITHM, digest_bytes
-from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, NpuPersistError
+from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, FileIntegrityError, NpuPersistError
+from npu_persist.files import is_directory
 from npu_persist.reference import StoreReference, validate_name
 from npu_persist.store.layout import NameFolder, list_names
 
@@ -61,6 +62,31 @@ def find_version(bundles: Path, reference: StoreReference) -> tuple[NameFolder, 
     if number not in versions:
         raise missing_version(folder, number)
     return folder, number
+
+
+def open_version(folder: NameFolder, number: int) -> Bundle:
+    """Open the bundle of a version.
+
+    Raises:
+        BundleNotFoundError: It was removed since it was looked up.
+        IntegrityError: Its manifest is damaged, or of another name.
+    """
+    path = folder.version_path(number)
+    try:
+        bundle = Bundle(path, *read_manifest(path), number)
+    except FileIntegrityError as error:
+        if is_directory(path):
+            raise
+        raise missing_version(folder, number) from error
+    if bundle.name != folder.name:
+        raise FileIntegrityError(
+            f"{path}: expected the bundle {folder.name!r}, got {bundle.name!r}: the folder was moved here. Move it "
+            "back, or persist the model again under this name",
+            path=str(path),
+            expected=folder.name,
+            got=bundle.name,
+        )
+    return bundle
 
 
 def missing_version(folder: NameFolder, number: int) -> BundleNotFoundError:

@@ -48,8 +48,9 @@ def settle(bundle: Bundle, folder: NameFolder) -> None:
     for path in [*paths, bundle.path / MANIFEST_FILE]:
         fsync_file(path)
         make_read_only(path)
-    for directory in sorted({path.parent for path in paths} | {bundle.path}, reverse=True):
-        fsync_directory(directory)
+    folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(bundle.path)}
+    for path in sorted(folders, reverse=True):  # what is inside a folder before the folder
+        fsync_directory(path)
 
 
 def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]) -> int:

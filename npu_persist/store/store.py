@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import Bundle, read_manifest
-from npu_persist.errors import FileIntegrityError, UsageError
+from npu_persist.bundle import Bundle
+from npu_persist.errors import UsageError
 from npu_persist.files import is_directory, remove_file, replace_file, store_errors
 from npu_persist.reference import (
     HubReference,
@@ -22,9 +22,10 @@ from npu_persist.reference import (
     validate_alias,
     validate_name,
 )
+from npu_persist.store.entry import read_entries
 from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
 from npu_persist.store.leftovers import prune_name, remove_if_empty
-from npu_persist.store.lookup import find_name, find_version, missing_alias, missing_version
+from npu_persist.store.lookup import find_name, find_version, missing_alias, missing_version, open_version
 from npu_persist.store.publish import settle, take_number
 from npu_persist.store.staging import prune_staging, staged
 
@@ -83,17 +84,12 @@ class Store:
         Raises:
             BundleNotFoundError: There is no bundle of that name.
         """
-        from npu_persist.store.entry import read_entry
-
         if name is not None:
             self._find(name)
-        entries = []
+        entries: builtins.list[Entry] = []
         for folder in map(self._folder, self.names() if name is None else (name,)):
             with store_errors(f"list {folder.path}"):
-                aliases = folder.aliases()
-                for number in folder.versions():
-                    own = tuple(alias for alias, version in aliases.items() if version == number)
-                    entries.append(read_entry(folder.version_path(number), folder.name, number, own))
+                entries += read_entries(folder)
         return entries
 
     def resolve(self, reference: AnyReference) -> Bundle:
@@ -110,18 +106,7 @@ class Store:
         parsed = parse(reference)
         if isinstance(parsed, PathReference):
             return Bundle.open(parsed.path)
-        folder, number = self._locate(parsed)
-        path = folder.version_path(number)
-        bundle = Bundle(path, *read_manifest(path), number)
-        if bundle.name != folder.name:
-            raise FileIntegrityError(
-                f"{path}: expected the bundle {folder.name!r}, got {bundle.name!r}: the folder was moved here. Move it "
-                "back, or persist the model again under this name",
-                path=str(path),
-                expected=folder.name,
-                got=bundle.name,
-            )
-        return bundle
+        return open_version(*self._locate(parsed))
 
     def verify(self, reference: AnyReference | None = None, *, progress: Callable[[int], object] | None = None) -> None:
         """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
