@@ -108,15 +108,26 @@ _NAMES_INSIDE = {"list": "list_bundles"}
 """Public name → its name in its module, where that differs: a module should keep the builtin `list`."""
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker that sees a module's `__getattr__` takes every misspelt name for one
 
-    module = import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}")
-    value: object = getattr(module, _NAMES_INSIDE.get(name, name))
-    globals()[name] = value  # the next look-up does not come here
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        try:
+            module = import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}")
+        except ModuleNotFoundError as error:
+            if error.name not in {"torch", "safetensors"}:
+                raise
+            raise ModuleNotFoundError(
+                f"npu_persist.{name} needs {error.name}, which is not installed here: "
+                "python -m pip install 'npu_persist[export]'",
+                name=error.name,
+            ) from error
+        value: object = getattr(module, _NAMES_INSIDE.get(name, name))
+        globals()[name] = value  # the next look-up does not come here
+        return value
 
 
 def __dir__() -> Sequence[str]:

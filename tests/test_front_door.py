@@ -98,6 +98,15 @@ def test_keeping_a_store_needs_none_of_the_big_packages(statement: str, tmp_path
     assert done.returncode == 0, done.stderr
 
 
+def test_the_training_side_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n")
+    done = run_python("-c", "import npu_persist; npu_persist.persist", path=tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: npu_persist.persist needs torch, which is not installed here: "
+        "python -m pip install 'npu_persist[export]'"
+    )
+
+
 def test_the_poison_works(tmp_path: Path) -> None:
     done = run_python("-c", "import torch", path=poison(tmp_path, "torch"))
     assert "torch was imported" in done.stderr
