@@ -75,8 +75,9 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_importing_the_package_costs_at_most_5_ms() -> None:
-    # Inside of one interpreter start each: the start itself varies by more than the import costs.
-    clock = "import time; t = time.perf_counter(); import npu_persist; print(time.perf_counter() - t)"
+    # Inside of one interpreter each, and processor time: the start of an interpreter, and a wall clock on a busy machine,
+    # vary by more than the import costs.
+    clock = "import time; t = time.process_time(); import npu_persist; print(time.process_time() - t)"
     times = [float(run_python("-c", clock).stdout) for _ in range(15)]
     assert statistics.median(times) <= 0.005
 
