@@ -25,7 +25,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from npu_persist.errors import ConversionError
 from npu_persist.export.dynamic import Axes, to_export_shapes
-from npu_persist.export.operations import extensions, make_integer_divisions_exact
+from npu_persist.export.operations import extensions, fold_constant_results, make_integer_divisions_exact
 from npu_persist.manifest import Dimension, Port
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Cal
     make_integer_divisions_exact(model, [op for op in model.get_ordered_ops() if masks[op.get_name()]])
     apply_moc_transformations(model, cf=False, smart_reshape=False)
     compress_quantize_weights_transformation(model)
+    fold_constant_results(model)
     apply_fused_names_cleanup(model)
     return _with_exact_ports(model, call)
 

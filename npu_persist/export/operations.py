@@ -8,6 +8,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 from openvino.frontend.pytorch import ConversionExtension
+from openvino.passes import ConstantFolding, Manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,44 @@ def _is_none(context: Any, index: int) -> bool:
 def extensions() -> list[ConversionExtension]:
     """Return conversions for operations that the frontend has none for."""
     return [ConversionExtension("aten::diff", _diff)]
+
+
+_KEPT = frozenset(
+    {"Parameter", "Constant", "Convert", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Broadcast", "Tile", "Result"}
+)
+"""Operations that are left unfolded: they compute nothing, and folding would cost a weight its name or the file its
+size."""
+
+
+def fold_constant_results(model: ov.Model) -> None:
+    """Compute now what follows from constants alone.
+
+    The CPU plugin does not fold behind half-precision weights: it runs such operations once, while compiling, and then
+    lets inferences overwrite the memory of the result. A query that is learned and projected is then right once only.
+
+    Args:
+        model: changed in place.
+
+    """
+    constant: set[str] = set()
+    results: list[Any] = []
+    for operation in model.get_ordered_ops():
+        sources = [source.get_node().get_name() for source in operation.input_values()]
+        kind = operation.get_type_name()
+        if kind == "ShapeOf" and operation.input_value(0).get_partial_shape().is_static:
+            size = ops.constant(list(operation.input_value(0).get_shape()), operation.get_element_type())
+            operation.output(0).replace(size.output(0))
+            constant.add(size.get_name())
+        elif kind == "Constant" or (sources and kind != "Result" and constant.issuperset(sources)):
+            constant.add(operation.get_name())
+            if kind not in _KEPT:
+                results += operation.outputs()
+    if results:
+        manager = Manager()
+        manager.register_pass(ConstantFolding())
+        # A model of its own over the same nodes: folding in it replaces them for all who use them.
+        manager.run_passes(ov.Model(results, []))
+        model.validate_nodes_and_infer_types()
 
 
 def make_integer_divisions_exact(model: ov.Model, operations: Iterable[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import openvino as ov
 import torch
 
-import npu_persist
+from npu_persist import __version__
 from npu_persist.digest import digest_file
 from npu_persist.errors import ConversionError, FrozenControlFlowWarning, UsageError
 from npu_persist.export import check as parity
@@ -124,7 +124,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
                 differences = _check(call, staging, allowed)
         manifest = Manifest(
             name=name,
-            producer=Producer(npu_persist.__version__, ov.get_version(), torch.__version__),
+            producer=Producer(__version__, ov.get_version(), torch.__version__),
             graphs=(Graph("main", "model.xml", precision, conversion, inputs, outputs, call.signature),),
             weights=written.weights,
             golden=Golden("golden.safetensors", allowed if check else None, differences),

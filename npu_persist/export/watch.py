@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
 from typing_extensions import Self
 
 from npu_persist.errors import ConversionError
@@ -55,7 +55,7 @@ class Watch(TorchFunctionMode):
         self.innermost = ""
         self._names = {id(part): name for name, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
-        self._masks: dict[int | None, tuple[int, StorageWeakRef]] = {}
+        self._masks: Any = WeakIdKeyDictionary()
         self._owned = {_storage_key(tensor): (name, tensor) for name, tensor in _owned_tensors(module)}
         self._versions = {key: tensor._version for key, (_, tensor) in self._owned.items()}
         self._old: dict[int | None, torch.UntypedStorage] = {}
@@ -80,12 +80,13 @@ class Watch(TorchFunctionMode):
 
     def depends_on(self, tensor: torch.Tensor) -> int:
         """Return which inputs the tensor's values depend on, as a bit for each."""
-        known = self._masks.get(_storage_key(tensor))
-        return 0 if known is None else known[0]
+        storage = _storage_of(tensor)
+        return 0 if storage is None else int(self._masks.get(storage, 0))
 
     def is_size(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor is a size: inside of a trace these are tensors, which no torch function made."""
-        return tensor.ndim == 0 and tensor.dtype is torch.int64 and _storage_key(tensor) not in self._masks
+        storage = _storage_of(tensor)
+        return tensor.ndim == 0 and tensor.dtype is torch.int64 and storage is not None and storage not in self._masks
 
     def undo_changes(self) -> None:
         """Write the old values back into parameters, buffers and attributes that the forward changed in place.
@@ -145,12 +146,9 @@ class Watch(TorchFunctionMode):
         return result
 
     def _mark(self, tensor: torch.Tensor, mask: int) -> None:
-        key = _storage_key(tensor)
-        if key is not None:
-            old = self._masks.get(key)
-            # The weak reference keeps the address from being used again, so the key stays this storage's own.
-            reference = old[1] if old else StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-            self._masks[key] = (mask | (old[0] if old else 0), reference)
+        storage = _storage_of(tensor)
+        if storage is not None:
+            self._masks[storage] = mask | int(self._masks.get(storage, 0))
 
     def _keep_old(self, tensor: torch.Tensor) -> None:
         key = _storage_key(tensor)
@@ -165,11 +163,17 @@ class Watch(TorchFunctionMode):
             self.frozen.append(line)
 
 
-def _storage_key(tensor: torch.Tensor) -> int | None:
+def _storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """Return a tensor's storage: one Python object for as long as any tensor uses it."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return tensor.untyped_storage()
     except (RuntimeError, NotImplementedError):  # a tensor without storage: sparse, or a fake of torch.export
         return None
+
+
+def _storage_key(tensor: torch.Tensor) -> int | None:
+    storage = _storage_of(tensor)
+    return None if storage is None else int(storage._cdata)
 
 
 def _owned_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
