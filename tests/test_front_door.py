@@ -74,11 +74,12 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert set(after) - set(before) <= {"npu_persist", "__future__"}
 
 
-def test_importing_the_package_costs_at_most_5_ms() -> None:
-    # Inside of one interpreter each, and processor time: the start of an interpreter, and a wall clock on a busy machine,
-    # vary by more than the import costs.
-    clock = "import time; t = time.process_time(); import npu_persist; print(time.process_time() - t)"
-    times = [float(run_python("-c", clock).stdout) for _ in range(15)]
+def test_importing_the_package_costs_at_most_5_ms(tmp_path: Path) -> None:
+    # Inside of one interpreter each, for the start of one varies by more than the import costs; and with bytecode, as
+    # pip installs it, also where the environment says not to write any.
+    clock = "import time; t = time.perf_counter(); import npu_persist; print(time.perf_counter() - t)"
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    _, *times = [float(run_python("-c", clock, env=bytecode).stdout) for _ in range(16)]
     assert statistics.median(times) <= 0.005
 
 
