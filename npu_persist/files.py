@@ -130,15 +130,20 @@ def replace_file(path: Path, data: bytes, *, temporary: Path) -> None:
     """Put a file with `data` at `path`: readers see the old content or the new, also after a crash.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder is made if it is missing.
         data: Its new content.
         temporary: Where to write first: a path that does not exist, on the same file system.
     """
     write_file(temporary, data)
-    os.replace(temporary, path)  # noqa: PTH105 (the os functions are the seams that the fault tests use)
-    with suppress(
-        OSError
-    ):  # it has happened; that it may not survive a power failure is no reason to say that it failed
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        try:
+            os.replace(temporary, path)  # noqa: PTH105 (the os functions are the seams that the fault tests use)
+            break
+        except FileNotFoundError:  # another process took the folder for a leftover, while it was empty
+            if not os.path.lexists(temporary):
+                raise
+    with suppress(OSError):  # it has happened; that a power failure may undo it is no reason to say that it failed
         fsync_directory(path.parent)
 
 
@@ -275,7 +280,7 @@ def _advice(number: int | None) -> str:
         )
     if number in {EACCES, EPERM, EROFS}:
         return (
-            "Check that you may write there and that no other program has it open, or choose another store with "
+            "Check the permissions there and that no other program has it open, or choose another store with "
             "NPU_PERSIST_HOME"
         )
     return "Check the folder and try again"

@@ -314,5 +314,5 @@ def test_a_full_disk_leaves_no_half_bin(directory: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_a_store_error(directory: Path) -> None:
     (directory / "model.xml").chmod(0)
-    with pytest.raises(StoreError, match="Check that you may"):
+    with pytest.raises(StoreError, match="Check the permissions"):
         Bundle.open(directory).verify()

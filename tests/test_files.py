@@ -65,6 +65,28 @@ def test_replace_file_replaces_the_whole_content(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["alias"]
 
 
+def test_replace_file_makes_the_folder_even_if_another_process_takes_it_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "aliases" / "prod"
+    replace = os.replace
+
+    def late(source: Path, destination: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        target.parent.rmdir()
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", late)
+    files.replace_file(target, b"3\n", temporary=tmp_path / "new")
+    assert target.read_bytes() == b"3\n"
+
+
+def test_replace_file_says_so_when_what_it_wrote_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "write_file", lambda *_: None)
+    with pytest.raises(FileNotFoundError):
+        files.replace_file(tmp_path / "prod", b"3\n", temporary=tmp_path / "new")
+
+
 def test_write_file_replaces_nothing(tmp_path: Path) -> None:
     files.write_file(tmp_path / "file", b"old")
     with pytest.raises(FileExistsError):

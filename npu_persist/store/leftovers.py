@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from npu_persist.bundle import PARTIAL_SUFFIX
-from npu_persist.errors import FileIntegrityError
 from npu_persist.files import is_directory, remove_file
 
 if TYPE_CHECKING:
@@ -27,15 +26,7 @@ PARTIAL_AGE = 3600.0
 def prune_name(folder: NameFolder) -> Iterator[Path]:
     """Remove the leftovers of one name; yield each thing that was removed."""
     yield from folder.sweep()
-    versions = folder.versions()
-    aliases: dict[str, int] = {}
-    with suppress(FileIntegrityError):  # setting a damaged alias again repairs it; guessing does not
-        aliases = folder.aliases()
-    for alias, number in aliases.items():
-        if number not in versions:
-            remove_file(folder.aliases_path / alias)
-            yield folder.aliases_path / alias
-    for number in versions:
+    for number in folder.versions():
         yield from _prune_partial(folder.version_path(number))
     if remove_if_empty(folder):
         yield folder.path

@@ -44,21 +44,12 @@ def find_version(bundles: Path, reference: StoreReference) -> tuple[NameFolder, 
         AmbiguousReferenceError: Several bundles' digests start so.
     """
     folder = find_name(bundles, reference.name)
-    versions = folder.versions()
     if reference.digest is not None:
         return folder, _by_digest(folder, reference.digest)
     if reference.alias is not None:
-        aliases = folder.aliases()
-        if reference.alias not in aliases:
-            raise missing_alias(folder, reference.alias)
-        number = aliases[reference.alias]
-        if number not in versions:
-            raise BundleNotFoundError(
-                f"the alias {reference} points to version {number}, which is not in the store. {folder.name!r} has the "
-                f"versions {_join(versions)}: `npu-persist tag {folder.name}:{versions[-1]} {reference.alias}` sets it"
-            )
-        return folder, number
-    number = reference.version if reference.version is not None else versions[-1]
+        return folder, _by_alias(folder, reference.alias)
+    versions = folder.versions()
+    number = reference.version if reference.version is not None else max(versions, default=0)
     if number not in versions:
         raise missing_version(folder, number)
     return folder, number
@@ -104,6 +95,20 @@ def missing_alias(folder: NameFolder, alias: str) -> BundleNotFoundError:
         f"no alias {alias!r} of {folder.name!r} in the store {folder.path.parent.parent}; it has {_join(aliases)}. "
         f"`npu-persist tag {folder.name}:<version> {alias}` makes it"
     )
+
+
+def _by_alias(folder: NameFolder, alias: str) -> int:
+    # In this order: the version that an alias points to was there before the alias.
+    number = folder.aliases().get(alias)
+    versions = folder.versions()
+    if number is None:
+        raise missing_alias(folder, alias)
+    if number not in versions:
+        raise BundleNotFoundError(
+            f"the alias {folder.name}:{alias} points to version {number}, which is not in the store; it has the "
+            f"versions {_join(versions)}. `npu-persist tag {folder.name}:<version> {alias}` sets the alias again"
+        )
+    return number
 
 
 def _by_digest(folder: NameFolder, prefix: str) -> int:

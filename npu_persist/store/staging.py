@@ -46,24 +46,24 @@ def staged(root: Path) -> Iterator[Path]:
 
 
 def prune_staging(root: Path) -> Iterator[Path]:
-    """Remove what killed processes left in `root`; yield each thing that was removed."""
+    """Remove what killed processes left in `root`; yield each staging directory that was removed."""
     names = os.listdir(root) if root.is_dir() else []  # noqa: PTH208
     for key in sorted({name.removesuffix(LOCK_SUFFIX) for name in names}):
         path = root / key
-        lock_path = _lock_path(path)
-        found = next((place for place in (path, lock_path) if os.path.lexists(place)), None)
         try:
-            lock = try_lock(lock_path)
+            lock = try_lock(_lock_path(path))
         except PermissionError:
             continue  # another user's
         if lock is None:
             continue  # its process lives
         try:
+            # Looked at under the lock: it may have been published since it was listed.
+            found = os.path.lexists(path)
             remove(path)
         finally:
-            _give_back(lock_path, lock)
-        if found is not None:
-            yield found
+            _give_back(_lock_path(path), lock)
+        if found:
+            yield path
 
 
 def _claim(root: Path) -> tuple[Path, Lock]:

@@ -259,7 +259,7 @@ class Store:
         return name
 
     def prune(self) -> builtins.list[Path]:
-        """Remove what interrupted runs left: staging directories, half removed versions, aliases of nothing.
+        """Remove what interrupted runs left: staging directories, half removed versions, half copied files.
 
         What a living process works on is left alone.
 
@@ -295,7 +295,6 @@ class Store:
 
     def _write_alias(self, folder: NameFolder, alias: str, number: int) -> None:
         with self.stage() as staging:
-            folder.aliases_path.mkdir(exist_ok=True)
             replace_file(folder.aliases_path / alias, f"{number}\n".encode(), temporary=staging / alias)
 
     def __repr__(self) -> str:
