@@ -342,6 +342,18 @@ def test_too_much_is_refused_before_it_is_parsed(data: bytes, monkeypatch: pytes
         Manifest.from_json(data)
 
 
+def test_many_values_at_the_end_of_long_keys_take_little_memory() -> None:
+    tracemalloc = pytest.importorskip("tracemalloc")
+    keys = b'{"' + b"k" * 60 + b'":'
+    data = keys * 90 + b"[" + b"0," * 100_000 + b"0]" + b"}" * 90
+    tracemalloc.start()
+    try:
+        _problems(data)
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_many_problems_make_a_short_message() -> None:
     data = _spoiled(lambda document: document["files"].update({f"../{index}": 1 for index in range(5000)}))
     with pytest.raises(ManifestError, match="and 980 more") as caught:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 from npu_persist.errors import ManifestError, Problem
 
@@ -31,6 +31,7 @@ MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**63 - 1
 """Largest integer."""
 
+_Place: TypeAlias = "tuple[_Place, Any] | None"
 _SHOWN = 60
 _SHOWN_PROBLEMS = 20
 _INTEGER_DIGITS = 20
@@ -116,21 +117,25 @@ def inspect(document: Any, problems: Problems) -> None:
     Raises:
         ManifestError: The document is too deep or too large to go on.
     """
-    left = [(document, "", 1)]
+    # Each value with its place: the place of what it is in, and its key or index there. Written out, the places of
+    # millions of values at the end of long keys would fill the memory.
+    left: list[tuple[Any, _Place, int]] = [(document, None, 1)]
     seen = 0
     while left:
-        value, location, depth = left.pop()
+        value, place, depth = left.pop()
         seen += 1
         if seen > MAX_VALUES or depth > MAX_DEPTH:
-            problems.add(location, f"expected at most {MAX_VALUES} values in {MAX_DEPTH} levels of nesting, got more")
+            problems.add(
+                _location(place), f"expected at most {MAX_VALUES} values in {MAX_DEPTH} levels of nesting, got more"
+            )
             problems.raise_if_any()
         if isinstance(value, dict):
-            _inspect_keys(value, location, problems)
-            left += [(item, key_location(location, key), depth + 1) for key, item in value.items()]
+            _inspect_keys(value, place, problems)
+            left += [(item, (place, key), depth + 1) for key, item in value.items()]
         elif isinstance(value, (list, tuple)):
-            left += [(item, f"{location}[{index}]", depth + 1) for index, item in enumerate(value)]
+            left += [(item, (place, index), depth + 1) for index, item in enumerate(value)]
         elif problem := _scalar_problem(value):
-            problems.add(location, problem)
+            problems.add(_location(place), problem)
 
 
 def key_location(location: str, key: object) -> str:
@@ -169,15 +174,26 @@ def _scalar_problem(value: object) -> str | None:
     return f"expected a value that JSON can hold, got {show(value)}"
 
 
-def _inspect_keys(value: dict[Any, Any], location: str, problems: Problems) -> None:
+def _inspect_keys(value: dict[Any, Any], place: _Place, problems: Problems) -> None:
     for key in value:
         if not isinstance(key, str):
-            problems.add(location, f"expected keys that are strings, got {show(key)}")
+            problems.add(_location(place), f"expected keys that are strings, got {show(key)}")
         elif not _is_unicode(key):
-            problems.add(location, f"expected Unicode keys, got a lone surrogate in {show(key)}")
+            problems.add(_location(place), f"expected Unicode keys, got a lone surrogate in {show(key)}")
     if isinstance(value, _Repeated):
-        for key in sorted(value.repeated):
-            problems.add(key_location(location, key), "expected every key once, got it more than once")
+        for key in sorted(value.repeated)[:MAX_PROBLEMS]:
+            problems.add(_location((place, key)), "expected every key once, got it more than once")
+
+
+def _location(place: _Place) -> str:
+    steps: list[Any] = []
+    while place is not None:
+        place, step = place
+        steps.append(step)
+    location = ""
+    for step in reversed(steps):
+        location = f"{location}[{step}]" if isinstance(step, int) else key_location(location, step)
+    return location
 
 
 def _is_unicode(text: str) -> bool:
