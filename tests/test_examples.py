@@ -91,3 +91,11 @@ def test_made_examples_are_the_same_every_time() -> None:
     first, second = find_example(module, None, None).kwargs, find_example(module, None, None).kwargs
     assert all(torch.equal(first[name], second[name]) for name in first)
     module(**first)
+
+
+def test_a_recording_through_a_wrapper_is_the_module_s() -> None:
+    module = Affine()
+    wrapped = torch.nn.DataParallel(module)
+    with record(wrapped):
+        wrapped(X)
+    assert find_example(module, None, None).source == "record"

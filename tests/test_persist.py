@@ -308,6 +308,15 @@ class TestDtypes:
         with torch.no_grad():
             np.testing.assert_allclose(result, module(torch.ones(2, 8).to(dtype)).float(), atol=2e-2)
 
+    @pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+    def test_wrappers_of_training_are_looked_through(self, wrap: Any) -> None:
+        module = Affine()
+        wrapped = wrap(module)
+        wrapped.train()
+        bundle = npu_persist.persist(wrapped, "wrapped", (X,))
+        assert bundle.digest == npu_persist.persist(module, "wrapped", (X,)).digest
+        assert wrapped.training
+
     def test_every_call_is_right_not_only_the_first(self) -> None:
         module = LearnedQuery().eval()
         npu_persist.persist(module, "query", (torch.randn(2, 9, 64),))

@@ -34,6 +34,17 @@ class Example(NamedTuple):
 _recorded: weakref.WeakKeyDictionary[torch.nn.Module, Example] = weakref.WeakKeyDictionary()
 
 
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the module behind `torch.compile` and the data-parallel wrappers that training puts around it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
+
+
 @contextlib.contextmanager
 def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Remember the inputs of the module's last forward, for `persist` to trace it with.
@@ -56,7 +67,7 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
     def remember(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         copied_args, copied_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
-        _recorded[model] = Example(copied_args, copied_kwargs, "record")
+        _recorded[unwrap(model)] = Example(copied_args, copied_kwargs, "record")
 
     hook = model.register_forward_pre_hook(remember, with_kwargs=True)
     try:

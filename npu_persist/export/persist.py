@@ -17,7 +17,7 @@ from npu_persist.export import check as parity
 from npu_persist.export.capture import Call
 from npu_persist.export.convert import convert_export, convert_trace, describe_ports
 from npu_persist.export.dynamic import Axes, read_dynamic_shapes
-from npu_persist.export.examples import find_example
+from npu_persist.export.examples import find_example, unwrap
 from npu_persist.export.ir import Written, write_ir
 from npu_persist.export.preserve import lend
 from npu_persist.export.probe import probe
@@ -65,7 +65,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     float32).
 
     Args:
-        model: the module; on any device.
+        model: the module, on any device; `torch.compile` and data-parallel wrappers are looked through.
         name: name of the bundle in the store.
         args: positional arguments of the example call, as `torch.export.export` takes them. Without `args` and `kwargs`
             the example is looked for: in `record`, `model.example_input_array`, `model.dummy_inputs`, the model's
@@ -99,6 +99,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
 
     """
     _check_arguments(model, precision, metadata)
+    model = unwrap(model)
     target = store if isinstance(store, Store) else Store(store)
     target.check_names(name, alias)
     reporter = Reporter(progress)
