@@ -6,13 +6,14 @@
 
 The format is safetensors' own (https://github.com/huggingface/safetensors#format). The header is padded so that the
 data starts on a page, which keeps every constant aligned for its type; the IR's constants point into the file as a
-whole. What comes from elsewhere is checked before OpenVINO sees it: header, ranges, and each offset that an IR names.
+whole. What comes from elsewhere is checked before OpenVINO sees it: header, ranges, and each constant of an IR.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,14 +29,32 @@ MAX_HEADER = 100_000_000
 """Safetensors' own limit for the header's length in bytes."""
 MAX_GRAPH = 1 << 28
 """An IR's xml may be this many bytes long; its weights are not in it."""
+MAX_DEPTH = 100
+"""An IR's elements may be nested this deep: OpenVINO follows bodies of loops by recursion, and has no limit."""
+MAX_RANK = 64
+"""Axes of one tensor or constant, at most."""
 METADATA = "__metadata__"
 _LENGTH_SIZE = 8
+_MAX_DIGITS = 18
+"""Digits of a number in an IR, at most: what these can write fits OpenVINO's signed 64 bits."""
+_SHOWN = 200
+"""Characters of a foreign text that an error shows."""
+_RANGE_ATTRIBUTE = "WeightlessCacheAttribute"
+"""A runtime attribute that names a range of the weights file, unchecked until OpenVINO's PR #37261. It belongs to
+cached blobs; `save_model` does not write it."""
 
 ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
 }  # fmt: skip
 """Bytes of one element, by safetensors' name of the type."""
+
+BIT_SIZES = {
+    "boolean": 8, "u8": 8, "i8": 8, "f8e4m3": 8, "f8e5m2": 8, "f8e8m0": 8, "u16": 16, "i16": 16, "f16": 16, "bf16": 16,
+    "u32": 32, "i32": 32, "f32": 32, "u64": 64, "i64": 64, "f64": 64, "u1": 1, "u2": 2, "u4": 4, "i4": 4, "nf4": 4,
+    "f4e2m1": 4,
+}  # fmt: skip
+"""Bits of one element, by OpenVINO's name of the type. Strings are left out: they are ranges inside of a constant."""
 
 
 class Tensor(NamedTuple):
@@ -106,8 +125,8 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file.
 
     Raises:
-        GraphIntegrityError: the header is cut off, no JSON, names an unknown type, or its ranges leave holes, overlap
-            or end beyond the file.
+        GraphIntegrityError: the header is cut off, no JSON, says something twice, names an unknown type, or its ranges
+            leave holes, overlap or end beyond the file.
 
     """
     with path.open("rb") as file:
@@ -118,12 +137,12 @@ def read_header(path: Path) -> Header:
             raise _bad(path, f"a header of 2 to {max(size - 8, 0)} bytes", f"length {length}")
         text = file.read(length)
     try:
-        entries = json.loads(text.decode())
+        entries = json.loads(text.decode(), object_pairs_hook=_unique)
         metadata = entries.pop(METADATA, {})
         tensors = {name: _read_entry(entry, 8 + length) for name, entry in entries.items()}
         "".join(itertools.chain.from_iterable(metadata.items()))  # raises unless all of it is text
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _bad(path, "a safetensors header", f"{type(error).__name__}: {error}") from error
+        raise _bad(path, "a safetensors header", f"{type(error).__name__}: {error}"[:_SHOWN]) from error
     end = 8 + length
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.size)):
         if tensor.start != end:
@@ -134,59 +153,107 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, 8 + length)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name that stands twice")
+    return found
+
+
 def _read_entry(entry: Mapping[str, Any], data_start: int) -> Tensor:
-    begin, end = entry["data_offsets"]
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    count = 1
-    for axis in shape:
-        if type(axis) is not int or axis < 0:
-            raise ValueError(f"shape {list(shape)}")
-        count *= axis
-    if type(begin) is not int or type(end) is not int or begin < 0 or end - begin != count * ITEM_SIZES[dtype]:
-        raise ValueError(f"{dtype}{list(shape)} at bytes {begin} to {end}")
-    return Tensor(dtype, shape, data_start + begin, end - begin)
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(shape) is not list or len(shape) > MAX_RANK:
+        raise ValueError(f"shape {shape}")
+    numbers = (*shape, begin, end)
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError(f"{dtype}{shape} at bytes {begin} to {end}")
+    if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
+        raise ValueError(f"{dtype}{shape} in {end - begin} bytes")
+    return Tensor(dtype, tuple(shape), data_start + begin, end - begin)
 
 
-def check_graph(graph: Path, weights: Path) -> None:
+def check_graph(graph: Path, weights: Path) -> Header:
     """Check that every constant of an IR lies inside of its weights file, before OpenVINO reads either.
 
-    The xml is scanned without building a tree; a document type, which could define entities, is refused.
+    The xml is scanned without building a tree. OpenVINO's own checks leave holes: a shape whose size overflows, a
+    constant that brings a text as its value, bodies nested until the stack ends.
+
+    Returns:
+        The header of the weights file.
 
     Raises:
-        GraphIntegrityError: the xml is malformed or too long, or a constant points outside of the data.
+        GraphIntegrityError: the xml is malformed, too long, too deep or has a document type, which could define
+            entities; or a constant points outside of the data, is smaller than its shape, or not aligned for its type.
 
     """
     size = weights.stat().st_size
-    data_start = read_header(weights).data_start
+    header = read_header(weights)
     if graph.stat().st_size > MAX_GRAPH:
         raise _bad(graph, f"at most {MAX_GRAPH} bytes", f"{graph.stat().st_size}")
     from xml.parsers import expat
 
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        if tag != "data" or "offset" not in attributes:
-            return
-        try:
-            offset, length = int(attributes["offset"]), int(attributes.get("size", ""))
-        except ValueError as error:
-            raise _bad(graph, "whole numbers as offset and size", str(attributes)) from error
-        if not (data_start <= offset and length >= 0 and offset + length <= size):
-            raise _bad(
-                graph,
-                f"constants between byte {data_start} and byte {size} of {weights.name}",
-                f"{length} bytes at {offset}",
-            )
-
-    def refuse(*_: Any) -> None:
-        raise _bad(graph, "an IR without a document type", "<!DOCTYPE>")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = start
-    parser.StartDoctypeDeclHandler = refuse
+    scan = _Scan(graph, header.data_start, size)
+    parser = expat.ParserCreate("UTF-8")
+    parser.StartElementHandler = scan.start
+    parser.EndElementHandler = scan.end
+    parser.StartDoctypeDeclHandler = scan.refuse_document_type
     try:
         with graph.open("rb") as file:
             parser.ParseFile(file)
     except expat.ExpatError as error:
         raise _bad(graph, "well-formed XML", str(error)) from error
+    return header
+
+
+class _Scan:
+    """What the scan of an IR remembers, and what it refuses."""
+
+    def __init__(self, graph: Path, data_start: int, file_size: int) -> None:
+        self.graph = graph
+        self.data_start = data_start
+        self.file_size = file_size
+        self.depth = 0
+        self.layers: list[str | None] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _bad(self.graph, f"at most {MAX_DEPTH} elements inside each other", "more")
+        if tag == "layer":
+            self.layers.append(attributes.get("type"))
+        elif tag == "data" and self.layers and self.layers[-1] == "Const":
+            self.check_constant(attributes)
+        elif attributes.get("name") == _RANGE_ATTRIBUTE:
+            raise _bad(self.graph, "constants that say themselves where they are", _RANGE_ATTRIBUTE)
+
+    def end(self, tag: str) -> None:
+        self.depth -= 1
+        if tag == "layer":
+            self.layers.pop()
+
+    def check_constant(self, attributes: dict[str, str]) -> None:
+        """Check one constant: `<data element_type="f32" shape="2, 3" offset="4096" size="24"/>`."""
+        bits = BIT_SIZES.get(attributes.get("element_type", ""))
+        shape = [axis.strip() for axis in attributes.get("shape", "?").split(",")]
+        numbers = [attributes.get("offset", ""), attributes.get("size", ""), *(shape if shape != [""] else ())]
+        if bits is None or len(numbers) > MAX_RANK or "value" in attributes or not all(map(_is_number, numbers)):
+            raise _bad(self.graph, "constants with a type, shape, offset and size", f"{attributes}"[:_SHOWN])
+        offset, size, *axes = map(int, numbers)
+        if not self.data_start <= offset <= offset + size <= self.file_size:
+            raise _bad(
+                self.graph,
+                f"constants between byte {self.data_start} and byte {self.file_size} of its weights file",
+                f"{size} bytes at {offset}",
+            )
+        if (math.prod(axes) * bits + 7) // 8 > size or offset * 8 % max(bits, 8):
+            raise _bad(self.graph, "constants that are aligned and as large as their shape", f"{attributes}"[:_SHOWN])
+
+    def refuse_document_type(self, *_: Any) -> None:
+        raise _bad(self.graph, "an IR without a document type", "<!DOCTYPE>")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _bad(path: Path, expected: str, got: str) -> GraphIntegrityError:
