@@ -1,12 +1,13 @@
 """The process's one `openvino.Core`.
 
-OpenVINO is imported here, on first use, and nowhere else on the deploy side: commands that only look at bundles do
-without it.
+The promise: OpenVINO is imported here, on first use, and nowhere else on the deploy side; commands that only look at
+bundles do without it.
 """
 
 from __future__ import annotations
 
-import functools
+import re
+import threading
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import OpenVINOVersionError
@@ -14,13 +15,19 @@ from npu_persist.errors import OpenVINOVersionError
 if TYPE_CHECKING:
     import openvino as ov
 
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
+_lock = threading.Lock()
+_cores: list[ov.Core] = []
 
-@functools.cache
+
 def get_core() -> ov.Core:
     """Return the process's core; devices and their plugins are loaded by it once."""
-    import openvino as ov
+    with _lock:
+        if not _cores:
+            import openvino as ov
 
-    return ov.Core()
+            _cores.append(ov.Core())
+        return _cores[0]
 
 
 def get_version() -> str:
@@ -33,13 +40,16 @@ def get_version() -> str:
 def require_version(written_by: str, reference: str) -> None:
     """Check that this OpenVINO can read what `written_by` wrote: it is as new, by year and release.
 
+    OpenVINO's own builds name a version; those of others (`custom-master-…`) may not, and are not compared.
+
     Raises:
         OpenVINOVersionError: it is older.
 
     """
-    found = get_version()
-    if _release(found) < _release(written_by):
-        least = ".".join(map(str, _release(written_by)))
+    found, required = get_version(), _release(written_by)
+    installed = _release(found)
+    if installed is not None and required is not None and installed < required:
+        least = ".".join(map(str, required))
         raise OpenVINOVersionError(
             f"{reference} was written by OpenVINO {written_by}; this is OpenVINO {found}, and an older OpenVINO cannot "
             f"be relied on to read a newer one's graphs. Run: pip install 'openvino>={least}'",
@@ -48,7 +58,7 @@ def require_version(written_by: str, reference: str) -> None:
         )
 
 
-def _release(version: str) -> tuple[int, int]:
+def _release(version: str) -> tuple[int, int] | None:
     """Return year and release of a version; patch releases read each other's graphs."""
-    year, release = (int(part) for part in version.split("-", maxsplit=1)[0].split(".")[:2])
-    return year, release
+    named = _VERSION.match(version)
+    return None if named is None else (int(named[1]), int(named[2]))
