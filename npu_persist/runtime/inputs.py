@@ -1,7 +1,7 @@
 """Makes one array out of what a caller passed for one input, or says exactly why it cannot be.
 
-Casts that lose nothing are made (numpy's "safe" rule; plain Python numbers take the input's dtype if they fit); casts
-that could lose something are refused, for a silent one is a wrong answer.
+The promise: casts that lose nothing are made (numpy's "safe" rule; plain Python numbers take the input's dtype if they
+fit); casts that could lose something are refused, for a silent one is a wrong answer.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npu_persist.errors import InputError
-from npu_persist.signature import describe_shape, size_of
+from npu_persist.manifest import Dimension
+from npu_persist.signature import describe_bounds, describe_port, describe_value, read_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npu_persist.manifest import Dimension, Port
+    from npu_persist.manifest import Port
 
 Array = np.ndarray[Any, Any]
+
+_EXACT = 2**53
+"""Largest integer up to which float64 holds every one."""
 
 
 def as_array(value: Any, port: Port, signature: object) -> Array:
     """Return `value` as an array of the port's dtype and of a shape that the port allows.
 
     Args:
-        value: a numpy array, anything with `__array__` or `__dlpack__`, a number, or nested lists of numbers.
+        value: a numpy array, anything with `__array__` or `__dlpack__`, a number, or nested lists of these.
         port: the input.
         signature: the model's whole signature, shown in errors.
 
@@ -35,59 +39,54 @@ def as_array(value: Any, port: Port, signature: object) -> Array:
     """
     array = _convert(value, port, signature)
     if array.ndim != len(port.shape):
-        raise _error(
-            port, f"{len(port.shape)} axes {describe_shape(port.shape)}", f"shape {list(array.shape)}", signature
-        )
+        raise _error(port, f"rank {len(port.shape)}", f"rank {array.ndim}: {describe_value(array)}", signature)
     for axis, (wanted, size) in enumerate(zip(port.shape, array.shape, strict=True)):
         if isinstance(wanted, int):
             if size != wanted:
-                raise _error(port, f"size {wanted} on axis {axis}", f"{size} (shape {list(array.shape)})", signature)
+                raise _error(port, f"size {wanted} on axis {axis}", f"{size}: {describe_value(array)}", signature)
         elif size < wanted.min or (wanted.max is not None and size > wanted.max):
             name = f" ({wanted.name})" if wanted.name else ""
-            high = "" if wanted.max is None else wanted.max
-            raise _error(port, f"size {wanted.min}..{high} on axis {axis}{name}", f"{size}", signature)
+            bounds = describe_bounds(wanted)
+            raise _error(port, f"size {bounds} on axis {axis}{name}", f"{size}: {describe_value(array)}", signature)
     return array
 
 
-def check_symbols(ports: Sequence[Port], arrays: Sequence[Array], signature: object) -> None:
-    """Check that axes that share a name have the sizes that the name says.
+class Symbols:
+    """The dynamic axes of a graph's inputs whose names relate their sizes: `batch`, and `2*batch+1`."""
 
-    Raises:
-        InputError: names the axis that contradicts an earlier one.
+    def __init__(self, ports: Sequence[Port]) -> None:
+        self._axes = [
+            (index, port, axis, wanted.name, read_symbol(wanted.name))
+            for index, port in enumerate(ports)
+            for axis, wanted in enumerate(port.shape)
+            if isinstance(wanted, Dimension) and wanted.name is not None
+        ]
 
-    """
-    sizes: dict[str, int] = {}
-    derived: list[tuple[Port, int, Dimension, int]] = []
-    for port, array in zip(ports, arrays, strict=True):
-        for axis, (wanted, size) in enumerate(zip(port.shape, array.shape, strict=True)):
-            if isinstance(wanted, int) or wanted.name is None:
-                continue
-            if "*" in wanted.name:
-                derived.append((port, axis, wanted, size))
-            elif sizes.setdefault(wanted.name, size) != size:
-                raise _error(port, f"{wanted.name} = {sizes[wanted.name]} on axis {axis}", f"{size}", signature)
-    for port, axis, wanted, size in derived:
-        expected = size_of(wanted.name or "", sizes)
-        if expected is not None and expected != size:
-            raise _error(port, f"{wanted.name} = {expected} on axis {axis}", f"{size}", signature)
+    def check(self, arrays: Sequence[Array], signature: object) -> None:
+        """Check that the sizes are what the names say, for one size of each symbol.
+
+        Raises:
+            InputError: names the axis that contradicts an earlier one.
+
+        """
+        sizes: dict[str, tuple[int, str]] = {}
+        for index, port, axis, name, (factor, root, offset) in self._axes:
+            size = arrays[index].shape[axis]
+            known, origin = sizes.setdefault(root, ((size - offset) // factor, port.name))
+            if factor * known + offset != size:
+                why = "" if origin == port.name else f", since {root} = {known} in {origin}"
+                expected = f"{name} = {factor * known + offset} on axis {axis}{why}"
+                raise _error(port, expected, f"{size}: {describe_value(arrays[index])}", signature)
 
 
 def _convert(value: Any, port: Port, signature: object) -> Array:
     target = np.dtype(port.dtype)
-    if isinstance(value, (bool, int, float, list, tuple)):
+    if _is_plain(value):
         return _convert_numbers(value, target, port, signature)
-    try:
-        array = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
-    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
-        raise _error(
-            port,
-            f"{port.dtype}{describe_shape(port.shape)}",
-            f"{type(value).__name__}, which is no array: {error}",
-            signature,
-        ) from error
+    array = _read_array(value, port, signature)
     if array.dtype == target:
         return array
-    if array.dtype == object or not np.can_cast(array.dtype, target, "safe"):
+    if array.dtype == object or not np.can_cast(array.dtype, target, "safe") or _is_beyond_float64(array, target):
         raise _error(
             port,
             target.name,
@@ -98,21 +97,55 @@ def _convert(value: Any, port: Port, signature: object) -> Array:
     return array.astype(target)
 
 
+def _read_array(value: Any, port: Port, signature: object) -> Array:
+    is_list = isinstance(value, (list, tuple))
+    if not is_list and not hasattr(value, "__array__") and not hasattr(value, "__dlpack__"):
+        raise _error(port, f"an array, {describe_port(port)}", describe_value(value), signature)
+    try:
+        return np.asarray(value) if is_list or hasattr(value, "__array__") else np.from_dlpack(value)
+    except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
+        raise _error(
+            port,
+            f"an array, {describe_port(port)}",
+            f"{describe_value(value)}, which is none: {error}",
+            signature,
+        ) from error
+
+
+def _is_beyond_float64(array: Array, target: np.dtype[Any]) -> bool:
+    """Tell whether 64-bit integers do not fit float64: numpy calls that cast safe."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < target.itemsize or target.kind != "f":
+        return False
+    return bool((array > _EXACT).any() or (array < -_EXACT).any())
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is Python's own numbers only, which have no width: numpy's scalars have one."""
+    if isinstance(value, (list, tuple)):
+        return all(type(item) in {bool, int, float} or _is_plain(item) for item in value)
+    return type(value) in {bool, int, float}
+
+
 def _convert_numbers(value: Any, target: np.dtype[Any], port: Port, signature: object) -> Array:
     """Plain numbers have no width of their own: an int fits any type that holds its value, a float any float."""
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise _error(port, f"{target.name}{describe_shape(port.shape)}", f"uneven lists: {error}", signature) from error
-    if array.dtype == target:
-        return array
-    kinds = "biuf".find(array.dtype.kind), {"b": 0, "i": 2, "u": 2, "f": 3}[target.kind]
-    if array.dtype.kind not in "biuf" or kinds[0] > kinds[1]:
-        raise _error(port, target.name, f"numbers of type {array.dtype.name}", signature)
+        raise _error(port, describe_port(port), f"uneven lists: {error}", signature) from error
+    if array.dtype == target or array.size == 0:
+        return array.astype(target, copy=False)
+    allowed = {"b": "b", "i": "biu", "u": "biu", "f": "biuf"}[target.kind]
+    if array.dtype.kind not in allowed:
+        kind = {"i": "int", "u": "int", "f": "float"}.get(array.dtype.kind, "int beyond 64 bits")
+        raise _error(port, target.name, f"{kind}: {describe_value(value)}", signature)
     with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(target)
-    if array.dtype.kind in "iu" and not np.array_equal(cast.astype(np.float64), array.astype(np.float64)):
-        raise _error(port, f"{target.name}", f"an integer that {target.name} cannot hold: {value!r:.60}", signature)
+    # Python compares an int with a float exactly, numpy rounds first.
+    is_kept = (
+        cast.tolist() == array.tolist() if array.dtype.kind in "iu" else not (np.isinf(cast) ^ np.isinf(array)).any()
+    )
+    if not is_kept:
+        raise _error(port, target.name, f"{describe_value(value)}, which {target.name} cannot hold", signature)
     return cast
 
 

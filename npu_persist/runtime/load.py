@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.core import get_core, require_version
-from npu_persist.errors import CompilationError, DeviceNotFoundError, GraphIntegrityError
+from npu_persist.errors import CompilationError, GraphIntegrityError, UsageError
+from npu_persist.runtime.devices import check_properties, missing_device
 from npu_persist.runtime.model import Model
-from npu_persist.signature import CallPlan, describe_shape
+from npu_persist.runtime.ports import check_ports
+from npu_persist.signature import CallPlan
 from npu_persist.store import Store
 from npu_persist.weights import check_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     import openvino as ov
 
     from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Graph, Port
-
-_VIRTUAL = frozenset({"AUTO", "HETERO", "MULTI", "BATCH"})
-"""OpenVINO's devices that are made of others, named after a colon."""
+    from npu_persist.manifest import Graph
 
 
 def load(
@@ -50,6 +49,7 @@ def load(
         IncompatibleError: this package or this OpenVINO is too old for the bundle.
         DeviceNotFoundError: the device is not there.
         CompilationError: OpenVINO refused the graph or the config.
+        UsageError: device or config are not of the types above.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -59,77 +59,55 @@ def load(
         (1, 2)
 
     """
+    properties = _check_arguments(device, config)
     source = store if isinstance(store, Store) else Store(store)
     bundle = source.resolve(reference)
-    bundle.verify()
-    graph = bundle.graph()
-    xml, weights = bundle.file(graph.path), bundle.file(bundle.manifest.weights.path)
-    check_graph(xml, weights)
     require_version(bundle.manifest.producer.openvino, bundle.reference)
-    compiled = _compile(bundle, xml, weights, device, dict(config or {}))
-    _check_ports(bundle, graph, compiled)
-    return Model(bundle, compiled, CallPlan(graph.signature, graph.inputs, graph.outputs))
+    graph = bundle.graph()
+    plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
+    bundle.verify()
+    model = _read(bundle, graph)
+    return Model(bundle, _compile(bundle, model, device, properties), plan)
 
 
-def _compile(bundle: Bundle, xml: Path, weights: Path, device: str, config: dict[str, Any]) -> ov.CompiledModel:
-    core = get_core()
+def _check_arguments(device: object, config: object) -> dict[str, Any]:
+    if not isinstance(device, str):
+        raise UsageError(f"device: expected OpenVINO's device string, for instance 'NPU' or 'CPU'; got {device!r}")
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
+        raise UsageError(
+            "config: expected OpenVINO properties by name, for instance {'PERFORMANCE_HINT': 'LATENCY'}; got "
+            f"{config!r}"
+        )
+    return dict(config)
+
+
+def _read(bundle: Bundle, graph: Graph) -> ov.Model:
+    """Read a graph that was verified, and check that it is the one that the manifest describes."""
+    described = bundle.manifest.weights
+    xml, weights = bundle.file(graph.path), bundle.file(described.path)
+    header = check_graph(xml, weights)
+    if (header.data_start, len(header.tensors)) != (described.data_start, described.tensors):
+        raise GraphIntegrityError(
+            f"{bundle.reference}: the manifest says that {described.path} has {described.tensors} tensors from byte "
+            f"{described.data_start} on; it has {len(header.tensors)} from byte {header.data_start} on. Persist the "
+            "model again, or get another copy of the bundle."
+        )
     try:
-        model = core.read_model(xml, weights)
+        model = get_core().read_model(xml, weights)
     except RuntimeError as error:
         raise CompilationError(f"OpenVINO could not read {bundle.reference} ({xml}): {error}") from error
+    check_ports(bundle.reference, graph, model)
+    return model
+
+
+def _compile(bundle: Bundle, model: ov.Model, device: str, properties: Mapping[str, Any]) -> ov.CompiledModel:
+    core = get_core()
+    check_properties(core, device, properties)
     try:
-        return core.compile_model(model, device, config)
+        return core.compile_model(model, device, properties)
     except RuntimeError as error:
-        found = core.available_devices
-        missing = [name for name in _named_devices(device) if not _is_available(name, found)]
-        if missing:
-            raise DeviceNotFoundError(
-                f"device {device!r}: OpenVINO has no {missing[0]} on this machine, only {', '.join(found)}. Install "
-                f"the driver for it, or load with one of these, for instance device={found[0]!r}. OpenVINO said: "
-                f"{error}"
-            ) from error
-        raise CompilationError(
-            f"OpenVINO could not compile {bundle.reference} for {device} with {config}: {error}"
+        raise missing_device(core, device, error) or CompilationError(
+            f"OpenVINO could not compile {bundle.reference} for {device} with {dict(properties)}: {error}"
         ) from error
-
-
-def _named_devices(device: str) -> list[str]:
-    head, _, rest = device.partition(":")
-    if head in _VIRTUAL:
-        return [part.strip().lstrip("-") for part in rest.split(",") if part.strip()]
-    return [device]
-
-
-def _is_available(name: str, found: list[str]) -> bool:
-    base = name.split("(", maxsplit=1)[0]
-    return any(base in {device, device.split(".")[0]} for device in found)
-
-
-def _check_ports(bundle: Bundle, graph: Graph, compiled: ov.CompiledModel) -> None:
-    """Check that the graph has the inputs and outputs that the manifest promises."""
-    for kind, promised, ports in (
-        ("input", graph.inputs, compiled.inputs),
-        ("output", graph.outputs, compiled.outputs),
-    ):
-        if len(promised) != len(ports):
-            raise GraphIntegrityError(
-                f"{bundle.reference}: the manifest says {len(promised)} {kind}s, {graph.path} has {len(ports)}."
-            )
-        for expected, port in zip(promised, ports, strict=True):
-            if not _agrees(expected, port):
-                raise GraphIntegrityError(
-                    f"{bundle.reference}: {kind} {expected.name} is {expected.dtype}{describe_shape(expected.shape)} "
-                    f"in the manifest and {port.get_element_type()}{port.get_partial_shape()} in {graph.path}."
-                )
-
-
-def _agrees(expected: Port, port: ov.Output) -> bool:
-    kind = port.get_element_type().to_dtype().name
-    shape = port.get_partial_shape()
-    if kind != expected.dtype or (shape.rank.is_static and len(shape) != len(expected.shape)):
-        return False
-    return shape.rank.is_dynamic or all(
-        axis.is_dynamic or axis.get_length() == wanted
-        for wanted, axis in zip(expected.shape, shape, strict=True)
-        if isinstance(wanted, int)
-    )

@@ -1,4 +1,7 @@
-"""A loaded bundle: called like the module it was made from, numpy in and numpy out."""
+"""A loaded bundle: called like the module it was made from, numpy in and numpy out.
+
+The promise: any number of threads may call one model, and what a call returned no later call changes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.runtime.inputs import Array, as_array, check_symbols
+from npu_persist.errors import InputError
+from npu_persist.runtime.inputs import Array, Symbols, as_array
+from npu_persist.signature import describe_value
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Port, Signature
     from npu_persist.signature import CallPlan
+
+_LENT = 1 << 20
+"""Bytes from which an input is read where it is: copying less is faster than lending it and taking it back."""
 
 
 class Model:
@@ -34,9 +42,9 @@ class Model:
         self.bundle = bundle
         self.compiled = compiled
         self._plan = plan
-        self._idle: list[_Lane] = [_Lane(compiled, plan.inputs)]
-        self._expected = [_static_form(port) for port in plan.inputs]
-        self._has_symbols = any(not isinstance(axis, int) for port in plan.inputs for axis in port.shape)
+        self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
+        self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
+        self._idle: list[_Lane] = [self._new_lane()]
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -53,7 +61,7 @@ class Model:
         """How the model is called and what it gives."""
         return self._plan.signature
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run one inference.
 
         Args:
@@ -78,65 +86,98 @@ class Model:
         Returns:
             One array for each of `outputs`, in their order.
 
+        Raises:
+            InputError: an input is missing, unknown, or of the wrong dtype, rank or shape.
+
         """
         if isinstance(values, Mapping):
             values = self._by_name(values)
+        elif len(values) != len(self._expected):
+            raise self._wrong_inputs(f"{len(values)} inputs")
         arrays = [
             value
             if value.__class__ is np.ndarray and value.shape == shape and value.dtype is dtype
             else as_array(value, port, self._plan)
-            for value, (dtype, shape), port in zip(values, self._expected, self._plan.inputs, strict=True)
+            for value, (dtype, shape, port) in zip(values, self._expected, strict=True)
         ]
-        if self._has_symbols:
-            check_symbols(self._plan.inputs, arrays, self._plan)
+        if self._symbols is None:
+            return self._run(arrays)
+        self._symbols.check(arrays, self._plan)
+        try:
+            return self._run(arrays)
+        except RuntimeError as error:
+            shapes = ", ".join(map(describe_value, arrays))
+            raise InputError(
+                f"OpenVINO could not run the model on these sizes, although each is within its bounds: {shapes}. "
+                f"Expected {self._plan}. OpenVINO said: {error}",
+                expected=str(self._plan),
+                got=shapes,
+            ) from error
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
         try:
             lane = self._idle.pop()
         except IndexError:
-            lane = _Lane(self.compiled, self._plan.inputs)
+            lane = self._new_lane()
         try:
             return lane.run(arrays)
         finally:
             self._idle.append(lane)
 
-    def _by_name(self, values: Mapping[str, Any]) -> list[Any]:
-        from npu_persist.errors import InputError
+    def _new_lane(self) -> _Lane:
+        return _Lane(self.compiled, [shape is not None for _, shape, _ in self._expected])
 
+    def _by_name(self, values: Mapping[str, Any]) -> list[Any]:
         names = [port.name for port in self._plan.inputs]
-        if set(values) != set(names):
-            missing, unknown = sorted(set(names) - set(values)), sorted(set(values) - set(names))
-            raise InputError(
-                f"expected the inputs {names}; missing {missing}, unknown {unknown}. Expected {self._plan}",
-                argument=(missing or unknown)[0],
-                expected=str(names),
-                got=str(sorted(values)),
-            )
+        missing = [name for name in names if name not in values]
+        unknown = [name for name in values if name not in names]
+        if missing or unknown:
+            raise self._wrong_inputs(f"missing {missing}, unknown {unknown}", (missing or unknown)[0])
         return [values[name] for name in names]
+
+    def _wrong_inputs(self, got: str, argument: str | None = None) -> InputError:
+        expected = f"the inputs {[port.name for port in self._plan.inputs]}"
+        return InputError(
+            f"expected {expected}; got {got}. Expected {self._plan}", argument=argument, expected=expected, got=got
+        )
 
     def __repr__(self) -> str:
         return f"<Model {self.bundle.reference} {self._plan}>"
 
 
 class _Lane:
-    """One inference request with views of its input memory."""
+    """One inference request, and its inputs' own memory."""
 
-    def __init__(self, compiled: ov.CompiledModel, inputs: Sequence[Port]) -> None:
-        self.request = compiled.create_infer_request()
-        self.count = len(compiled.outputs)
-        is_static = [all(isinstance(axis, int) for axis in port.shape) for port in inputs]
-        self.views = [self.request.get_input_tensor(i).data if fixed else None for i, fixed in enumerate(is_static)]
+    def __init__(self, compiled: ov.CompiledModel, is_static: Sequence[bool]) -> None:
+        import openvino as ov
+
+        # OpenVINO's native class: the Python class over it sorts out inputs of many kinds, which doubles a call's cost.
+        native: Any = super(ov.CompiledModel, compiled)
+        self.request = native.create_infer_request()
+        self.share = ov.Tensor
+        self.own = [self.request.get_input_tensor(index) for index in range(len(is_static))]
+        self.views = [tensor.data if fixed else None for tensor, fixed in zip(self.own, is_static, strict=True)]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         request = self.request
-        for index, (view, array) in enumerate(zip(self.views, arrays, strict=True)):
-            if view is None:
-                tensor = request.get_input_tensor(index)
-                tensor.shape = array.shape
-                view = tensor.data  # noqa: PLW2901 - the memory may have moved with the new shape
-            view[...] = array
-        request.infer(share_outputs=True)
-        return [request.get_output_tensor(index).data.copy() for index in range(self.count)]
+        lent = []
+        try:
+            for index, (view, array) in enumerate(zip(self.views, arrays, strict=True)):
+                if array.nbytes >= _LENT and array.flags.c_contiguous and array.flags.writeable and array.flags.aligned:
+                    request.set_input_tensor(index, self.share(array, shared_memory=True))
+                    lent.append(index)
+                elif view is not None:
+                    view[...] = array
+                else:
+                    own = self.own[index]
+                    own.shape = array.shape  # which may move its memory
+                    own.data[...] = array
+            return list(request.infer({}, False, False).values())  # noqa: FBT003 - share_outputs, decode_strings
+        finally:
+            for index in lent:
+                request.set_input_tensor(index, self.own[index])
 
 
-def _static_form(port: Port) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
+def _static_shape(port: Port) -> tuple[int, ...] | None:
     shape = tuple(axis for axis in port.shape if isinstance(axis, int))
-    return np.dtype(port.dtype), shape if len(shape) == len(port.shape) else None
+    return shape if len(shape) == len(port.shape) else None
