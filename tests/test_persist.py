@@ -448,6 +448,19 @@ class TestBundle:
                 np.testing.assert_allclose(core.compile_model(model, "CPU")(X.numpy())[0], module(X), atol=1e-2)
             assert model.inputs[0].get_any_name() == "x"
 
+    def test_stock_tools_find_inputs_and_outputs_by_name(self) -> None:
+        class Same(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                y = x + 1
+                return {"y": y, "input": x, "again": y * 1}
+
+        bundle = npu_persist.persist(Same(), "same", (X,))
+        compiled = ov.Core().compile_model(bundle.path / "model.xml", "CPU")
+        found = compiled({"x": X.numpy()})
+        assert {name for port in compiled.outputs for name in port.names} >= {"y", "input", "again"}
+        np.testing.assert_array_equal(found["y"], X + 1)
+        np.testing.assert_array_equal(found["input"], X)
+
     def test_tied_and_equal_tensors_are_stored_once(self) -> None:
         module = Nested()
         args, kwargs = module.example()

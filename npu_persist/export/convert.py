@@ -137,13 +137,14 @@ def _with_exact_ports(model: ov.Model, call: Call) -> ov.Model:
     for parameter, name in zip(parameters, call.input_names, strict=True):
         parameter.set_friendly_name(name)
         parameter.output(0).get_tensor().set_names({name})
-    names: dict[tuple[str, int], set[str]] = {}
-    for output, result, name in zip(model.outputs, results, call.output_names, strict=True):
+    # An output may be an input as it came, or the same tensor as another output: then one tensor has both names.
+    names = {(node.get_name(), 0): {name} for node, name in zip(parameters, call.input_names, strict=True)}
+    for result, name in zip(results, call.output_names, strict=True):
+        source = result.input_value(0)
+        shared = names.setdefault((source.get_node().get_name(), source.get_index()), set())
+        shared.add(name)
+        source.get_tensor().set_names(shared)
         result.set_friendly_name(f"{name}/result")
-        if output.get_node().get_type_name() != "Parameter":
-            shared = names.setdefault((output.get_node().get_name(), output.get_index()), set())
-            shared.add(name)
-            output.get_tensor().set_names(shared)
     model.set_friendly_name("main")
     return model
 
