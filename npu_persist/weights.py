@@ -36,7 +36,7 @@ MAX_RANK = 64
 METADATA = "__metadata__"
 _LENGTH_SIZE = 8
 _MAX_DIGITS = 18
-"""Digits of a number in an IR, at most: what these can write fits OpenVINO's signed 64 bits."""
+"""Digits of a number in a header or IR, at most: what these can write fits OpenVINO's signed 64 bits."""
 _SHOWN = 200
 """Characters of a foreign text that an error shows."""
 _RANGE_ATTRIBUTE = "WeightlessCacheAttribute"
@@ -137,7 +137,7 @@ def read_header(path: Path) -> Header:
             raise _bad(path, f"a header of 2 to {max(size - 8, 0)} bytes", f"length {length}")
         text = file.read(length)
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=_unique)
+        entries = json.loads(text.decode(), object_pairs_hook=_unique, parse_int=_integer)
         metadata = entries.pop(METADATA, {})
         tensors = {name: _read_entry(entry, 8 + length) for name, entry in entries.items()}
         "".join(itertools.chain.from_iterable(metadata.items()))  # raises unless all of it is text
@@ -160,12 +160,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:  # which Python would take quadratic time for
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def _read_entry(entry: Mapping[str, Any], data_start: int) -> Tensor:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(shape) is not list or len(shape) > MAX_RANK:
         raise ValueError(f"shape {shape}")
     numbers = (*shape, begin, end)
-    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+    if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{dtype}{shape} at bytes {begin} to {end}")
     if end - begin != math.prod(shape) * ITEM_SIZES[dtype]:
         raise ValueError(f"{dtype}{shape} in {end - begin} bytes")
@@ -199,6 +205,10 @@ def check_graph(graph: Path, weights: Path) -> Header:
     parser.StartDoctypeDeclHandler = scan.refuse_document_type
     try:
         with graph.open("rb") as file:
+            # Other encodings, which expat tells by their first bytes, would be read by two parsers in two ways.
+            if file.read(len(b"<net")) not in {b"<?xm", b"<net"}:
+                raise _bad(graph, "well-formed XML", "something else")
+            file.seek(0)
             parser.ParseFile(file)
     except expat.ExpatError as error:
         raise _bad(graph, "well-formed XML", str(error)) from error
