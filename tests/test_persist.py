@@ -275,7 +275,7 @@ class TestShapes:
     def test_equal_names_must_have_equal_sizes(self) -> None:
         batch = Dim("batch", min=1, max=8)
         npu_persist.persist(Affine(), "dynamic", (X, X), dynamic_shapes={"x": {0: batch}, "y": {0: batch}})
-        with pytest.raises(InputError, match=r"argument y: expected batch = 3 on axis 0; got 1"):
+        with pytest.raises(InputError, match=r"argument y: expected batch = 3 on axis 0.*; got 1"):
             npu_persist.load("dynamic", device="CPU")(np.zeros((3, 4), np.float32), np.zeros((1, 4), np.float32))
 
     def test_a_size_that_the_trace_froze_is_found_out(self) -> None:

@@ -20,6 +20,7 @@ import torch
 
 from npu_persist.core import get_core
 from npu_persist.errors import CompilationError, ParityError
+from npu_persist.export.blame import first_lines
 from npu_persist.manifest import Difference, Precision, Tolerance
 
 if TYPE_CHECKING:
@@ -70,9 +71,18 @@ def compile_for_check(model: ov.Model | Path, weights: Path | None = None) -> ov
         return core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
         raise CompilationError(
-            f"OpenVINO could not compile the converted graph for the CPU: {error}. Nothing was published; pass "
-            "check=False to publish without running it."
+            f"OpenVINO could not compile the converted graph for the CPU: {first_lines(str(error))} Nothing was "
+            f"published.{_blame_dynamic(model)} check=False would publish a bundle that the CPU cannot run."
         ) from error
+
+
+def _blame_dynamic(model: ov.Model | Path) -> str:
+    """Return a sentence on the layers whose result has a shape that follows from values, which is a likely cause."""
+    if isinstance(model, Path):
+        model = get_core().read_model(model, model.with_name("weights.safetensors"))
+    kinds = {"NonZero", "Unique", "Multinomial"}
+    layers = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in kinds]
+    return f" The shape of some results follows from values, at {', '.join(layers[:5])}." if layers else ""
 
 
 def compare(call: Call, compiled: ov.CompiledModel) -> tuple[Difference, ...]:

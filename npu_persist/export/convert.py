@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from typing import TYPE_CHECKING
 
 import openvino as ov
@@ -24,6 +23,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from npu_persist.errors import ConversionError
+from npu_persist.export.blame import describe_refusal, find_operation, first_lines
 from npu_persist.export.dynamic import Axes, to_export_shapes
 from npu_persist.export.operations import extensions, fold_constant_results, make_integer_divisions_exact
 from npu_persist.manifest import Dimension, Port
@@ -59,8 +59,10 @@ def convert_trace(call: Call, traced: torch.jit.ScriptModule, axes: Axes) -> ov.
     try:
         return _convert(decoder, call, axes)
     except Exception as error:
-        operation, path = _find_operation(traced, str(error))
-        raise ConversionError(_refusal(operation, path, error), module_path=path, operation=operation) from error
+        operation, path = find_operation(traced, str(error))
+        raise ConversionError(
+            describe_refusal(operation, path, error), module_path=path, operation=operation
+        ) from error
 
 
 def convert_export(call: Call, axes: Axes) -> ov.Model:
@@ -76,10 +78,7 @@ def convert_export(call: Call, axes: Axes) -> ov.Model:
             decoder = TorchFXPythonDecoder.from_exported_program(program)
         return _convert(decoder, call, axes)
     except Exception as error:
-        operation = _operation_name(str(error))
-        raise ConversionError(
-            f"torch.export could not take the module: {first_lines(str(error))}", operation=operation
-        ) from error
+        raise ConversionError(f"torch.export could not take the module: {first_lines(str(error))}") from error
 
 
 @contextlib.contextmanager
@@ -205,40 +204,3 @@ def _shape_of(port: ov.Output, result: torch.Tensor) -> tuple[int | Dimension, .
         else Dimension(None, axis.get_min_length(), None if axis.get_max_length() < 0 else axis.get_max_length())
         for axis in shape
     )
-
-
-def _find_operation(traced: torch.jit.ScriptModule, message: str) -> tuple[str | None, str | None]:
-    """Return the operation that a frontend's error names and the path of the submodule that it stands in."""
-    operation = _operation_name(message)
-    for node in _all_nodes(traced.inlined_graph):
-        kind = node.kind()
-        name = node.pyname() if kind == "prim::PythonOp" and hasattr(node, "pyname") else kind
-        if operation in {kind, name}:
-            scope = re.sub(r"^(__module\.)?module\.?", "", node.scopeName().split("/")[-1])
-            return (name if name == kind else f"{kind} ({name})"), scope
-    return operation, None
-
-
-def _all_nodes(graph: torch.Graph | torch.Block) -> Iterator[torch.Node]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _all_nodes(block)
-
-
-def _operation_name(message: str) -> str | None:
-    found = re.search(
-        r"\b(?:aten|prim|quantized|torchvision|custom|[a-z_]\w*)::[\w.]+|\baten\.\w+(?:\.\w+)?|prim::PythonOp", message
-    )
-    return found.group(0) if found else None
-
-
-def _refusal(operation: str | None, path: str | None, error: Exception) -> str:
-    where = "" if path is None else f" in {path or 'the module itself'}"
-    return f"OpenVINO has no conversion for {operation or 'an operation'}{where}: {first_lines(str(error))}"
-
-
-def first_lines(text: str, limit: int = 600) -> str:
-    """Return a message of several lines as one, cut at `limit` characters."""
-    short = " ".join(line.strip() for line in text.splitlines() if line.strip())
-    return short if len(short) <= limit else f"{short[:limit]}..."

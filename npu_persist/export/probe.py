@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from npu_persist.errors import ConversionError
 from npu_persist.export import check as parity
-from npu_persist.export.convert import dependences, first_lines
+from npu_persist.export.blame import first_lines
+from npu_persist.export.convert import dependences
 from npu_persist.export.dynamic import Axes, other_sizes
 
 if TYPE_CHECKING:
