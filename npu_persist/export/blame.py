@@ -18,10 +18,10 @@ _ADVICE = {
 
 def find_operation(traced: torch.jit.ScriptModule, message: str) -> tuple[str | None, str | None]:
     """Return the operation that a frontend's error is about and the path of the submodule that it stands in."""
-    layer = re.search(r"friendly_name '([^']*)/(\w+::\w+)/?[^']*'", message)
+    layer = re.search(r"(?:friendly_name '|conversion of operation )([^' ]*)/(\w+::\w+)", message)
     if layer is not None:
         return layer.group(2), _path(layer.group(1))
-    mentioned = set(re.findall(r"\w+::[\w.]+", message))
+    mentioned = set(re.findall(r"\w+::[\w.]+", message)) - {"prim::Constant"}
     for node in _all_nodes(traced.inlined_graph):
         kind = node.kind()
         if kind in mentioned:

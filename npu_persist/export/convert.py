@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 import openvino as ov
@@ -74,7 +75,7 @@ def convert_export(call: Call, axes: Axes) -> ov.Model:
     """
     try:
         program = call.export(to_export_shapes(call, axes))
-        with _quiet_root_logger():
+        with _quiet_decoder():
             decoder = TorchFXPythonDecoder.from_exported_program(program)
         return _convert(decoder, call, axes)
     except Exception as error:
@@ -82,8 +83,8 @@ def convert_export(call: Call, axes: Axes) -> ov.Model:
 
 
 @contextlib.contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Keep the decoder from logging each decomposition that this torch lacks, with its traceback."""
+def _quiet_decoder() -> Iterator[None]:
+    """Keep the decoder from logging each decomposition that this torch lacks, and torch from warning of its use."""
     root, handler = logging.getLogger(), logging.NullHandler()
 
     def refuse(_: logging.LogRecord) -> bool:
@@ -92,7 +93,10 @@ def _quiet_root_logger() -> Iterator[None]:
     root.addHandler(handler)
     root.addFilter(refuse)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         root.removeFilter(refuse)
         root.removeHandler(handler)
