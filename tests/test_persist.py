@@ -461,6 +461,12 @@ class TestBundle:
         np.testing.assert_array_equal(found["y"], X + 1)
         np.testing.assert_array_equal(found["input"], X)
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+    def test_everyone_may_read_what_was_published(self) -> None:
+        bundle = npu_persist.persist(Affine(), "affine", (X,))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in bundle.path.iterdir()}
+        assert set(modes.values()) == {0o444}, modes
+
     def test_tied_and_equal_tensors_are_stored_once(self) -> None:
         module = Nested()
         args, kwargs = module.example()

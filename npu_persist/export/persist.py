@@ -193,11 +193,12 @@ def _capture(call: Call, axes: Axes, tolerance: Tolerance, reporter: Reporter) -
 
 
 def _write_golden(call: Call, path: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {f"input.{name}": tensor for name, tensor in zip(call.input_names, call.tensors, strict=True)}
     tensors |= {f"output.{name}": tensor for name, tensor in zip(call.output_names, call.results, strict=True)}
-    save_file({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}, path)
+    # Not save_file, which makes files that only their owner can read.
+    path.write_bytes(save({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}))
 
 
 def _check(call: Call, staging: Path, tolerance: Tolerance) -> tuple[Any, ...]:
