@@ -35,8 +35,11 @@ def main() -> None:
     bare, ours = found.values()
     cost = median(ours) - median(bare)
     print_header(smoke=options.smoke)
-    rows = [(spread(bare), spread(ours), f"{cost:.1f}", verdict(cost, MAX_MILLISECONDS, ".1f"))]
-    print_table("Start of a process, ms, median (lowest to highest)", (*SIDES, "difference", "target"), rows)
+    # On a busy machine the medians wander; the quickest starts are those that nothing disturbed.
+    quickest = f"{min(ours) - min(bare):.1f}"
+    rows = [(spread(bare), spread(ours), f"{cost:.1f}", verdict(cost, MAX_MILLISECONDS, ".1f"), quickest)]
+    header = (*SIDES, "difference", "target", "difference of the quickest")
+    print_table("Start of a process, ms, median (lowest to highest)", header, rows)
 
 
 if __name__ == "__main__":
