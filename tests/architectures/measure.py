@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tests.architectures.architecture import Architecture
 
 
+FULL_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+"""A CPU with bfloat16 units would use them, and be compared with float32."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What came of one architecture."""
@@ -57,7 +61,7 @@ def measure(architecture: Architecture, store: Store) -> Row:
     try:
         bundle = npu_persist.persist(module, architecture.name, args, kwargs, precision="fp16", store=store)
         seconds = time.perf_counter() - started
-        model = npu_persist.load(bundle.path, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"}, store=store)
+        model = npu_persist.load(bundle.reference, device="CPU", config=FULL_PRECISION, store=store)
     except NpuPersistError as error:
         seconds = time.perf_counter() - started
         return Row(architecture.name, architecture.kind, seconds, error=type(error).__name__, reason=str(error))
