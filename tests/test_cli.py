@@ -276,7 +276,10 @@ def test_advice_of_the_nearest_class_wins() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_of_a_whole_process_is_130(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\nprint('started', flush=True)\ntime.sleep(60)\n")
-    command = [sys.executable, "-m", "npu_persist", "persist", "slow:make", "--name", "slow"]
+    # A shell that runs this suite in the background has its children ignore Ctrl-C.
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run = "from npu_persist.cli import main; sys.exit(main(['persist', 'slow:make', '--name', 'slow']))"
+    command = [sys.executable, "-c", heed + run]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
