@@ -24,8 +24,12 @@ def get_core() -> ov.Core:
     """Return the process's core; devices and their plugins are loaded by it once."""
     with _lock:
         if not _cores:
+            import numpy as np
             import openvino as ov
 
+            # Two threads that are the first to do this deadlock: OpenVINO makes its table of dtypes on first use, under
+            # a lock of its own, and lets go of Python's meanwhile.
+            _ = ov.Tensor(np.zeros(1, np.float32), shared_memory=True).data
             _cores.append(ov.Core())
         return _cores[0]
 
