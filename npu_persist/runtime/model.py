@@ -163,19 +163,27 @@ class _Lane:
         lent = []
         try:
             for index, (view, array) in enumerate(zip(self.views, arrays, strict=True)):
-                if array.nbytes >= _LENT and array.flags.c_contiguous and array.flags.writeable and array.flags.aligned:
-                    request.set_input_tensor(index, self.share(array, shared_memory=True))
-                    lent.append(index)
-                elif view is not None:
-                    view[...] = array
-                else:
+                if view is None:
                     own = self.own[index]
                     own.shape = array.shape  # which may move its memory
                     own.data[...] = array
+                    # Set each time: the CPU plugin copies a dynamic input that was not set to where the input of the
+                    # last request was that was: another thread's, or an array that is gone. For the same reason no
+                    # array of the caller is lent to a dynamic input.
+                    request.set_input_tensor(index, own)
+                elif array.nbytes < _LENT or not _is_lendable(array.flags):
+                    view[...] = array
+                else:
+                    request.set_input_tensor(index, self.share(array, shared_memory=True))
+                    lent.append(index)
             return list(request.infer({}, False, False).values())  # noqa: FBT003 - share_outputs, decode_strings
         finally:
             for index in lent:
                 request.set_input_tensor(index, self.own[index])
+
+
+def _is_lendable(flags: Any) -> bool:
+    return bool(flags.c_contiguous and flags.writeable and flags.aligned)
 
 
 def _static_shape(port: Port) -> tuple[int, ...] | None:
