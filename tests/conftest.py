@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NEEDS_TORCH = {"torch", "transformers", "diffusers", "tests.architectures"}
+NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.export", "tests.architectures"}
 """A test file that imports one of these is a training-side test."""
 
 
