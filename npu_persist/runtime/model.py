@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from npu_persist.manifest import Port, Signature
     from npu_persist.signature import CallPlan
 
-_LENT = 1 << 20
+_LENT = 1 << 19
 """Bytes from which an input is read where it is: copying less is faster than lending it and taking it back."""
 
 
