@@ -18,6 +18,7 @@ import torch
 
 from npu_persist import weights as safetensors_file
 from npu_persist.digest import Hasher, digest_bytes
+from npu_persist.export.halves import COMPRESSED, find_exact, has_large_bfloat16, restore_exact
 from npu_persist.manifest import Precision, Weights
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class _Constant:
     shape: tuple[int, ...]
     elements: list[ET.Element] = field(default_factory=list)
     name: str = ""
+    exact: np.ndarray[Any, Any] | None = None
+    """The values themselves, where they are not to be read from OpenVINO's file."""
 
 
 def write_ir(
@@ -69,8 +72,9 @@ def write_ir(
         model: the converted model; its large constants share the module's memory.
         module: the module that was converted, for its state_dict's names.
         directory: an existing directory; also holds OpenVINO's own files for the time being.
-        precision: "fp16" stores float weights as half precision (as `ov.save_model` does), "fp32" as they are.
-            bfloat16, which the NPU's compiler and numpy lack, becomes one or the other.
+        precision: "fp16" stores float weights as half precision, as `ov.save_model` does, but for vectors and for what
+            half precision cannot hold; "fp32" stores them as they are. bfloat16, which the NPU's compiler and numpy
+            lack, becomes one or the other.
         report: called with the fraction of the weights that has been written.
 
     """
@@ -78,13 +82,15 @@ def write_ir(
         name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)
     }
     names = _name_constants(model, state)
+    exact = find_exact(model) if precision == "fp16" else {}
     draft, draft_bin = directory / "draft.xml", directory / "draft.bin"
     ov.save_model(model, draft, compress_to_fp16=precision == "fp16")
     try:
         tree = ET.parse(draft)  # noqa: S314 - written by OpenVINO a moment ago
         root = tree.getroot()
-        constants = _collect(root)
-        bfloat16_as = "f16" if precision == "fp16" else "f32"
+        restore_exact(root, exact)
+        constants = _collect(root, exact)
+        bfloat16_as = "f16" if precision == "fp16" and not has_large_bfloat16(model) else "f32"
         written = _write_weights(constants, names, state, draft_bin, directory, bfloat16_as, report)
         _retype(root, "bf16", bfloat16_as)
         _rename_layers(root)
@@ -124,16 +130,21 @@ def _name_constants(model: ov.Model, state: Mapping[str, torch.Tensor]) -> dict[
     return names
 
 
-def _collect(root: ET.Element) -> list[_Constant]:
+def _collect(root: ET.Element, exact: Mapping[str, np.ndarray[Any, Any]]) -> list[_Constant]:
     """Return the constants in the order in which the graph first reads them."""
-    found: dict[tuple[int, int, str], _Constant] = {}
+    found: dict[tuple[int | str, int, str], _Constant] = {}
     for layer in root.iter("layer"):
         data = layer.find("data")
         if layer.get("type") != "Const" or data is None:
             continue
         offset, size, kind = int(data.get("offset", "")), int(data.get("size", "")), data.get("element_type", "")
         shape = tuple(int(axis) for axis in data.get("shape", "").split(",") if axis.strip())
-        constant = found.setdefault((offset, size, kind), _Constant(offset, size, kind, shape))
+        values = exact.get(_original(layer))
+        if values is None:
+            constant = found.setdefault((offset, size, kind), _Constant(offset, size, kind, shape))
+        else:
+            key = digest_bytes(_bytes_of(values)), values.nbytes, kind
+            constant = found.setdefault(key, _Constant(0, values.nbytes, kind, shape, exact=values))
         constant.elements.append(layer)
     return list(found.values())
 
@@ -189,7 +200,7 @@ def _write_weights(  # noqa: PLR0913, PLR0917 - one step of write_ir
 
 
 def _original(layer: ET.Element) -> str:
-    return (layer.get("name") or "").removesuffix("_compressed")
+    return (layer.get("name") or "").removesuffix(COMPRESSED)
 
 
 def _find_equal(
@@ -237,7 +248,7 @@ def _stored_forms(tensor: torch.Tensor) -> Iterator[tuple[str, np.ndarray[Any, A
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
-    return array.data.cast("B")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _digest_range(source: BufferedReader, constant: _Constant) -> str:
@@ -272,6 +283,9 @@ def _read_chunks(source: BufferedReader, constants: list[_Constant], bfloat16_as
 
 
 def _read_range(source: BufferedReader, constant: _Constant) -> Iterator[memoryview]:
+    if constant.exact is not None:
+        yield _bytes_of(constant.exact)
+        return
     buffer = memoryview(bytearray(min(_CHUNK, constant.size)))
     source.seek(constant.offset)
     left = constant.size
