@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import random
 import signal
@@ -620,3 +621,79 @@ def test_a_store_object_and_a_path_name_the_same_store(tmp_path: Path) -> None:
     npu_persist.persist(Affine(), "affine", (X,), store=tmp_path)
     assert npu_persist.load("affine", device="CPU", store=Store(tmp_path)).bundle.version == 1
     assert time.time() - npu_persist.inspect("affine", store=tmp_path).created.timestamp() < 3600
+
+
+class TestState:
+    def test_an_output_that_depends_on_written_state_warns(self) -> None:
+        class Average(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.mean: torch.Tensor
+                self.register_buffer("mean", torch.zeros(4))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.mean.mul_(0.5).add_(x[0])
+                return self.mean + 0
+
+        module = Average()
+        with pytest.warns(FrozenControlFlowWarning, match="depends on what the forward writes into mean"):
+            npu_persist.persist(module, "average", (X,))
+        assert torch.equal(module.mean, torch.zeros(4))
+
+    def test_a_branch_on_the_count_of_nonzeros_warns(self) -> None:
+        class Count(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * 2 if (x != 0).nonzero().shape[0] > 3 else x * 0
+
+        with pytest.warns(FrozenControlFlowWarning, match="__bool__"):
+            npu_persist.persist(Count(), "count", (X + 5,))
+
+    def test_nested_containers_come_back_as_they_were(self) -> None:
+        class Cache(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.state = types.SimpleNamespace(last=None, seen={"deep": [[]]})
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.state.last = x if self.state.last is None else torch.cat([self.state.last, x])
+                self.state.seen["deep"][0].append(1)
+                return self.state.last.sum(0)  # type: ignore[no-any-return]
+
+        module = Cache()
+        state, deep = module.state, module.state.seen["deep"]
+        first = npu_persist.persist(module, "cache", (X,))
+        assert module.state is state
+        assert (state.last, state.seen["deep"] is deep, deep) == (None, True, [[]])
+        assert npu_persist.persist(module, "cache", (X,)).digest == first.digest
+
+    def test_threads_that_persist_one_module_leave_it_as_it_was(self) -> None:
+        module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout())
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            bundles = list(pool.map(lambda _: npu_persist.persist(module, "threads", (X,)), range(3)))
+        assert len({bundle.digest for bundle in bundles}) == 1
+        assert module.training
+        assert module[1].training
+
+
+class TestMoreBadInput:
+    def test_a_lazy_module(self) -> None:
+        with pytest.raises(UsageError, match="weight has no shape yet"):
+            npu_persist.persist(torch.nn.LazyLinear(4), "lazy", (X,))
+
+    @pytest.mark.parametrize("metadata", [{1: 2}, {"a": 10**400}, {"a": "\ud800"}, {"a": float("nan")}])
+    def test_metadata_that_would_not_come_back(self, metadata: Any) -> None:
+        with pytest.raises(UsageError, match="metadata"):
+            npu_persist.persist(Affine(), "affine", (X,), metadata=metadata)
+
+    def test_a_meta_example(self) -> None:
+        with pytest.raises(ConversionError, match="x is on the meta device"):
+            npu_persist.persist(Affine(), "affine", (X.to("meta"),))
+
+    def test_a_tolerance_that_is_no_number(self) -> None:
+        with pytest.raises(UsageError, match="tolerance"):
+            npu_persist.persist(Affine(), "affine", (X,), tolerance="x")  # type: ignore[arg-type]
+
+    def test_a_traced_module_is_called_by_its_own_names(self) -> None:
+        traced = torch.jit.trace(torch.nn.Linear(4, 2), X)  # type: ignore[no-untyped-call]
+        bundle = npu_persist.persist(traced, "traced", (X,))
+        assert [port.name for port in bundle.graph().inputs] == ["input"]

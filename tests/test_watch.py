@@ -127,3 +127,28 @@ def test_a_change_that_was_not_seen_coming_is_an_error_and_not_silent() -> None:
     watching, _, _ = watch(body)
     with pytest.raises(ConversionError, match="writes into counter"):
         watching.undo_changes()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda _, x, _y: len(x[x > 0]),
+        lambda _, x, _y: len(x.nonzero() * 2),
+        lambda _, x, _y: x * x.data,
+        lambda _, x, _y: torch.utils.dlpack.from_dlpack(x.detach()),
+        lambda _, x, _y: len(str(x)),
+    ],
+)
+def test_ways_around_the_tracer_are_reported(body: Callable[..., Any]) -> None:
+    assert watch(body)[0].frozen
+
+
+def test_state_that_the_forward_writes_and_reads_is_told_from_what_it_only_writes() -> None:
+    def body(module: Body, x: torch.Tensor, _y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        module.counter.add_(x)
+        module.plain.copy_(x)
+        return module.counter * 2, x * 2, module.plain * 2
+
+    watching, results, _ = watch(body)
+    assert [watching.depends_on_state(result) for result in results] == [True, False, False]
+    assert watching.changed == ["counter", "plain"]

@@ -8,19 +8,21 @@ bfloat16 crosses the wrapper as float32, for numpy has no bfloat16.
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.jit._trace import TracerWarning
 
 from npu_persist.errors import ConversionError, UsageError
-from npu_persist.export.structure import Leaves, Rebuild, describe_parameters, take_apart
+from npu_persist.export.structure import Leaves, Rebuild, describe_parameters, forward_signature, take_apart
 from npu_persist.export.watch import Watch
 from npu_persist.manifest import Signature, Tree
+
+if TYPE_CHECKING:
+    import inspect
 
 DTYPES = {
     torch.bool: "bool",
@@ -141,12 +143,18 @@ class Call:
             raise _forward_error(self.module, watch, error) from error
         finally:
             self._is_size = None
+            stateful = [
+                f"output {name} depends on what the forward writes into {', '.join(watch.changed)}; each call of the "
+                "loaded model starts from what was there when it was persisted"
+                for name, result in zip(self.output_names, self.results, strict=False)
+                if watch.depends_on_state(result)
+            ]
             watch.undo_changes()
             for name in self._rebuilds:
                 self._bound.arguments[name] = None
         self.depends_on = [watch.depends_on(result) for result in self.results]
         self.results = [result.detach().clone() for result in self.results]
-        self.frozen = watch.frozen
+        self.frozen = watch.frozen + stateful
         return traced
 
     def export(self, dynamic_shapes: Any) -> torch.export.ExportedProgram:
@@ -194,7 +202,7 @@ def _bind(module: torch.nn.Module, args: object, kwargs: object) -> inspect.Boun
         raise UsageError(f"args must be a tuple of positional arguments; got {type(args).__name__}. Write args=(x,).")
     if not isinstance(kwargs, Mapping):
         raise UsageError(f"kwargs must be a dict of keyword arguments; got {type(kwargs).__name__}.")
-    signature = inspect.signature(module.forward)
+    signature = forward_signature(module.forward)
     try:
         return signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -214,6 +222,8 @@ def _forward_error(module: torch.nn.Module, watch: Watch, error: Exception) -> C
 
 
 def _check_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.device.type == "meta":
+        raise ConversionError(f"{name} is on the meta device, which holds no values. Give real example inputs.")
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
         raise ConversionError(
             f"{name} is a {tensor.dtype} tensor of layout {tensor.layout}; an OpenVINO model takes and gives dense "

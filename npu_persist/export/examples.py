@@ -8,7 +8,6 @@ diffusers). Made ones are seeded, so that equal modules give equal bundles.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from npu_persist.errors import ExampleInputsError
+from npu_persist.export.structure import forward_signature
 
 _SEED = 0
 _TOKENS = 77
@@ -90,7 +90,7 @@ def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Map
     array = getattr(model, "example_input_array", None)
     if array is not None:
         return _as_call(array, "example_input_array")
-    accepted = set(inspect.signature(model.forward).parameters)
+    accepted = set(forward_signature(model.forward).parameters)
     made = _from_diffusers_config(model, accepted) or _from_transformers_config(model, accepted)
     if made:
         return Example((), made, "config")

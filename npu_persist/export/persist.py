@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import openvino as ov
@@ -35,7 +36,7 @@ from npu_persist.manifest import (
 from npu_persist.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from npu_persist.bundle import Bundle
@@ -148,10 +149,28 @@ def _check_arguments(model: object, precision: str, metadata: Mapping[str, Any] 
         raise UsageError(f"persist takes a torch.nn.Module; got {type(model).__module__}.{type(model).__qualname__}.")
     if precision not in get_args(Precision):
         raise UsageError(f"precision must be one of {', '.join(map(repr, get_args(Precision)))}; got {precision!r}.")
+    lazy = [name for name, tensor in model.named_parameters() if _is_lazy(tensor)]
+    if lazy:
+        raise UsageError(f"{lazy[0]} has no shape yet: run the lazy module once before persisting it.")
     try:
-        json.dumps(dict(metadata or {}), allow_nan=False)
+        json.dumps(dict(metadata or {}), allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata must be what JSON can hold: {error}.") from error
+    if not _is_portable(metadata or {}):
+        raise UsageError("metadata must be what every JSON reader can hold: text as keys, integers of 64 bits.")
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    return torch.nn.parameter.is_lazy(tensor)
+
+
+def _is_portable(value: Any) -> bool:
+    """Return whether nothing in a value that `json` takes would come back as something else, or not at all."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_portable(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_portable, value))
+    return not isinstance(value, int) or abs(value) < 1 << 63
 
 
 def _tolerance(given: Tolerance | float | None, call: Call, precision: Precision) -> Tolerance:
@@ -160,7 +179,7 @@ def _tolerance(given: Tolerance | float | None, call: Call, precision: Precision
     default = parity.default_tolerance(call, precision)
     if given is None:
         return default
-    if not given > 0:
+    if not isinstance(given, (int, float)) or not given > 0:  # type: ignore[redundant-expr]
         raise UsageError(f"tolerance must be a positive number or a Tolerance; got {given!r}.")
     # An error of r relative to the largest element moves the direction by an angle of that order, so cos >= 1 - r.
     return Tolerance(float(given), min(default.cosine, max(-1.0, 1.0 - float(given))))

@@ -7,8 +7,11 @@ value of just those tensors that are about to change.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import random
+import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +20,10 @@ import torch
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -25,9 +31,17 @@ def lend(module: torch.nn.Module) -> Iterator[None]:
     """Put `module` into evaluation mode, on the CPU, without gradients, and undo all of it at the end.
 
     Parameters and buffers on another device are replaced by copies on the CPU for the time being; the originals stay
-    where they are and come back as the same objects.
+    where they are and come back as the same objects. One module is lent at a time in a process, since torch's hooks
+    and its tracer are global.
     """
-    saved = [(part, {key: _shallow(value) for key, value in part.__dict__.items()}) for part in module.modules()]
+    with _ONE_AT_A_TIME:
+        yield from _lend(module)
+
+
+def _lend(module: torch.nn.Module) -> Iterator[None]:
+    seen: dict[int, Any] = {}
+    parts = list(module.modules())
+    restores = [_snapshot(part.__dict__, seen) for part in parts]
     devices = {tensor.device for tensor in _tensors(module) if tensor.device.type != "cpu"}
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the caller's global state
     with contextlib.ExitStack() as stack:
@@ -35,7 +49,7 @@ def lend(module: torch.nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
         try:
-            for part, _ in saved:
+            for part in parts:
                 part.training = False
             if any(device.type == "meta" for device in devices):
                 raise ConversionError(
@@ -46,28 +60,46 @@ def lend(module: torch.nn.Module) -> Iterator[None]:
                 _replace_by_cpu_copies(module)
             yield
         finally:
-            for part, state in saved:
-                _restore(part.__dict__, state)
+            for restore in restores:
+                restore()
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002 - as above
 
 
-def _shallow(value: Any) -> tuple[Any, Any]:
-    copied = value.copy() if type(value) in {dict, list, set} or type(value).__name__ == "OrderedDict" else None
-    return value, copied
+def _snapshot(value: Any, seen: dict[int, Any]) -> Callable[[], Any]:
+    """Return a function that gives back this very value, its containers refilled with what they hold now."""
+    if id(value) in seen:
+        return lambda: value
+    seen[id(value)] = value
+    if type(value) in {dict, collections.OrderedDict, collections.defaultdict, types.SimpleNamespace}:
+        entries = value if isinstance(value, dict) else vars(value)
+        kept = {key: _snapshot(item, seen) for key, item in entries.items()}
 
+        def refill_mapping() -> Any:
+            entries.clear()
+            entries.update({key: restore() for key, restore in kept.items()})
+            return value
 
-def _restore(attributes: dict[str, Any], state: dict[str, tuple[Any, Any]]) -> None:
-    for key in [key for key in attributes if key not in state]:
-        del attributes[key]
-    for key, (value, copied) in state.items():
-        if copied is not None:
-            if isinstance(value, list):
-                value[:] = copied
-            else:
-                value.clear()
-                value.update(copied)
-        attributes[key] = value
+        return refill_mapping
+    if type(value) in {list, collections.deque}:
+        items = [_snapshot(item, seen) for item in value]
+
+        def refill_sequence() -> Any:
+            value.clear()
+            value.extend([restore() for restore in items])
+            return value
+
+        return refill_sequence
+    if type(value) is set:
+        members = set(value)
+
+        def refill_set() -> Any:
+            value.clear()
+            value.update(members)
+            return value
+
+        return refill_set
+    return lambda: value
 
 
 @contextlib.contextmanager

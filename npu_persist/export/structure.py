@@ -161,10 +161,19 @@ def _plain(value: Any) -> bool | int | float | str | None:
     return None
 
 
+def forward_signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a module's `forward`; that of a traced module is in its schema."""
+    try:
+        return inspect.signature(forward)
+    except ValueError:
+        names = [argument.name for argument in cast("Any", forward).schema.arguments[1:]]
+        return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+
 def describe_parameters(forward: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return the parameters of a module's `forward`, their defaults as trees: opaque where no plain values."""
     described: list[Parameter] = []
-    for parameter in inspect.signature(forward).parameters.values():
+    for parameter in forward_signature(forward).parameters.values():
         default: Tree | None = None
         if parameter.default is not inspect.Parameter.empty:
             try:

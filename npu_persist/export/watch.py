@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 _TO_PYTHON = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__", "item", "tolist"}
-    | {"numpy", "equal", "allclose", "is_nonzero"}
+    | {"numpy", "equal", "allclose", "is_nonzero", "data", "__dlpack__", "from_dlpack", "__repr__", "__format__"}
 )
-"""Functions whose result is no tensor but follows from a tensor's values."""
+"""Functions whose result follows from a tensor's values and is no tensor, or none that the tracer follows."""
+_SIZED_BY_VALUES = frozenset({"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"})
+"""Functions whose result has a size that follows from values."""
+_REPLACES = frozenset({"copy_", "zero_", "fill_"})
+"""Functions that write a whole tensor, whatever it held."""
 _SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
 """Functions whose result is a size; inside of a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
@@ -56,6 +60,7 @@ class Watch(TorchFunctionMode):
         self._names = {id(part): name for name, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
         self._masks: Any = WeakIdKeyDictionary()
+        self._sizes: Any = WeakIdKeyDictionary()
         self._owned = {_storage_key(tensor): (name, tensor) for name, tensor in _owned_tensors(module)}
         self._versions = {key: tensor._version for key, (_, tensor) in self._owned.items()}
         self._old: dict[int | None, torch.UntypedStorage] = {}
@@ -63,7 +68,7 @@ class Watch(TorchFunctionMode):
         for _, tensor in self._owned.values():
             self._mark(tensor, 0)
         for index, tensor in enumerate(inputs):
-            self._mark(tensor, 1 << index)
+            self._mark(tensor, 2 << index)
 
     def __enter__(self) -> Self:
         self._hooks = [
@@ -80,8 +85,16 @@ class Watch(TorchFunctionMode):
 
     def depends_on(self, tensor: torch.Tensor) -> int:
         """Return which inputs the tensor's values depend on, as a bit for each."""
-        storage = _storage_of(tensor)
-        return 0 if storage is None else int(self._masks.get(storage, 0))
+        return self._mask(tensor) >> 1
+
+    def depends_on_state(self, tensor: torch.Tensor) -> bool:
+        """Return whether the tensor's values depend on what the forward has changed in the module before."""
+        return bool(self._mask(tensor) & 1)
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the module's tensors that the forward has changed in place, until the changes are undone."""
+        return [self._owned[key][0] for key in self._old]
 
     def is_size(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor is a size: inside of a trace these are tensors, which no torch function made."""
@@ -133,17 +146,44 @@ class Watch(TorchFunctionMode):
         written = _written(name, args, kwargs)
         for tensor in written:
             self._keep_old(tensor)
-        mask = 0
+        mask = size_mask = 0
         for tensor in given:
-            mask |= self.depends_on(tensor)
+            mask |= self._mask(tensor)
+            size_mask |= int(self._sizes.get(_storage_of(tensor), 0))
         result = func(*args, **kwargs)
-        if name in _TO_PYTHON:
-            if mask:
-                self._report(name)
-        elif name not in _SIZES and not (given and all(map(self.is_size, given))):
-            for tensor in (*_tensors_of(result), *written):
-                self._mark(tensor, 0 if name in _SHAPE_ONLY else mask)
+        if mask and name in _TO_PYTHON:
+            self._report(name)
+        if name in _SIZES:
+            self._follow_size(name, result, size_mask)
+        elif not (given and all(map(self.is_size, given))):
+            if name in _SIZED_BY_VALUES or _selects_by_mask(name, args):
+                size_mask |= mask
+            self._follow(name, _tensors_of(result), written, mask, size_mask)
         return result
+
+    def _follow(
+        self, name: str, results: list[torch.Tensor], written: list[torch.Tensor], mask: int, size_mask: int
+    ) -> None:
+        for tensor in results:
+            self._mark(tensor, 0 if name in _SHAPE_ONLY else mask)
+            if size_mask and tensor.ndim:
+                self._sizes[_storage_of(tensor)] = size_mask
+        for tensor in written:
+            is_state = _storage_key(tensor) in self._owned and name not in _REPLACES
+            self._mark(tensor, mask | is_state)
+
+    def _follow_size(self, name: str, result: Any, size_mask: int) -> None:
+        """A size that follows from values is a value: Python may not look at it unseen."""
+        if not size_mask:
+            return
+        if name == "__len__":
+            self._report(name)
+        for tensor in _tensors_of(result):
+            self._mark(tensor, size_mask)
+
+    def _mask(self, tensor: torch.Tensor) -> int:
+        storage = _storage_of(tensor)
+        return 0 if storage is None else int(self._masks.get(storage, 0))
 
     def _mark(self, tensor: torch.Tensor, mask: int) -> None:
         storage = _storage_of(tensor)
@@ -194,6 +234,12 @@ def _name(func: Callable[..., Any]) -> str:
     if name in {"__get__", "__set__"}:
         return getattr(getattr(func, "__self__", None), "__name__", name)
     return name
+
+
+def _selects_by_mask(name: str, args: tuple[Any, ...]) -> bool:
+    if name == "where":
+        return len(args) == 1
+    return name == "__getitem__" and any(index.dtype in {torch.bool, torch.uint8} for index in _tensors_of(args[1:]))
 
 
 def _written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
