@@ -27,17 +27,22 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
     """
     import numpy as np
 
+    expected = f"{path}: expected an .npz file of named arrays, as numpy.savez(path, name=array) writes it"
+    magic = b""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path}: expected an .npz file of named arrays; got one array without a name")
-            return {name: file[name] for name in file.files}
+        # Not numpy.load: what is no zip file it takes for a pickle, and advises to allow that.
+        with Path(path).open("rb") as source:
+            magic = source.read(len(np.lib.format.MAGIC_PREFIX))
+            with np.lib.npyio.NpzFile(source, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise NotFoundError(f"no such file: {path}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{path}: expected an .npz file, as numpy.savez writes it; {error}") from error
+    except (EOFError, zipfile.BadZipFile, OSError) as error:
+        is_npy = magic == np.lib.format.MAGIC_PREFIX
+        got = "got a .npy file, which holds one array without a name" if is_npy else str(error)
+        raise UsageError(f"{expected}; {got}") from error
+    except ValueError as error:  # numpy's own text advises to allow pickle
+        raise UsageError(f"{expected}; got an array of Python objects, or a damaged one") from error
 
 
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
