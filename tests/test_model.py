@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from npu_persist import load
 from npu_persist.errors import InputError
 from npu_persist.manifest import DTYPES, Dimension, Port
-from npu_persist.runtime.inputs import Symbols, as_array
+from npu_persist.runtime.inputs import Symbols, as_array, check_range
 from npu_persist.runtime.model import _LENT
 from npu_persist.signature import Record
 from npu_persist.store import Store
@@ -610,3 +610,12 @@ def test_a_call_fits_or_is_refused(loaded: Loader, batch: int, width: int, lengt
     else:
         with pytest.raises(InputError, match="on axis 0"):
             model(*values)
+
+
+def test_integers_that_openvino_would_cut_off_are_refused() -> None:
+    ports = Port("ids", "int64", (3,))
+    check_range(np.array([-(2**31), 0, 2**31 - 1]), ports, "()")
+    check_range(np.array([], np.int64), ports, "()")
+    for value in (2**31, -(2**31) - 1, 2**40):
+        with pytest.raises(InputError, match=rf"argument ids: expected values from .*; got {value}"):
+            check_range(np.array([0, value, 1]), ports, "()")

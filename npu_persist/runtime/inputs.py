@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from npu_persist.manifest import Port
 
 Array = np.ndarray[Any, Any]
+_INT32 = np.iinfo(np.int32)
+WIDE = frozenset({"int64", "uint32", "uint64"})
+"""Types that OpenVINO takes but runs as int32."""
 
 _EXACT = 2**53
 """Largest integer up to which float64 holds every one."""
@@ -147,6 +150,24 @@ def _convert_numbers(value: Any, target: np.dtype[Any], port: Port, signature: o
     if not is_kept:
         raise _error(port, target.name, f"{describe_value(value)}, which {target.name} cannot hold", signature)
     return cast
+
+
+def check_range(array: Array, port: Port, signature: object) -> None:
+    """Check that every value of a wide integer input is one that OpenVINO computes with.
+
+    Its CPU, GPU and NPU plugins run 64-bit and unsigned 32-bit integers as int32, without a word about what is cut off.
+
+    Raises:
+        InputError: a value is beyond int32.
+
+    """
+    if array.size:
+        lowest, highest = int(array.min()), int(array.max())
+        if lowest < _INT32.min or highest > _INT32.max:
+            worst = highest if highest > _INT32.max else lowest
+            raise _error(
+                port, f"values from {_INT32.min} to {_INT32.max}, which OpenVINO computes with", f"{worst}", signature
+            )
 
 
 def _error(port: Port, expected: str, got: str, signature: object) -> InputError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npu_persist.errors import InputError
-from npu_persist.runtime.inputs import Array, Symbols, as_array
+from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
 from npu_persist.signature import describe_value
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Model:
         self.compiled = compiled
         self._plan = plan
         self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
+        self._wide = [(index, port) for index, port in enumerate(plan.inputs) if port.dtype in WIDE]
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
         self._idle: list[_Lane] = [self._new_lane()]
 
@@ -100,6 +101,8 @@ class Model:
             else as_array(value, port, self._plan)
             for value, (dtype, shape, port) in zip(values, self._expected, strict=True)
         ]
+        for index, port in self._wide:
+            check_range(arrays[index], port, self._plan)
         if self._symbols is None:
             return self._run(arrays)
         self._symbols.check(arrays, self._plan)
