@@ -488,6 +488,18 @@ def test_foreign_things_in_the_store_are_no_bundles(store: Store, tmp_path: Path
     store.verify()
 
 
+def test_an_empty_directory_is_no_version(store: Store) -> None:
+    publish_tiny(store)
+    stray = store.home / "bundles" / "tiny" / "8"
+    stray.mkdir()
+    assert store.versions("tiny") == (1,)
+    assert store.resolve("tiny").version == 1
+    assert publish_tiny(store).version == 2
+    assert store.prune() == [stray]
+    assert not stray.exists()
+    assert store.versions("tiny") == (1, 2)
+
+
 # Damage
 
 

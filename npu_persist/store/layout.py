@@ -17,6 +17,7 @@ import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,16 @@ class NameFolder:
         return self.path / str(number)
 
     def versions(self) -> tuple[int, ...]:
-        """Return the numbers of the versions that are there, lowest first."""
-        return _numbers(self.path)
+        """Return the numbers of the versions that are there, lowest first; an empty directory is none."""
+        return tuple(number for number in _numbers(self.path) if not _is_empty(self.version_path(number)))
+
+    def remove_empty(self) -> Iterator[Path]:
+        """Remove the empty directories that are named like a version; yield each."""
+        for path in map(self.version_path, _numbers(self.path)):
+            if _is_empty(path):
+                with suppress(OSError):  # a version was published there meanwhile
+                    os.rmdir(path)  # noqa: PTH106
+                    yield path
 
     def highest_removed(self) -> int:
         """Return the highest number that was removed, or 0."""
@@ -169,6 +178,13 @@ def refuse_twin(folder: Path, name: str, what: str) -> None:
 
 def _numbers(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(int(name) for name in _list(folder) if _NUMBER.fullmatch(name) and is_directory(folder / name)))
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not os.listdir(folder)  # noqa: PTH208
+    except OSError:  # who opens it sees what is wrong
+        return False
 
 
 def _list(folder: Path) -> list[str]:

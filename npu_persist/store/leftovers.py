@@ -26,6 +26,7 @@ PARTIAL_AGE = 3600.0
 def prune_name(folder: NameFolder) -> Iterator[Path]:
     """Remove the leftovers of one name; yield each thing that was removed."""
     yield from folder.sweep()
+    yield from folder.remove_empty()
     for number in folder.versions():
         yield from _prune_partial(folder.version_path(number))
     if remove_if_empty(folder):
