@@ -129,7 +129,7 @@ def test_a_damaged_version_is_listed_with_a_warning(run: Run) -> None:
     code, out, err = run("list")
     assert code == 0
     assert [row.split()[0] for row in out.splitlines()[1:]] == ["tiny:1", "tiny:2"]
-    assert err.startswith("warning: tiny:2 cannot be opened: ")
+    assert err.startswith("warning: tiny:2 is damaged: ")
 
 
 def test_inspect_shows_what_is_in_the_bundle(run: Run) -> None:

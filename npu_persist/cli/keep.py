@@ -78,6 +78,8 @@ def _verify_all(
         try:
             bundle = store.resolve(reference)
             size = bundle.size
+            if bundle.version is not None:
+                store.aliases(bundle.name)
             bundle.verify()
         except BundleNotFoundError:
             continue  # someone removed it meanwhile

@@ -32,7 +32,7 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
     )
     for entry in entries:
         if entry.problem is not None:
-            output.warning(f"{entry.reference} cannot be opened: {entry.problem}")
+            output.warning(f"{entry.reference} is damaged: {entry.problem}")
 
 
 def run_inspect(arguments: argparse.Namespace, output: Output) -> None:

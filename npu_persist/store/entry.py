@@ -7,13 +7,13 @@ hiding the others.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from npu_persist.bundle import Bundle, read_manifest
 from npu_persist.digest import digest_bytes
-from npu_persist.errors import NpuPersistError
+from npu_persist.errors import IntegrityError, NpuPersistError
 from npu_persist.reference import StoreReference
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Entry:
             versions share count in each.
         created: When it was persisted, in UTC.
         path: Its directory.
-        problem: Why the bundle cannot be opened; None if it can. Its files are not looked at.
+        problem: Why the bundle cannot be opened, or its name's aliases cannot be read; None if both can. Its files are
+            not looked at.
     """
 
     reference: str
@@ -53,11 +54,19 @@ class Entry:
 
 def read_entries(folder: NameFolder) -> Iterator[Entry]:
     """Read the entry of each version of a name, lowest first."""
-    aliases = folder.aliases()
+    aliases, damage = _read_aliases(folder)
     for number in folder.versions():
         with suppress(FileNotFoundError):  # removed since it was listed
             own = tuple(alias for alias, version in aliases.items() if version == number)
-            yield _read_entry(folder.version_path(number), folder.name, number, own)
+            entry = _read_entry(folder.version_path(number), folder.name, number, own)
+            yield entry if damage is None else replace(entry, problem=entry.problem or damage)
+
+
+def _read_aliases(folder: NameFolder) -> tuple[dict[str, int], str | None]:
+    try:
+        return folder.aliases(), None
+    except IntegrityError as error:
+        return {}, str(error)
 
 
 def _read_entry(path: Path, name: str, version: int, aliases: tuple[str, ...]) -> Entry:

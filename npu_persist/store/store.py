@@ -122,6 +122,7 @@ class Store:
             self.resolve(reference).verify(progress=progress)
             return
         for name in self.names():
+            self.aliases(name)
             for number in self.versions(name):
                 self.resolve(StoreReference(name, version=number)).verify(progress=progress)
 
