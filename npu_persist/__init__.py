@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     )
     from npu_persist.export.examples import record
     from npu_persist.export.persist import persist
+    from npu_persist.export.progress import Progress
+    from npu_persist.manifest import Tolerance
     from npu_persist.runtime import Model, load
+    from npu_persist.signature import Record
     from npu_persist.store import Store
     from npu_persist.verbs import inspect, prune, remove, tag, verify
     from npu_persist.verbs import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
@@ -72,9 +75,12 @@ __all__ = [
     "NpuPersistError",
     "OpenVINOVersionError",
     "ParityError",
+    "Progress",
+    "Record",
     "ReferenceFormatError",
     "Store",
     "StoreError",
+    "Tolerance",
     "UsageError",
     "__version__",
     "inspect",
@@ -91,7 +97,10 @@ __all__ = [
 _ROOMS = {
     "Bundle": "bundle",
     "Model": "runtime",
+    "Progress": "export",
+    "Record": "signature",
     "Store": "store",
+    "Tolerance": "manifest",
     "inspect": "verbs",
     "list": "verbs",
     "load": "runtime",

@@ -16,7 +16,7 @@ from tests.processes import poison, run_python
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRAINING_SIDE = {"persist", "record"}
+TRAINING_SIDE = {"Progress", "persist", "record"}
 
 LIST_MODULES = "import sys, json; print(json.dumps(sorted(sys.modules)))"
 
