@@ -33,8 +33,6 @@ _TYPES = {
 """OpenVINO's type names to safetensors'. What is not here (u4, i4, u1, nf4, string) is stored as U8."""
 _CHUNK = 8 << 20
 _TYPE_ATTRIBUTES = ("element_type", "destination_type", "output_type", "precision")
-_SMALL = 1024
-"""Bytes up to which two constants that are equal by chance, not by meaning, are not worth an alias."""
 
 
 class Written(NamedTuple):
