@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, and the one warning.
+"""Every error this package raises on purpose, and the warnings.
 
 The promise: bad input, a damaged file or a full disk comes out as one of these, whose message says what, where,
 expected, got and what to do next. The same facts are attributes. Each class carries the `exit_code` that the command
@@ -10,6 +10,7 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   ├── ReferenceFormatError
     │   ├── AmbiguousReferenceError
     │   ├── ExampleInputsError
+    │   ├── PropertyError
     │   └── InputError (TypeError)
     ├── NotFoundError (FileNotFoundError)   3  not found
     │   ├── BundleNotFoundError
@@ -17,16 +18,20 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     ├── IntegrityError                      4  integrity
     │   ├── ManifestError
     │   ├── FileIntegrityError
-    │   └── GraphIntegrityError
+    │   ├── GraphIntegrityError
+    │   └── ArtifactError
     ├── IncompatibleError                   5  incompatible
     │   ├── FormatVersionError
     │   └── OpenVINOVersionError
     ├── ConversionError                     1
     ├── ParityError                         1
     ├── CompilationError                    1
+    │   └── CompileTimeoutError (TimeoutError)
+    ├── InferenceError (RuntimeError)       1
     └── StoreError (OSError)                1
 
     FrozenControlFlowWarning (UserWarning)
+    DeviceWarning (UserWarning)
 """
 
 from __future__ import annotations
@@ -80,6 +85,10 @@ class AmbiguousReferenceError(UsageError):
 
 class ExampleInputsError(UsageError):
     """`persist` was given no example inputs and found none."""
+
+
+class PropertyError(UsageError):
+    """An OpenVINO property that no device knows, or a value that the device refuses."""
 
 
 class InputError(UsageError, TypeError):
@@ -152,6 +161,24 @@ class FileIntegrityError(IntegrityError):
 
 class GraphIntegrityError(IntegrityError):
     """An IR that points outside of its weights file, or a weights file with a malformed header."""
+
+
+class ArtifactError(IntegrityError):
+    """A compiled artifact that is damaged, or is not what its `artifact.json` says.
+
+    Attributes:
+        path: The file.
+        expected: What was expected there.
+        got: What is on disk.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | None = None, expected: str | None = None, got: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.expected = expected
+        self.got = got
 
 
 class IncompatibleError(NpuPersistError):
@@ -229,6 +256,14 @@ class CompilationError(NpuPersistError):
     """OpenVINO refused to read or compile a sound bundle."""
 
 
+class CompileTimeoutError(CompilationError, TimeoutError):
+    """A compilation took longer than `compile_timeout` allows, and was ended."""
+
+
+class InferenceError(NpuPersistError, RuntimeError):
+    """The device failed while it ran an inference on sound inputs."""
+
+
 class StoreError(NpuPersistError, OSError):
     """The file system refused a change of the store: disk full, no permission, a file in use.
 
@@ -250,3 +285,7 @@ def _restore_store_error(kind: type[StoreError], message: str, errno: int | None
 
 class FrozenControlFlowWarning(UserWarning):
     """Tracing took one branch of a condition on data, and the persisted graph always takes it."""
+
+
+class DeviceWarning(UserWarning):
+    """A model runs on another device than the one that was asked for."""
