@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from npu_persist.bundle import Bundle
+    from npu_persist.device import Device
+    from npu_persist.device import list_devices as devices
     from npu_persist.errors import (
         AmbiguousReferenceError,
         ArtifactError,
@@ -66,6 +68,7 @@ __all__ = [
     "CompilationError",
     "CompileTimeoutError",
     "ConversionError",
+    "Device",
     "DeviceNotFoundError",
     "DeviceWarning",
     "ExampleInputsError",
@@ -93,6 +96,7 @@ __all__ = [
     "Tolerance",
     "UsageError",
     "__version__",
+    "devices",
     "inspect",
     "list",
     "load",
@@ -106,11 +110,13 @@ __all__ = [
 
 _ROOMS = {
     "Bundle": "bundle",
+    "Device": "device",
     "Model": "runtime",
     "Progress": "export",
     "Record": "signature",
     "Store": "store",
     "Tolerance": "manifest",
+    "devices": "device",
     "inspect": "verbs",
     "list": "verbs",
     "load": "runtime",
@@ -123,7 +129,7 @@ _ROOMS = {
 }
 """Public name → the module that has it; every other name of `__all__` is in `errors`."""
 
-_NAMES_INSIDE = {"list": "list_bundles"}
+_NAMES_INSIDE = {"devices": "list_devices", "list": "list_bundles"}
 """Public name → its name in its module, where that differs: a module should keep the builtin `list`."""
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import npu_persist
 from npu_persist import core, load
+from npu_persist.device import explain_missing, named_devices
 from npu_persist.errors import (
     BundleNotFoundError,
     CompilationError,
@@ -26,10 +27,10 @@ from npu_persist.errors import (
     ManifestError,
     NpuPersistError,
     OpenVINOVersionError,
+    PropertyError,
     UsageError,
 )
 from npu_persist.manifest import Dimension, Manifest, Parameter, Port, Signature, TensorNode, ValueNode
-from npu_persist.runtime.devices import missing_device, named_devices
 from npu_persist.runtime.ports import check_ports
 from npu_persist.store import Store
 from tests.graphs import (
@@ -441,7 +442,7 @@ class TestDevices:
         class Core:
             available_devices = found
 
-        error = missing_device(Core(), device, RuntimeError("why"))
+        error = explain_missing(Core(), device, RuntimeError("why"))
         assert (error is not None) == is_missing
 
     @pytest.mark.parametrize("device", [None, 3, ["CPU"]])
@@ -458,11 +459,11 @@ class TestConfig:
 
     @pytest.mark.parametrize("device", ["CPU", "AUTO", "AUTO:CPU", "AUTO:NPU,CPU", "HETERO:CPU", "MULTI:CPU"])
     def test_a_misspelt_name_is_refused_by_every_device(self, store: Store, device: str) -> None:
-        with pytest.raises(CompilationError, match="PERFORMANCE_HNT"):
+        with pytest.raises(PropertyError, match="PERFORMANCE_HNT"):
             load("affine", device, config={"PERFORMANCE_HNT": "LATENCY"}, store=store)
 
     def test_the_right_spelling_is_suggested(self, store: Store) -> None:
-        with pytest.raises(CompilationError, match=r"AUTO has no property 'NUM_STREAM'; did you mean 'NUM_STREAMS'\?"):
+        with pytest.raises(PropertyError, match=r"AUTO has no property 'NUM_STREAM'; did you mean 'NUM_STREAMS'\?"):
             load("affine", "AUTO", config={"NUM_STREAM": 1}, store=store)
 
     @pytest.mark.parametrize("device", ["AUTO", "AUTO:CPU"])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.core import get_core, require_version
+from npu_persist.device import check_properties, explain_missing
 from npu_persist.errors import CompilationError, GraphIntegrityError, UsageError
-from npu_persist.runtime.devices import check_properties, missing_device
 from npu_persist.runtime.model import Model
 from npu_persist.runtime.ports import check_ports
 from npu_persist.signature import CallPlan
@@ -108,6 +108,6 @@ def _compile(bundle: Bundle, model: ov.Model, device: str, properties: Mapping[s
     try:
         return core.compile_model(model, device, properties)
     except RuntimeError as error:
-        raise missing_device(core, device, error) or CompilationError(
+        raise explain_missing(core, device, error) or CompilationError(
             f"OpenVINO could not compile {bundle.reference} for {device} with {dict(properties)}: {error}"
         ) from error
