@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.second_device import second_device as second_device  # noqa: PLC0414 (a fixture is found by its name here)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
