@@ -27,6 +27,7 @@ folder holds exactly the files that it names, of the sizes and digests that it g
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,6 +60,7 @@ MAX_ARTIFACT_SIZE = 1024 * 1024
 """Largest `artifact.json`, in bytes."""
 
 Kind = Literal["blob", "cache_dir"]
+_OWN_FILES = frozenset({ARTIFACT_FILE, USED_FILE})
 _KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
 _ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes what was put aside"
 
@@ -198,20 +200,33 @@ def check_files(directory: Path, artifact: Artifact) -> None:
         ArtifactError: A file is missing, too many, no regular file, or of another size or digest.
         OSError: One cannot be read.
     """
+    check_layout(directory, artifact)
+    for relative, entry in sorted(artifact.files.items()):
+        path = directory / relative
+        if (digest := digest_file(path)) != entry.digest:
+            raise _error(str(path), entry.digest, digest)
+
+
+def check_layout(directory: Path, artifact: Artifact) -> None:
+    """Compare names, kinds and sizes of an artifact's files with its description; no byte is read.
+
+    Raises:
+        ArtifactError: A file is missing, too many, no regular file, or of another size.
+        OSError: The folder cannot be read.
+    """
     found = dict(_walk(directory, ""))
     for relative, path in found.items():
-        if relative not in artifact.files and relative not in {ARTIFACT_FILE, USED_FILE}:
+        if relative not in artifact.files and relative not in _OWN_FILES:
             raise _error(str(path), "only the files that artifact.json names", "this one")
     for relative, entry in sorted(artifact.files.items()):
         path = directory / relative
         if relative not in found:
             raise _error(str(path), f"{entry.size} bytes", "nothing")
-        if path.is_symlink() or not path.is_file():
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             raise _error(str(path), "a regular file", "something else")
-        if (size := path.stat().st_size) != entry.size:
-            raise _error(str(path), f"{entry.size} bytes", f"{size} bytes")
-        if (digest := digest_file(path)) != entry.digest:
-            raise _error(str(path), entry.digest, digest)
+        if status.st_size != entry.size:
+            raise _error(str(path), f"{entry.size} bytes", f"{status.st_size} bytes")
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
@@ -219,7 +234,7 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
     return {
         relative: FileEntry(path.stat().st_size, digest_file(path))
         for relative, path in _walk(directory, "")
-        if relative not in {ARTIFACT_FILE, USED_FILE}
+        if relative not in _OWN_FILES
     }
 
 
@@ -245,6 +260,8 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
         seconds=reader.number(got["seconds"], "seconds"),
         producer=reader.text(got["producer"], "producer"),
     )
+    for relative in sorted(_OWN_FILES.intersection(artifact.files)):
+        problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
     if not isinstance(got["weightless"], bool):
         reader.expected("true or false", got["weightless"], "weightless")
     key = reader.text(got["key"], "key")

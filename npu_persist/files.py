@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager, suppress
-from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, ENOLCK, ENOSPC, ENOSYS, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM, EROFS
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import NpuPersistError, StoreError
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DISK_FULL = frozenset({ENOSPC, EDQUOT})
 """Error numbers of a full disk or an exhausted quota."""
+
+NO_LOCKS = frozenset({ENOLCK, ENOSYS, EOPNOTSUPP})
+"""Error numbers of a file system that has no locks."""
 
 MAX_COMPONENT_LENGTH = 100
 """Longest file or folder name, in characters."""
@@ -260,7 +263,7 @@ def try_lock(path: Path) -> Lock | None:
         The lock, to be released; None when someone else holds it.
 
     Raises:
-        OSError: The lock file cannot be made or opened.
+        OSError: The lock file cannot be made or opened; with a number in `NO_LOCKS` if this file system has no locks.
     """
     from filelock import FileLock, Timeout  # costs more to import than all of this package's store
 
@@ -269,6 +272,8 @@ def try_lock(path: Path) -> Lock | None:
         lock.acquire()
     except Timeout:
         return None
+    except NotImplementedError as error:  # what some versions of filelock make of ENOSYS
+        raise OSError(ENOLCK, os.strerror(ENOLCK), str(path)) from error
     return lock
 
 

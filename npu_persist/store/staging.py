@@ -2,16 +2,17 @@
 
 The promise: a staging directory is removed when its block ends, however it ends, and if the process is killed, `prune`
 removes it. A directory that a living process fills is left alone: that process holds a lock that the operating system
-lets go of with the process.
+lets go of with the process. Where the file system has no locks, what was made lately is left alone in their place.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from npu_persist.files import DISK_FULL, remove, store_errors, try_lock
+from npu_persist.files import DISK_FULL, NO_LOCKS, remove, store_errors, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LOCK_SUFFIX = ".lock"
 """What the name of a staging directory's lock file ends with."""
+
+UNLOCKED_AGE = 24 * 3600.0
+"""Seconds after which nobody is filling a staging directory any more, where locks cannot tell."""
 
 
 @contextmanager
@@ -50,12 +54,19 @@ def prune_staging(root: Path) -> Iterator[Path]:
     names = os.listdir(root) if root.is_dir() else []  # noqa: PTH208
     for key in sorted({name.removesuffix(LOCK_SUFFIX) for name in names}):
         path = root / key
+        lock = None
         try:
             lock = try_lock(_lock_path(path))
         except PermissionError:
             continue  # another user's
-        if lock is None:
-            continue  # its process lives
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            if _is_young(path):
+                continue
+        else:
+            if lock is None:
+                continue  # its process lives
         try:
             # Looked at under the lock: it may have been published since it was listed.
             found = os.path.lexists(path)
@@ -66,11 +77,16 @@ def prune_staging(root: Path) -> Iterator[Path]:
             yield path
 
 
-def _claim(root: Path) -> tuple[Path, Lock]:
+def _claim(root: Path) -> tuple[Path, Lock | None]:
     while True:
         path = root / os.urandom(8).hex()
         lock_path = _lock_path(path)
-        lock = try_lock(lock_path)
+        try:
+            lock = try_lock(lock_path)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return path, None
         if lock is None:
             continue
         if lock_path.exists():
@@ -79,12 +95,19 @@ def _claim(root: Path) -> tuple[Path, Lock]:
         lock.release()
 
 
-def _give_back(lock_path: Path, lock: Lock) -> None:
-    if os.name == "nt":  # where an open file cannot be removed
+def _is_young(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return time.time() - path.lstat().st_mtime < UNLOCKED_AGE
+    return False
+
+
+def _give_back(lock_path: Path, lock: Lock | None) -> None:
+    if lock is not None and os.name == "nt":  # where an open file cannot be removed
         lock.release()
     with suppress(OSError):
         remove(lock_path)
-    lock.release()  # not before the file is gone: one that is not locked is a leftover to any prune
+    if lock is not None:
+        lock.release()  # not before the file is gone: one that is not locked is a leftover to any prune
 
 
 def _lock_path(path: Path) -> Path:

@@ -1,0 +1,162 @@
+"""One entry of the compile cache: a folder named by its key, as it was when it was looked at.
+
+The promise: an entry either has an artifact, whose `artifact.json` is sound and belongs under this key, or a problem
+that says why not. Its files have not been read: `check` does that. No link inside of it is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from npu_persist.artifact import ARTIFACT_FILE, USED_FILE, check_files, read_artifact
+from npu_persist.cache.hold import take_hold, unused
+from npu_persist.digest import ALGORITHM
+from npu_persist.errors import ArtifactError
+from npu_persist.files import is_directory
+from npu_persist.reference import StoreReference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npu_persist.artifact import Artifact
+    from npu_persist.cache.hold import Hold
+
+_SHOWN_DIGITS = 12
+_LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the compile cache.
+
+    Attributes:
+        key: Its name, which is the key of its artifact.
+        path: Its folder.
+        artifact: Its description; None if that cannot be used.
+        problem: Why it cannot be used; None if it can.
+        stamp: What tells this folder from another one that takes its place.
+    """
+
+    key: str
+    path: Path
+    artifact: Artifact | None
+    problem: str | None
+    stamp: tuple[int, int]
+
+    @property
+    def reference(self) -> str | None:
+        """The bundle that it was compiled from, by digest: `unet@1f0a9c3b5d7e`; None if that is not known."""
+        if self.artifact is None:
+            return None
+        digits = self.artifact.subject.removeprefix(f"{ALGORITHM}:")[:_SHOWN_DIGITS]
+        return str(StoreReference(self.artifact.name, digest=digits))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is in its folder."""
+        return tree_size(self.path)
+
+    @property
+    def last_used(self) -> datetime:
+        """When it was last used, in UTC."""
+        for path in (self.path / USED_FILE, self.path):
+            try:
+                seconds = path.lstat().st_mtime
+            except OSError:
+                continue
+            return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_MOMENT), timezone.utc)
+        return datetime.fromtimestamp(0, timezone.utc)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process, this one included, holds it now."""
+        with unused(self.path) as free:
+            return not free
+
+    def hold(self) -> Hold | None:
+        """Mark it as in use, until the hold is released or the process ends, and as used now.
+
+        Returns:
+            The hold; None where the entry cannot be marked or is gone, which reading its files shows.
+        """
+        return take_hold(self.path)
+
+    def check(self) -> None:
+        """Read every byte of its files, and compare them with its description.
+
+        Raises:
+            ArtifactError: It is damaged.
+            OSError: It cannot be read, or is gone.
+        """
+        if self.artifact is None:
+            raise ArtifactError(
+                f"{self.path}: {self.problem}", path=str(self.path), expected="a compiled artifact", got=self.problem
+            )
+        try:
+            check_files(self.path, self.artifact)
+        except ArtifactError:
+            read_stamp(self.path)  # is it damaged, or gone?
+            raise
+
+
+def read_entry(path: Path) -> Entry:
+    """Read one entry; what is wrong with it is its problem.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read.
+    """
+    stamp = read_stamp(path)  # first: what takes its place meanwhile is then another one
+    artifact: Artifact | None = None
+    problem = None
+    if not is_directory(path):
+        problem = "expected a folder, got something else"
+    else:
+        try:
+            found = read_artifact(path)
+            if found.key == path.name:
+                artifact = found
+            else:
+                problem = f"expected the key {path.name}, got {found.key}: the folder was renamed"
+        except FileNotFoundError:
+            path.lstat()  # is its description missing, or all of it?
+            problem = f"expected {ARTIFACT_FILE}, got nothing"
+        except ArtifactError as error:
+            problem = str(error)
+    return Entry(path.name, path, artifact, problem, stamp)
+
+
+def read_stamp(path: Path) -> tuple[int, int]:
+    """Return what tells an entry from another one at the same place, and stays when it is renamed.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+    """
+    status = path.lstat()
+    if stat.S_ISDIR(status.st_mode):
+        try:
+            # Not the folder's own: its time changes when `used` is made.
+            status = (path / ARTIFACT_FILE).lstat()
+        except FileNotFoundError:
+            status = path.lstat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def tree_size(path: Path) -> int:
+    """Return the bytes of the files below a folder, or of a file; 0 for what is gone or cannot be read."""
+    try:
+        if not is_directory(path):
+            return path.lstat().st_size
+        with os.scandir(path) as entries:
+            return sum(
+                tree_size(path / entry.name)
+                if entry.is_dir(follow_symlinks=False)
+                else entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+            )
+    except OSError:
+        return 0
