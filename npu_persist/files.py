@@ -201,14 +201,23 @@ def link_or_copy(source: Path, target: Path) -> bool:
     except FileExistsError:
         raise
     except OSError:  # another device, a file system without links, or its most links a file (NTFS: 1023)
-        with source.open("rb") as reader, target.open("xb") as writer:
-            import shutil
-
-            shutil.copyfileobj(reader, writer, 8 * 1024 * 1024)
-            writer.flush()
-            os.fsync(writer.fileno())
+        copy_file(source, target)
         return False
     return True
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content to a new file, and fsync that.
+
+    Raises:
+        FileExistsError: There is one already.
+    """
+    import shutil
+
+    with source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 8 * 1024 * 1024)
+        writer.flush()
+        os.fsync(writer.fileno())
 
 
 def make_read_only(path: Path) -> None:

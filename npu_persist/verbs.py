@@ -1,7 +1,7 @@
 """The verbs that need a store and nothing else, as functions of the front door.
 
-The promise: each is one call of `Store`, on the default store unless another is given; none imports numpy, openvino or
-torch.
+The promise: each is one call of `Store`, on the default store unless another is given, and `prune` one more of its
+compile cache; none imports numpy, openvino or torch.
 """
 
 from __future__ import annotations
@@ -122,11 +122,16 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
 
 
 def prune(*, store: AnyStore = None) -> Sequence[Path]:
-    """Remove what interrupted runs left in the store, and return what was removed.
+    """Remove what interrupted runs left in the store and the compile cache, and return what was removed.
+
+    Versions and compiled artifacts stay; damaged artifacts that were put aside do not.
 
     Example:
         >>> import npu_persist
         >>> len(npu_persist.prune())
         0
     """
-    return open_store(store).prune()
+    from npu_persist.cache import CompileCache
+
+    chosen = open_store(store)
+    return [*chosen.prune(), *(removed.path for removed in CompileCache(chosen.home).sweep())]

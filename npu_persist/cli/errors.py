@@ -40,6 +40,9 @@ ADVICE: dict[type[BaseException], str] = {
     errors.IntegrityError: (
         "do not use this bundle: fetch or persist it again; `npu-persist remove` takes it out of the store"
     ),
+    errors.ArtifactError: (
+        "`npu-persist cache verify --repair` puts damaged compiled artifacts aside; they are compiled again"
+    ),
     errors.FormatVersionError: "upgrade: python -m pip install --upgrade npu_persist",
     errors.OpenVINOVersionError: "upgrade: python -m pip install --upgrade openvino",
     errors.ParityError: (

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from npu_persist.files import DISK_FULL, NO_LOCKS, remove, store_errors, try_lock
+from npu_persist.files import DISK_FULL, NO_LOCKS, is_directory, remove, store_errors, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def staged(root: Path) -> Iterator[Path]:
 
 def prune_staging(root: Path) -> Iterator[Path]:
     """Remove what killed processes left in `root`; yield each staging directory that was removed."""
-    names = os.listdir(root) if root.is_dir() else []  # noqa: PTH208
+    names = os.listdir(root) if is_directory(root) else []  # noqa: PTH208 (nothing is removed through a link)
     for key in sorted({name.removesuffix(LOCK_SUFFIX) for name in names}):
         path = root / key
         lock = None
