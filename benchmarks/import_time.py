@@ -1,4 +1,4 @@
-"""What imports cost over a bare interpreter: `import npu_persist`, and OpenVINO as `load` imports it; whole processes."""
+"""What imports cost, in whole processes: `import npu_persist`, and OpenVINO as `load` imports it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def main() -> None:
     print_table("Start of a process, ms, median (lowest to highest)", header, rows)
     bare = median(found[BARE])
     ratio = (median(found[LEAN]) - bare) / (median(found[STOCK]) - bare)
-    rows = [(spread(found[STOCK]), spread(found[LEAN]), f"{ratio:.2f}", verdict(ratio, MAX_RATIO))]
-    header = (STOCK, LEAN, "lean ÷ stock, less the interpreter", "target")
-    print_table("The same with OpenVINO", header, rows)
+    lean = (spread(found[STOCK]), spread(found[LEAN]), f"{ratio:.2f}", verdict(ratio, MAX_RATIO))
+    print_table("The same with OpenVINO", (STOCK, LEAN, "lean ÷ stock, less the interpreter", "target"), [lean])
 
 
 if __name__ == "__main__":
