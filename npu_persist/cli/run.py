@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 import npu_persist
 from npu_persist.cli.arrays import read_arrays, write_arrays
 from npu_persist.cli.output import format_table
-from npu_persist.errors import UsageError
+from npu_persist.runtime.samples import make_random, read_golden_inputs
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
 
     import numpy as np
 
-    from npu_persist.bundle import Bundle
     from npu_persist.cli.output import Output
-    from npu_persist.manifest import Port
 
     Array = np.ndarray[Any, Any]
 
@@ -44,49 +41,6 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
     output.show(data, lambda: _text(results, output))
     if arguments.output:
         output.note(f"saved to {arguments.output}")
-
-
-def make_random(ports: Iterable[Port], seed: int) -> dict[str, Array]:
-    """Make an input for each port: floats standard normal, integers 0 or 1, which every vocabulary has.
-
-    Args:
-        ports: The graph's inputs; axes that share a name get the same size, the smallest allowed.
-        seed: Of the generator.
-    """
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    inputs: dict[str, Array] = {}
-    for port in ports:
-        shape = tuple(axis if isinstance(axis, int) else max(axis.min, 1) for axis in port.shape)
-        if port.dtype.startswith("float"):
-            inputs[port.name] = np.asarray(generator.standard_normal(shape), dtype=port.dtype)
-        else:
-            inputs[port.name] = np.asarray(generator.integers(0, 2, shape), dtype=port.dtype)
-    return inputs
-
-
-def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
-    """Read the inputs of the bundle's golden sample.
-
-    Raises:
-        UsageError: The bundle has none.
-    """
-    import numpy as np
-
-    from npu_persist.weights import read_header
-
-    golden = bundle.manifest.golden
-    if golden is None:
-        raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
-    path = bundle.file(golden.path)
-    tensors = read_header(path).tensors
-    inputs: dict[str, Array] = {}
-    for port in ports:
-        tensor = tensors[f"input.{port.name}"]
-        count = tensor.size // np.dtype(port.dtype).itemsize
-        inputs[port.name] = np.fromfile(path, port.dtype, count, offset=tensor.start).reshape(tensor.shape)
-    return inputs
 
 
 def summarize(name: str, array: Array) -> dict[str, Any]:
