@@ -19,8 +19,7 @@ folder holds exactly the files that it names, of the sizes and digests that it g
       "weightless": true,                           the blob reads the bundle's weights file
       "requirements": "meta=1.0;ov=2026.4.1;isa=Intel AVX2",
       "files": {"model.blob": {"size": 3120, "digest": "blake3:<64 hex digits>"}},
-      "seconds": 3.25,                              what the compilation took
-      "producer": "0.1.0"                           version of npu_persist
+      "seconds": 3.25                               what the compilation took
     }
 """
 
@@ -82,7 +81,6 @@ class Artifact:
         requirements: OpenVINO's RUNTIME_REQUIREMENTS of the compiled model; None where the device names none.
         files: Size and digest of each file, by relative path.
         seconds: What the compilation took.
-        producer: Version of npu_persist.
     """
 
     subject: str
@@ -97,7 +95,6 @@ class Artifact:
     requirements: str | None
     files: Mapping[str, FileEntry]
     seconds: float
-    producer: str
 
     @property
     def key(self) -> str:
@@ -243,7 +240,7 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
     document = strict_json.load(data, problems)
     reader = Reader(problems)
     fields = ("subject", "name", "graph", "device", "identity", "openvino", "properties", "kind", "weightless")
-    got = reader.members(document, "", "format_version", "key", *fields, "requirements", "files", "seconds", "producer")
+    got = reader.members(document, "", "format_version", "key", *fields, "requirements", "files", "seconds")
     reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
     artifact = Artifact(
         subject=reader.digest(got["subject"], "subject"),
@@ -258,7 +255,6 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
         requirements=reader.optional(got["requirements"], "requirements", reader.any_text),
         files=reader.files(got["files"], "files"),
         seconds=reader.number(got["seconds"], "seconds"),
-        producer=reader.text(got["producer"], "producer"),
     )
     for relative in sorted(_OWN_FILES.intersection(artifact.files)):
         problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")

@@ -13,6 +13,7 @@ from npu_persist.errors import ReferenceFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
     from os import PathLike
     from typing import TypeAlias
 
@@ -29,6 +30,9 @@ HEX_LENGTH = 64
 BUFFER_SIZE = 8 * 1024 * 1024
 """Bytes read at a time: enough that several threads share the work of one update."""
 
+CACHED_SIZE = 1024 * 1024
+"""Bytes read at a time that a core's cache still holds when they are hashed: a third less work than from memory."""
+
 _DIGEST = re.compile(rf"{ALGORITHM}:[0-9a-f]{{{HEX_LENGTH}}}", re.ASCII)
 
 
@@ -42,8 +46,8 @@ class Hasher:
     True
     """
 
-    def __init__(self) -> None:
-        self._hash = _new_hash()
+    def __init__(self, *, is_beside: bool = False) -> None:
+        self._hash = _new_hash(is_beside=is_beside)
 
     def update(self, data: Bytes) -> None:
         """Add `data`, any contiguous bytes-like object. Large pieces are hashed by several threads, without the GIL."""
@@ -75,13 +79,29 @@ def digest_file(path: str | PathLike[str], *, progress: Callable[[int], object] 
     Raises:
         OSError: The file cannot be read.
     """
-    hasher = Hasher()
-    buffer = memoryview(bytearray(BUFFER_SIZE))
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (pathlib is slower to import, and a str will do)
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-            if progress is not None:
-                progress(count)
+        return digest_stream(file, progress=progress)
+
+
+def digest_stream(
+    file: FileIO, *, progress: Callable[[int], object] | None = None, is_beside: bool = False
+) -> str:
+    """Return the digest of what is left to read of a file that was opened without a buffer.
+
+    Args:
+        file: The file.
+        progress: Called after each piece with the number of bytes in it.
+        is_beside: Take one thread, and pieces that stay in its cache: least work where other threads are busy.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    hasher = Hasher(is_beside=is_beside)
+    buffer = memoryview(bytearray(BUFFER_SIZE if not is_beside else CACHED_SIZE))
+    while count := file.readinto(buffer):
+        hasher.update(buffer[:count])
+        if progress is not None:
+            progress(count)
     return hasher.digest()
 
 
@@ -103,7 +123,7 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def _new_hash() -> blake3:
+def _new_hash(*, is_beside: bool) -> blake3:
     from blake3 import blake3  # a native library: not loaded before the first digest
 
-    return blake3(max_threads=blake3.AUTO)
+    return blake3(max_threads=1 if is_beside else blake3.AUTO)

@@ -182,6 +182,14 @@ def publish_affine(store: Store, *, name: str = "affine", openvino: str = "2026.
     return publish_graph(store, make_model([x], [("y", y)]), [port], [out], name=name, openvino=openvino)
 
 
+def publish_scaled(store: Store, size: int, *, factor: float = 1.0, name: str = "scaled") -> Bundle:
+    """Publish `x @ weight` on float32[1, size], where all of the weight is `factor`."""
+    port = Port("x", "float32", (1, size))
+    x = parameter(port)
+    y = ops.matmul(x, constant(np.full((size, size), factor)), transpose_a=False, transpose_b=False)
+    return publish_graph(store, make_model([x], [("y", y)]), [port], [Port("y", "float32", (1, size))], name=name)
+
+
 def publish_relu(store: Store, shape: tuple[int, ...], *, name: str = "relu") -> Bundle:
     """Publish a graph of one operation."""
     port = Port("x", "float32", shape)
@@ -290,3 +298,39 @@ def publish_nested(store: Store) -> Bundle:
 def tree_signature(tree: Tree, result: Tree | None = None) -> Signature:
     """Return the signature of a call with one argument, `x`, of this structure."""
     return Signature((Parameter("x", "positional_or_keyword", None),), (("x", tree),), result or TensorNode(0))
+
+
+def publish_sum(store: Store, *, name: str = "sum") -> Bundle:
+    """Publish a graph with a state: `x[4] -> sum of all x since the reset`."""
+    from openvino.op import assign, read_value
+    from openvino.op.util import Variable, VariableInfo
+
+    port = Port("x", "float32", (4,))
+    info = VariableInfo()
+    info.data_shape, info.data_type, info.variable_id = ov.PartialShape([4]), ov.Type.f32, "sum"
+    variable = Variable(info)
+    x = parameter(port)
+    total = ops.add(read_value(constant([0, 0, 0, 0]), variable), x)
+    result = ops.result(total)
+    result.set_friendly_name("total")
+    model = ov.Model([result], [assign(total, variable)], [x], "main")
+    return publish_graph(store, model, [port], [Port("total", "float32", (4,))], name=name)
+
+
+def publish_reshape(store: Store, size: int = 4, *, name: str = "reshape") -> Bundle:
+    """Publish `x[size], shape[2] -> sum of x`, which the device refuses unless x fits the shape: [2, size / 2] does."""
+    ports = [Port("x", "float32", (size,)), Port("shape", "int64", (2,))]
+    x, shape = (parameter(port) for port in ports)
+    total = ops.reduce_sum(ops.reshape(x, shape, special_zero=False), constant([0, 1], "int64"), keep_dims=False)
+    model = make_model([x, shape], [("total", total)])
+    return publish_graph(store, model, ports, [Port("total", "float32", ())], name=name)
+
+
+def publish_power(store: Store, size: int, steps: int, *, name: str = "power") -> Bundle:
+    """Publish a graph that takes its time: `x[size, size] -> x` times itself as often as there are steps."""
+    port = Port("x", "float32", (size, size))
+    x = parameter(port)
+    power = x
+    for _ in range(steps):
+        power = ops.matmul(power, x, transpose_a=False, transpose_b=False)
+    return publish_graph(store, make_model([x], [("power", power)]), [port], [port], name=name)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import npu_persist
 from npu_persist import core, load
+from npu_persist.compilation.ports import check_ports
 from npu_persist.device import explain_missing, named_devices
 from npu_persist.errors import (
     BundleNotFoundError,
@@ -31,7 +32,6 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.manifest import Dimension, Manifest, Parameter, Port, Signature, TensorNode, ValueNode
-from npu_persist.runtime.ports import check_ports
 from npu_persist.store import Store
 from tests.graphs import (
     BATCH,
@@ -169,10 +169,11 @@ class TestTampering:
         with pytest.raises(FileIntegrityError, match="expected a regular file, got nothing"):
             load(bundle, "CPU")
 
-    def test_other_weights_beside_the_graph_are_seen(self, bundle: Path) -> None:
+    def test_other_weights_beside_the_graph_are_not_read(self, bundle: Path) -> None:
         (bundle / "model.bin").write_bytes((bundle / WEIGHTS).read_bytes()[:-1] + b"\0")
+        assert np.array_equal(load(bundle, "CPU")(GRID), AFFINE_OF_GRID)
         with pytest.raises(FileIntegrityError, match=r"model\.bin"):
-            load(bundle, "CPU")
+            npu_persist.verify(bundle)
 
     def test_a_broken_manifest_is_refused(self, bundle: Path) -> None:
         (bundle / "manifest.json").write_bytes(b"{}")
@@ -351,11 +352,11 @@ class TestVersions:
         assert (caught.value.found, caught.value.required) == ("2026.3.9-1-abc", "2026.4.1")
         assert load("affine:3", "CPU", store=store).bundle.version == 3
 
-    def test_it_is_said_before_the_files_are_read(
+    def test_it_is_said_rather_than_what_else_is_wrong(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         directory = copy_of(store, "affine:1", tmp_path)
-        (directory / WEIGHTS).unlink()
+        (directory / XML).write_bytes(b"damaged")
         monkeypatch.setattr(core, "get_version", lambda: "2025.1.0")
         with pytest.raises(OpenVINOVersionError):
             load(directory, "CPU")
@@ -369,6 +370,7 @@ class TestDevices:
     @pytest.mark.parametrize(
         "device", ["CPU", "AUTO", "AUTO:CPU", "AUTO:NPU,CPU", "HETERO:CPU", "MULTI:CPU", "BATCH:CPU"]
     )
+    @pytest.mark.filterwarnings("ignore::npu_persist.errors.DeviceWarning")
     def test_that_have_a_cpu_run_on_it(self, store: Store, device: str) -> None:
         model = load("affine", device, store=store)
         assert "CPU" in executes_on(model) or "NPU" in executes_on(model)
@@ -378,24 +380,23 @@ class TestDevices:
     @pytest.mark.parametrize(
         ("device", "missing"),
         [
-            ("GPU.7", "GPU.7"),
-            ("CPU.3", "CPU.3"),
-            ("cpu", "cpu"),
-            ("TPU", "TPU"),
-            ("AUTO:TPU", "TPU"),
-            ("HETERO:GPU.7,CPU", "GPU.7"),
-            ("BATCH:TPU(4)", "TPU"),
-            ("", "device without a name"),
-            ("CPU\0", "CPU\0"),
+            ("GPU.7", "no GPU.7 on this machine"),
+            ("CPU.3", "no CPU.3 on this machine"),
+            ("cpu", "no device called 'cpu'; did you mean 'CPU'?"),
+            ("TPU", "no device called 'TPU'"),
+            ("AUTO:TPU", "no device called 'TPU'"),
+            ("HETERO:GPU.7,CPU", "no GPU.7 on this machine"),
+            ("BATCH:TPU(4)", "no device called 'TPU'"),
+            ("", "no device called ''"),
+            ("CPU\0", "CPU"),
         ],
     )
     def test_that_are_not_there(self, store: Store, device: str, missing: str) -> None:
         with pytest.raises(DeviceNotFoundError) as caught:
             load("affine", device, store=store)
         message = str(caught.value)
-        assert f"OpenVINO has no {missing} on this machine, only " in message
+        assert missing in message
         assert "CPU" in message
-        assert "OpenVINO said: " in message
         assert isinstance(pickle.loads(pickle.dumps(caught.value)), FileNotFoundError)  # noqa: S301 - our own bytes
 
     def test_npu_never_runs_on_the_cpu(self, store: Store) -> None:

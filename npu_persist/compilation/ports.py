@@ -23,7 +23,7 @@ _TYPE_NAMES = {
 """Numpy's names of types to OpenVINO's. `Type.to_dtype` is no help: it calls bf16 float16, and i4 int8."""
 
 
-def check_ports(reference: str, graph: Graph, model: ov.Model) -> None:
+def check_ports(reference: str, graph: Graph, model: ov.Model | ov.CompiledModel) -> None:
     """Check a graph that was read against what the manifest says of it.
 
     Raises:

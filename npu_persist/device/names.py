@@ -64,12 +64,13 @@ def candidates(core: ov.Core, device: str) -> list[str]:
 def settle(core: ov.Core, device: str, properties: Mapping[str, Any]) -> str:
     """Return the only device that `AUTO` could take here, if it answers to all of the properties; else `device`.
 
-    A device alone can be cached exactly; AUTO leaves that to its devices.
+    A device alone can be cached exactly; AUTO leaves that to its devices. So `AUTO:NPU,CPU` is the CPU where there is
+    no NPU, and whoever asks for it warns of that.
     """
     if head(device) != "AUTO" or properties.get("PERFORMANCE_HINT") == "CUMULATIVE_THROUGHPUT":
         return device
     usable = candidates(core, device)
-    if len(usable) != 1 or not all(is_available(name, usable) for name in named_devices(device)):
+    if len(usable) != 1:
         return device
     taken = {*core.get_property(usable[0], "SUPPORTED_PROPERTIES"), *_OF_THE_CORE}
     return usable[0] if taken.issuperset(properties) else device

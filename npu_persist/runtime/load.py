@@ -2,54 +2,90 @@
 
 from __future__ import annotations
 
+import logging
+import time
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.core import get_core, require_version
-from npu_persist.device import check_properties, explain_missing
-from npu_persist.errors import CompilationError, GraphIntegrityError, UsageError
-from npu_persist.runtime.model import Model
-from npu_persist.runtime.ports import check_ports
-from npu_persist.signature import CallPlan
+from npu_persist.cache import CompileCache
+from npu_persist.device import merge_hint
+from npu_persist.errors import (
+    CompilationError,
+    DeviceNotFoundError,
+    DeviceWarning,
+    IntegrityError,
+    StoreError,
+    UsageError,
+)
+from npu_persist.runtime.report import Report
+from npu_persist.runtime.verification import VERIFY, Verification
 from npu_persist.store import Store
-from npu_persist.weights import check_graph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import openvino as ov
-
+    from npu_persist.artifact import Artifact
     from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Graph
+    from npu_persist.compilation.local import Compiled
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.compilation.worker import CompileProgress
+    from npu_persist.runtime.ladder import Ladder
+    from npu_persist.runtime.model import Model
+    from npu_persist.runtime.verification import Verify
+
+log = logging.getLogger(__name__)
 
 
-def load(
+def load(  # noqa: PLR0913 (each is something that a deployment decides)
     reference: str | Path,
     device: str = "AUTO",
     *,
     config: Mapping[str, Any] | None = None,
+    hint: str | None = None,
+    verify: Verify = "full",
+    fallback: Sequence[str] = (),
+    cache: bool = True,
+    compile_timeout: float | None = None,
+    progress: Callable[[CompileProgress], object] | None = None,
     store: Store | str | Path | None = None,
 ) -> Model:
-    """Verify a bundle, compile it for a device and return it as a callable.
+    """Load a bundle: verify it, take it from the compile cache or compile it, and return it as a callable.
 
-    Every file is checked against the manifest, and the graph against its weights file, before OpenVINO reads them.
+    The model comes from the first of: a compiled artifact that is attached to the bundle, the machine's compile cache,
+    a compilation of the graph, and the same for each device of `fallback`. `model.report` says which, and why not the
+    others. Every byte that OpenVINO reads has been compared with the manifest, or with the artifact's description, when
+    this function returns; the weights are read beside the load.
 
     Args:
         reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory.
-        device: OpenVINO's device string: "NPU", "GPU", "CPU", "AUTO", "AUTO:NPU,CPU".
-        config: OpenVINO properties for the compilation, for instance {"PERFORMANCE_HINT": "LATENCY"}.
-        store: a store, its directory, or None for the default one.
+        device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A device
+            that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names.
+        config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}.
+        hint: OpenVINO's PERFORMANCE_HINT: "LATENCY", "THROUGHPUT" or "CUMULATIVE_THROUGHPUT".
+        verify: "full" compares every byte; "stamp" only what has another size, time or inode than when it was last
+            compared by a load with "stamp"; "none" compares nothing, and then nothing is added to the compile cache.
+        fallback: Devices to try, in order, when `device` is not there or does not compile. Properties of `config` that
+            start with another device's name are not passed to them.
+        cache: Whether to use the compile cache.
+        compile_timeout: Seconds after which a compilation is ended. It then runs in a process of its own, and needs
+            the cache.
+        progress: Called about twice a second while a compilation runs in a process of its own.
+        store: A store, its directory, or None for the default one. The compile cache is beside its bundles.
 
     Returns:
         The model, ready to be called with the module's own arguments.
 
     Raises:
-        BundleNotFoundError: the reference leads nowhere.
-        IntegrityError: a file is not what the manifest says, or the graph points outside of its weights.
-        IncompatibleError: this package or this OpenVINO is too old for the bundle.
-        DeviceNotFoundError: the device is not there.
-        CompilationError: OpenVINO refused the graph or the config.
-        UsageError: device or config are not of the types above.
+        BundleNotFoundError: The reference leads nowhere.
+        IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
+        IncompatibleError: This package or this OpenVINO is too old for the bundle.
+        DeviceNotFoundError: The device is not there, nor any of `fallback`.
+        CompilationError: OpenVINO refused the graph or the properties on every device.
+        CompileTimeoutError: The compilation took longer than `compile_timeout`.
+        PropertyError: A property is misspelt, or one that the compile cache sets itself.
+        UsageError: An argument is not of the types above.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -57,22 +93,133 @@ def load(
         >>> model = npu_persist.load("doc-load", device="CPU")
         >>> model(numpy.zeros((1, 4), numpy.float32)).shape
         (1, 2)
+        >>> model.report.from_cache, npu_persist.load("doc-load", device="CPU").report.from_cache
+        (False, True)
 
     """
-    properties = _check_arguments(device, config)
+    began = time.perf_counter()
+    devices = _check_devices(device, fallback)
+    properties = merge_hint(_check_config(config), hint)
+    _check_options(verify, cache=cache, compile_timeout=compile_timeout)
     source = store if isinstance(store, Store) else Store(store)
     bundle = source.resolve(reference)
-    require_version(bundle.manifest.producer.openvino, bundle.reference)
-    graph = bundle.graph()
-    plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
-    bundle.verify()
-    model = _read(bundle, graph)
-    return Model(bundle, _compile(bundle, model, device, properties), plan)
+    report = Report(bundle.reference, device, verify)
+    described = bundle.manifest.weights.path
+    with Verification(verify, source.home) as verification:
+        # Before anything else is imported: most of it is read by the time OpenVINO is there.
+        verification.start(bundle.file(described), bundle.manifest.files[described])
+        recipes = _make_recipes(bundle, devices, properties, report)
+        from npu_persist.runtime.ladder import Ladder
+
+        ladder = Ladder(
+            verification,
+            CompileCache(source.home) if cache else None,
+            report,
+            compile_timeout=compile_timeout,
+            progress=progress,
+        )
+        compiled = _climb(ladder, recipes, verification, report)
+        verification.finish()
+        _write_stamps(verification, report)
+    report.verified_bytes = verification.bytes
+    report.phases["verify"] = verification.seconds
+    model = _make_model(recipes[0], compiled, report)
+    report.phases["load"] = time.perf_counter() - began
+    log.info("%s", report)
+    return model
 
 
-def _check_arguments(device: object, config: object) -> dict[str, Any]:
+def compiled(
+    reference: str | Path,
+    device: str = "AUTO",
+    *,
+    config: Mapping[str, Any] | None = None,
+    hint: str | None = None,
+    store: Store | str | Path | None = None,
+) -> Artifact | None:
+    """Tell whether a bundle is compiled here already: the artifact that `load` would import, or None.
+
+    Neither the graph nor the weights are read, and the artifact's bytes are not compared with its description: `load`
+    does that.
+
+    Args:
+        reference: As for `load`.
+        device: As for `load`.
+        config: As for `load`: other properties are another artifact.
+        hint: As for `load`.
+        store: As for `load`.
+
+    Raises:
+        BundleNotFoundError: The reference leads nowhere.
+        PropertyError: A property is misspelt.
+        UsageError: An argument is not of the types that `load` takes.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-compiled", (torch.zeros(1, 4),))
+        >>> npu_persist.compiled("doc-compiled", "CPU") is None
+        True
+        >>> key = npu_persist.load("doc-compiled", "CPU").report.key
+        >>> npu_persist.compiled("doc-compiled", "CPU").key == key
+        True
+
+    """
+    from npu_persist.runtime.ladder import attached
+
+    source = store if isinstance(store, Store) else Store(store)
+    bundle = source.resolve(reference)
+    report = Report(bundle.reference, device, "none")
+    properties = merge_hint(_check_config(config), hint)
+    (recipe,) = _make_recipes(bundle, _check_devices(device, ()), properties, report)
+    if recipe.unkeyed:
+        return None
+    for _, artifact in attached(recipe):
+        if not isinstance(artifact, Exception):
+            return artifact
+    entry = CompileCache(source.home).find(recipe.key)
+    return None if entry is None else entry.artifact
+
+
+def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
+    *, bundle: str, graph: str, device: str, config: Mapping[str, Any], home: str, key: str
+) -> bool:
+    """Compile a bundle and keep it in the compile cache: what `load` with `compile_timeout` runs in a process.
+
+    Raises:
+        CompilationError: It was compiled, but could not be kept.
+    """
+    from npu_persist.bundle import Bundle
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.runtime.ladder import Ladder
+
+    opened = Bundle.open(bundle)
+    report = Report(opened.reference, device, "full")
+    described = opened.manifest.weights.path
+    store = Store(home)
+    cache = CompileCache(store.home)
+    with Verification("full", store.home) as verification:
+        verification.start(opened.file(described), opened.manifest.files[described])
+        recipe = Recipe(opened, opened.graph(graph), device, dict(config))
+        compiled = Ladder(verification, cache, report).climb(recipe)
+        verification.finish()
+    if compiled.pending is not None:
+        compiled.pending.join()
+    if recipe.key != key or cache.find(key) is None:
+        raise CompilationError(f"{opened.reference} was compiled for {device}, but could not be kept. {report}")
+    return True
+
+
+def _check_devices(device: object, fallback: object) -> tuple[str, ...]:
     if not isinstance(device, str):
         raise UsageError(f"device: expected OpenVINO's device string, for instance 'NPU' or 'CPU'; got {device!r}")
+    if isinstance(fallback, str) or not isinstance(fallback, (tuple, list)):
+        raise UsageError(f"fallback: expected device strings in a tuple, for instance ('GPU', 'CPU'); got {fallback!r}")
+    if not all(isinstance(name, str) for name in fallback):
+        raise UsageError(f"fallback: expected device strings, for instance ('GPU', 'CPU'); got {fallback!r}")
+    return (device, *fallback)
+
+
+def _check_config(config: object) -> dict[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
@@ -83,31 +230,99 @@ def _check_arguments(device: object, config: object) -> dict[str, Any]:
     return dict(config)
 
 
-def _read(bundle: Bundle, graph: Graph) -> ov.Model:
-    """Read a graph that was verified, and check that it is the one that the manifest describes."""
-    described = bundle.manifest.weights
-    xml, weights = bundle.file(graph.path), bundle.file(described.path)
-    header = check_graph(xml, weights)
-    if (header.data_start, len(header.tensors)) != (described.data_start, described.tensors):
-        raise GraphIntegrityError(
-            f"{bundle.reference}: the manifest says that {described.path} has {described.tensors} tensors from byte "
-            f"{described.data_start} on; it has {len(header.tensors)} from byte {header.data_start} on. Persist the "
-            "model again, or get another copy of the bundle."
+def _check_options(verify: object, *, cache: bool, compile_timeout: object) -> None:
+    if verify not in VERIFY:
+        raise UsageError(f"verify: expected one of {', '.join(VERIFY)}; got {verify!r}")
+    if compile_timeout is None:
+        return
+    if isinstance(compile_timeout, bool) or not isinstance(compile_timeout, (int, float)) or not compile_timeout > 0:
+        raise UsageError(f"compile_timeout: expected seconds above 0, or None; got {compile_timeout!r}")
+    if not cache or verify == "none":
+        raise UsageError(
+            "compile_timeout: the compilation runs in a process of its own, which hands its result over in the compile "
+            "cache. Leave out cache=False and verify='none', or compile_timeout"
         )
-    try:
-        model = get_core().read_model(xml, weights)
-    except RuntimeError as error:
-        raise CompilationError(f"OpenVINO could not read {bundle.reference} ({xml}): {error}") from error
-    check_ports(bundle.reference, graph, model)
-    return model
 
 
-def _compile(bundle: Bundle, model: ov.Model, device: str, properties: Mapping[str, Any]) -> ov.CompiledModel:
+def _make_recipes(
+    bundle: Bundle, devices: Sequence[str], properties: Mapping[str, Any], report: Report
+) -> list[Recipe]:
+    """Return one recipe a device; OpenVINO is imported here."""
+    began = time.perf_counter()
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.core import get_core, require_version
+    from npu_persist.device import check_device, check_properties, head, settle
+
     core = get_core()
-    check_properties(core, device, properties)
+    report.phases["import"] = time.perf_counter() - began
+    require_version(bundle.manifest.producer.openvino, bundle.reference)
+    recipes: list[Recipe] = []
+    for device in devices:
+        taken = dict(properties)
+        if recipes:  # a property of the first device is none of a fallback's
+            others = {head(other) for other in devices} - {head(device)}
+            taken = {name: value for name, value in taken.items() if name.partition("_")[0] not in others}
+        check_device(core, device)
+        check_properties(core, device, taken)
+        recipes.append(Recipe(bundle, bundle.graph(), settle(core, device, taken), taken))
+    return recipes
+
+
+def _climb(ladder: Ladder, recipes: Sequence[Recipe], verification: Verification, report: Report) -> Compiled:
+    for index, recipe in enumerate(recipes):
+        try:
+            return ladder.climb(recipe)
+        except IntegrityError:
+            verification.finish()  # which names the file that is damaged, and with it the cause
+            raise
+        except (DeviceNotFoundError, CompilationError) as error:
+            verification.finish()
+            if index == len(recipes) - 1:
+                if index:
+                    raise type(error)(f"none of the devices could be used. {report}\n{error}") from error
+                raise
+            log.warning("%s: %s; trying %s", report.reference, error, recipes[index + 1].device)
+    raise AssertionError("there is at least one device")
+
+
+def _write_stamps(verification: Verification, report: Report) -> None:
     try:
-        return core.compile_model(model, device, properties)
-    except RuntimeError as error:
-        raise explain_missing(core, device, error) or CompilationError(
-            f"OpenVINO could not compile {bundle.reference} for {device} with {dict(properties)}: {error}"
-        ) from error
+        verification.write_stamps()
+    except StoreError as error:
+        report.notes.append(f"no stamps, the next load reads every byte again: {error}")
+
+
+def _make_model(recipe: Recipe, compiled: Compiled, report: Report) -> Model:
+    from npu_persist.compilation.execution import executing_devices
+    from npu_persist.runtime.model import Model
+    from npu_persist.signature import CallPlan
+
+    graph, model = recipe.graph, compiled.model
+
+    def note_first(seconds: float) -> None:
+        report.phases["first_inference"] = seconds
+        _warn_of_other_device(report, model)
+
+    report._executing = lambda: executing_devices(model)  # noqa: SLF001 (ours to set)
+    _warn_of_other_device(report, model)
+    plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
+    return Model(recipe.bundle, model, plan, report=report, keep=compiled.keep, on_first=note_first)
+
+
+def _warn_of_other_device(report: Report, model: Any) -> None:
+    """Warn where AUTO settled on the CPU, although an accelerator was named."""
+    from npu_persist.compilation.execution import executing_devices, is_settled
+    from npu_persist.device import head, named_devices
+
+    wanted = {head(name) for name in named_devices(report.device)} - {"CPU"}
+    if head(report.device) not in {"AUTO", "MULTI"} or not wanted or not is_settled(model):
+        return
+    executing = executing_devices(model)
+    if executing and not wanted & {head(name) for name in executing}:
+        text = (
+            f"{report.reference}: {report.device} was asked for, but only {', '.join(executing)} executes it. "
+            "`npu-persist doctor` shows what the other devices lack"
+        )
+        if text not in report.notes:
+            report.notes.append(text)
+            warnings.warn(text, DeviceWarning, stacklevel=4)

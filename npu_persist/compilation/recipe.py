@@ -1,0 +1,118 @@
+"""What is compiled for what, and with what: everything that decides what comes out, and so the artifact's key.
+
+The promise: two recipes have the same key only if either one's artifact may stand for the other's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.artifact import make_key
+from npu_persist.core import get_core, get_version
+from npu_persist.device import can_export, head, identify
+from npu_persist.errors import PropertyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.manifest import Graph
+
+OURS = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
+"""Properties that steer OpenVINO's caching: the compile cache sets them itself."""
+
+_WEIGHTLESS = frozenset({"CPU", "GPU"})
+"""Devices whose blobs can leave the weights in their file, asked with CACHE_MODE."""
+
+_PLAIN = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One graph of a bundle, to be compiled for one device with these properties.
+
+    Attributes:
+        bundle: The bundle.
+        graph: The graph.
+        device: OpenVINO's device string.
+        properties: OpenVINO's properties for the compilation.
+    """
+
+    bundle: Bundle
+    graph: Graph
+    device: str
+    properties: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse properties that would let OpenVINO cache on its own.
+
+        Raises:
+            PropertyError: There is one.
+        """
+        if ours := sorted(OURS & self.properties.keys()):
+            raise PropertyError(
+                f"{', '.join(ours)}: expected no property that steers OpenVINO's own caching, which checks nothing; "
+                "load keeps a compile cache of its own (cache=False does without). Leave it out"
+            )
+
+    def on(self, device: str) -> Recipe:
+        """Return the recipe for another device."""
+        return replace(self, device=device)
+
+    @property
+    def is_exportable(self) -> bool:
+        """Whether the device gives its compiled models away, and takes them back."""
+        return can_export(get_core(), self.device)
+
+    @property
+    def is_weightless(self) -> bool:
+        """Whether the exported blob leaves the weights in the bundle's weights file."""
+        return head(self.device) in _WEIGHTLESS
+
+    @property
+    def weights(self) -> Path:
+        """The bundle's weights file."""
+        return self.bundle.file(self.bundle.manifest.weights.path)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What tells the device from others."""
+        return identify(get_core(), self.device)
+
+    @cached_property
+    def openvino(self) -> str:
+        """OpenVINO's full version."""
+        return get_version()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The properties as text."""
+        return {name: str(value) for name, value in self.properties.items()}
+
+    @property
+    def unkeyed(self) -> list[str]:
+        """Names of properties that no key can hold: functions, for instance."""
+        return [
+            name
+            for name, value in self.properties.items()
+            if not isinstance(value, _PLAIN) and not type(value).__module__.startswith("openvino")
+        ]
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the compiled artifact."""
+        return make_key(
+            subject=self.bundle.digest,
+            graph=self.graph.name,
+            device=self.device,
+            identity=self.identity,
+            openvino=self.openvino,
+            properties=self.texts,
+        )
+
+    def __str__(self) -> str:
+        with_properties = f" with {self.texts}" if self.properties else ""
+        return f"{self.bundle.reference} for {self.device}{with_properties}"

@@ -1,0 +1,314 @@
+"""The load ladder: attached artifact, compile cache, compilation from the graph.
+
+The promise: each rung that was passed over is in the report with its reason; a compiled artifact that is damaged, stale
+or foreign costs a compilation, never an answer; what is kept for the next load was made from verified bytes. One
+process compiles while others wait, but nothing is wrong where locks do nothing: the work is then done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from npu_persist.artifact import read_artifact
+from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
+from npu_persist.compilation.own_cache import OwnCache
+from npu_persist.compilation.worker import run as run_in_worker
+from npu_persist.errors import ArtifactError, CompilationError, DeviceNotFoundError, NpuPersistError, StoreError
+from npu_persist.files import is_directory
+from npu_persist.manifest import COMPILED_DIRECTORY
+from npu_persist.runtime.report import Rung
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import openvino as ov
+
+    from npu_persist.artifact import Artifact
+    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.compilation.local import Compiled
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.compilation.worker import CompileProgress
+    from npu_persist.runtime.report import Report, RungName
+    from npu_persist.runtime.verification import Verification
+
+log = logging.getLogger(__name__)
+
+WAIT = 600.0
+"""Seconds to wait for another process that compiles the same, before doing it too."""
+
+
+class Ladder:
+    """The way to one compiled model, for one device after another.
+
+    Args:
+        verification: The checks of this load; the weights' is running.
+        cache: The compile cache; None to do without.
+        report: Where every step is written down.
+        compile_timeout: Seconds for a compilation, which then runs in a process of its own.
+        progress: Called while it runs there.
+    """
+
+    def __init__(
+        self,
+        verification: Verification,
+        cache: CompileCache | None,
+        report: Report,
+        *,
+        compile_timeout: float | None = None,
+        progress: Callable[[CompileProgress], object] | None = None,
+    ) -> None:
+        self._verification = verification
+        self._cache = cache
+        self._report = report
+        self._timeout = compile_timeout
+        self._progress = progress
+
+    def climb(self, recipe: Recipe) -> Compiled:
+        """Return the compiled model of the first rung that holds.
+
+        Raises:
+            DeviceNotFoundError: The device is not there.
+            CompilationError: OpenVINO refused the graph or the properties, or took too long.
+            IntegrityError: A file of the bundle is not what was persisted.
+        """
+        if unkeyed := recipe.unkeyed:
+            self._note(f"not cached: no key can hold the value of {', '.join(unkeyed)}")
+            return self._compile(recipe, None)
+        self._report.key = recipe.key
+        return self._from_attached(recipe) or self._from_cache(recipe, "found") or self._from_graph(recipe)
+
+    def _from_attached(self, recipe: Recipe) -> Compiled | None:
+        for directory, artifact in attached(recipe):
+            began = time.perf_counter()
+            try:
+                if isinstance(artifact, NpuPersistError):
+                    raise artifact
+                compiled = self._import(recipe, artifact, directory)
+            except (ArtifactError, OSError) as error:
+                self._pass("attached", recipe, f"{directory.name}: {error}", began)
+            else:
+                self._take("attached", recipe, f"{directory.name} is for this machine", began)
+                self._report.from_cache = True
+                return compiled
+        return None
+
+    def _from_cache(self, recipe: Recipe, how: str) -> Compiled | None:
+        if self._cache is None:
+            return None
+        began = time.perf_counter()
+        entry: Entry | None = None
+        try:
+            entry = self._cache.find(recipe.key)
+            if entry is None or entry.artifact is None:
+                self._pass("cache", recipe, "nothing is there for this bundle, device and OpenVINO", began)
+                return None
+            compiled = self._use(recipe, entry, entry.artifact)
+        except (ArtifactError, FileNotFoundError) as error:
+            self._pass("cache", recipe, str(error), began)
+            self._verification.finish()  # it may be the weights that are damaged, and not the entry
+            if entry is not None:
+                self._cache.put_aside(entry, str(error))
+            return None
+        except (StoreError, OSError) as error:
+            self._pass("cache", recipe, f"it cannot be read: {error}", began)
+            return None
+        if compiled is not None:
+            self._take("cache", recipe, how, began)
+            self._report.from_cache = True
+        return compiled
+
+    def _use(self, recipe: Recipe, entry: Entry, artifact: Artifact) -> Compiled | None:
+        held = entry.hold()
+        if artifact.kind == "blob":
+            compiled = self._import(recipe, artifact, entry.path)
+        else:
+            own = OwnCache(recipe, self._cache_there)
+            try:
+                own.take(entry)
+            except BaseException:
+                own.close()
+                raise
+            compiled = self._compile_with(recipe, own)
+        compiled.keep.append(held)
+        return compiled
+
+    def _from_graph(self, recipe: Recipe) -> Compiled:
+        if self._cache is None:
+            return self._compile(recipe, None)
+        if self._timeout is not None:
+            return self._in_worker(recipe, self._timeout)
+        try:
+            with self._cache.claim(recipe.key, WAIT):
+                # Whoever held the claim before has made it.
+                found = self._cache.find(recipe.key)
+                if found is None:
+                    return self._compile(recipe, self._cache)
+        except StoreError as error:
+            self._note(f"not cached: {error}")
+            return self._compile(recipe, None)
+        return self._from_cache(recipe, "another process compiled it meanwhile") or self._compile(recipe, self._cache)
+
+    def _compile(self, recipe: Recipe, cache: CompileCache | None) -> Compiled:
+        began = time.perf_counter()
+        try:
+            if cache is not None and not recipe.is_exportable:
+                compiled = self._compile_with(recipe, OwnCache(recipe, cache))
+            else:
+                compiled = self._compile_and_export(recipe, cache)
+        except (CompilationError, DeviceNotFoundError) as error:
+            self._pass("compile", recipe, str(error), began)
+            raise
+        self._take("compile", recipe, "from the graph", began)
+        return compiled
+
+    def _compile_and_export(self, recipe: Recipe, cache: CompileCache | None) -> Compiled:
+        model = self._read(recipe)
+        with self._phase("compile"):
+            compiled = compile_graph(recipe, model)
+        if cache is not None and self._may_keep():
+            with self._phase("keep"):
+                try:
+                    with cache.stage() as staging:
+                        entry = cache.publish(export_blob(recipe, compiled, staging), staging)
+                    compiled.keep.append(entry.hold())
+                except (CompilationError, StoreError, OSError) as error:
+                    self._note(f"not cached: {error}")
+        return compiled
+
+    def _compile_with(self, recipe: Recipe, own: OwnCache) -> Compiled:
+        """Compile on a device that caches for itself."""
+        try:
+            model = self._read(recipe)
+        except BaseException:
+            own.close()
+            raise
+        with self._phase("compile"):
+            compiled = own.compile(model)
+        if self._may_keep():
+            own.keep(compiled)
+        else:
+            own.close()
+        return compiled
+
+    def _in_worker(self, recipe: Recipe, timeout: float) -> Compiled:
+        began = time.perf_counter()
+        cache = self._cache_there
+        job = {
+            "bundle": str(recipe.bundle.path),
+            "graph": recipe.graph.name,
+            "device": recipe.device,
+            "config": dict(recipe.properties),
+            "home": str(cache.path.parent),
+            "key": recipe.key,
+        }
+        try:
+            with self._phase("compile"):
+                run_in_worker("npu_persist.runtime.load:fill_cache", job, timeout=timeout, progress=self._progress)
+        except CompilationError as error:
+            with suppress(StoreError):  # it was killed at its work; what it was writing is a leftover for prune, too
+                cache.sweep()
+            self._pass("compile", recipe, str(error), began)
+            raise
+        self._pass("compile", recipe, "done in a process of its own, for the cache", began)
+        compiled = self._from_cache(recipe, "compiled in a process of its own")
+        if compiled is None:
+            raise CompilationError(f"{recipe}: compiled in a process of its own, but nothing came back. {self._report}")
+        self._report.from_cache = False
+        return compiled
+
+    def _import(self, recipe: Recipe, artifact: Artifact, directory: Path) -> Compiled:
+        if artifact.kind != "blob":
+            raise ArtifactError(f"{directory}: expected an exported blob; got the files of a CACHE_DIR")
+        check = self._verification.mode != "none"
+        with self._phase("import_blob"):
+            compiled = import_blob(recipe, artifact, directory, check=check)
+        if check:
+            self._verification.bytes += artifact.size
+        return compiled
+
+    def _read(self, recipe: Recipe) -> ov.Model:
+        with self._phase("read"):
+            graph = recipe.graph.path
+            self._verification.check(recipe.bundle.file(graph), recipe.bundle.manifest.files[graph])
+            return read_graph(recipe)
+
+    def _may_keep(self) -> bool:
+        """Wait for the weights' check: what is kept must be made of what was persisted."""
+        if self._verification.mode == "none":
+            self._note("not cached: what was not verified is not kept (verify='none')")
+            return False
+        self._verification.finish()
+        return True
+
+    @property
+    def _cache_there(self) -> CompileCache:
+        if self._cache is None:
+            raise ValueError("there is no cache")
+        return self._cache
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            phases = self._report.phases
+            phases[name] = phases.get(name, 0.0) + time.perf_counter() - began
+
+    def _take(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
+        self._report.rungs.append(Rung(name, recipe.device, taken=True, reason=reason, seconds=_since(began)))
+        self._report.loaded_device = recipe.device
+
+    def _pass(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
+        log.info("%s: %s passed over: %s", recipe, name, reason)
+        self._report.rungs.append(Rung(name, recipe.device, taken=False, reason=reason, seconds=_since(began)))
+
+    def _note(self, text: str) -> None:
+        log.info("%s: %s", self._report.reference, text)
+        if text not in self._report.notes:
+            self._report.notes.append(text)
+
+
+def attached(recipe: Recipe) -> Iterator[tuple[Path, Artifact | NpuPersistError]]:
+    """Yield the folders of artifacts that are attached to a bundle, each with what is said of it or why it is not used.
+
+    An artifact is used if its key is the recipe's: it was compiled from this bundle, by this OpenVINO, on a device like
+    this one.
+    """
+    root = recipe.bundle.path / COMPILED_DIRECTORY
+    if not is_directory(root):
+        return
+    for directory in sorted(path for path in root.iterdir() if is_directory(path)):
+        try:
+            artifact = read_artifact(directory)
+        except (ArtifactError, OSError) as error:
+            yield directory, error if isinstance(error, ArtifactError) else ArtifactError(f"{directory}: {error}")
+            continue
+        if artifact.key == recipe.key:
+            yield directory, artifact
+        else:
+            yield directory, ArtifactError(f"it is for {differences(artifact, recipe)}")
+
+
+def differences(artifact: Artifact, recipe: Recipe) -> str:
+    """Say in what an artifact is for something else than a recipe."""
+    pairs = {
+        "bundle": (artifact.subject, recipe.bundle.digest),
+        "graph": (artifact.graph, recipe.graph.name),
+        "device": (artifact.device, recipe.device),
+        "OpenVINO": (artifact.openvino, recipe.openvino),
+        "properties": (dict(artifact.properties), recipe.texts),
+        **{
+            name: (artifact.identity.get(name), recipe.identity.get(name))
+            for name in sorted({*artifact.identity, *recipe.identity})
+        },
+    }
+    return "; ".join(f"{what} {theirs}, not {ours}" for what, (theirs, ours) in pairs.items() if theirs != ours)
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began

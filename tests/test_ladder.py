@@ -1,0 +1,542 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import npu_persist
+from npu_persist import compiled, core, load
+from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
+from npu_persist.cache import CompileCache
+from npu_persist.compilation import recipe as recipes
+from npu_persist.errors import (
+    CompilationError,
+    CompileTimeoutError,
+    DeviceNotFoundError,
+    DeviceWarning,
+    FileIntegrityError,
+    PropertyError,
+    UsageError,
+)
+from npu_persist.store import Store
+from tests import faults
+from tests.graphs import WEIGHTS, XML, publish_affine, publish_scaled
+from tests.second_device import SECOND, write_plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
+AFFINE_OF_GRID = GRID * [1, 2, 3] + 0.5
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path / "home")
+    publish_affine(found)
+    return found
+
+
+def is_right(model: npu_persist.Model) -> bool:
+    return np.array_equal(model(GRID), AFFINE_OF_GRID)
+
+
+def rungs(model: npu_persist.Model) -> list[tuple[str, str, bool]]:
+    return [(rung.name, rung.device, rung.taken) for rung in model.report.rungs]
+
+
+def entries(store: Store) -> list[Path]:
+    return [entry.path for entry in CompileCache(store.home).entries()]
+
+
+def spoil(path: Path, data: bytes | None = None) -> None:
+    """Flip the last bit of a read-only file in place, or write something else there."""
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if data is None else data)
+
+
+def copy_bundle(store: Store, target: Path) -> Path:
+    shutil.copytree(store.resolve("affine").path, target, copy_function=shutil.copyfile)
+    return target
+
+
+class TestCache:
+    def test_the_first_load_compiles_and_the_next_imports(self, store: Store) -> None:
+        first = load("affine", "CPU", store=store)
+        assert rungs(first) == [("cache", "CPU", False), ("compile", "CPU", True)]
+        assert not first.report.from_cache
+        second = load("affine", "CPU", store=store)
+        assert rungs(second) == [("cache", "CPU", True)]
+        assert second.report.from_cache
+        assert is_right(first)
+        assert is_right(second)
+
+    def test_what_is_kept_leaves_the_weights_out(self, store: Store) -> None:
+        large = publish_scaled(store, 512)
+        load(large.path, "CPU", store=store)
+        (path,) = entries(store)
+        assert read_artifact(path).weightless
+        assert (path / BLOB_FILE).stat().st_size < large.manifest.weights.data_size // 10
+
+    def test_an_import_does_not_read_the_graph(self, store: Store, tmp_path: Path) -> None:
+        load("affine", "CPU", store=store)
+        moved = copy_bundle(store, tmp_path / "copy")
+        spoil(moved / XML)
+        assert load(moved, "CPU", store=store).report.from_cache
+        with pytest.raises(FileIntegrityError):
+            load(moved, "CPU", store=store, cache=False)
+
+    def test_a_moved_folder_is_a_hit(self, store: Store, tmp_path: Path) -> None:
+        load("affine", "CPU", store=store)
+        moved = copy_bundle(store, tmp_path / "elsewhere")
+        model = load(moved, "CPU", store=store)
+        assert model.report.from_cache
+        assert is_right(model)
+
+    def test_retrained_weights_under_the_same_path_and_time_are_another_model(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "home")
+        place = tmp_path / "model"
+        for factor in (1.0, 3.0):
+            bundle = publish_scaled(store, 4, factor=factor)
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(bundle.path, place)
+            for path in place.iterdir():
+                os.utime(path, (1_600_000_000, 1_600_000_000))
+            model = load(place, "CPU", store=store)
+            assert not model.report.from_cache
+            assert np.array_equal(model(np.ones((1, 4), np.float32)), np.full((1, 4), factor * 4, np.float32))
+        assert len(entries(store)) == 2
+
+    def test_another_openvino_compiles_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        load("affine", "CPU", store=store)
+        monkeypatch.setattr(recipes, "get_version", lambda: "2027.0.0-1-other")
+        model = load("affine", "CPU", store=store)
+        assert not model.report.from_cache
+        assert is_right(model)
+
+    def test_properties_and_hints_have_entries_of_their_own(self, store: Store) -> None:
+        keys = {
+            load("affine", "CPU", store=store, **options).report.key  # type: ignore[arg-type]
+            for options in (
+                {},
+                {"hint": "THROUGHPUT"},
+                {"config": {"NUM_STREAMS": 2}},
+                {"config": {"INFERENCE_PRECISION_HINT": "f32"}},
+            )
+        }
+        assert len(keys) == 4
+        model = load("affine", "CPU", hint="THROUGHPUT", store=store)
+        assert model.report.from_cache
+        assert str(model.compiled.get_property("PERFORMANCE_HINT")).endswith("THROUGHPUT")
+
+    @pytest.mark.parametrize("name", [BLOB_FILE, ARTIFACT_FILE])
+    @pytest.mark.parametrize("data", [None, b"", b"{}", b"\0" * 100])
+    def test_a_damaged_entry_is_made_again(
+        self, store: Store, name: str, data: bytes | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        load("affine", "CPU", store=store)
+        (path,) = entries(store)
+        spoil(path / name, data)
+        with caplog.at_level(logging.WARNING):
+            model = load("affine", "CPU", store=store)
+        assert is_right(model)
+        assert not model.report.from_cache
+        assert "was put aside" in caplog.text
+        assert load("affine", "CPU", store=store).report.from_cache
+
+    def test_a_blob_that_the_device_does_not_take_is_made_again(self, store: Store) -> None:
+        from dataclasses import replace
+
+        from npu_persist.digest import digest_bytes
+        from npu_persist.manifest import FileEntry
+
+        load("affine", "CPU", store=store)
+        (path,) = entries(store)
+        spoil(path / BLOB_FILE, b"another device's blob")
+        described = {BLOB_FILE: FileEntry(21, digest_bytes(b"another device's blob"))}
+        spoil(path / ARTIFACT_FILE, replace(read_artifact(path), files=described).to_json())
+        model = load("affine", "CPU", store=store)
+        assert is_right(model)
+        assert "does not take it" in model.report.rungs[0].reason
+        assert load("affine", "CPU", store=store).report.from_cache
+
+    def test_an_entry_under_another_key_is_not_used(self, store: Store, tmp_path: Path) -> None:
+        other = Store(tmp_path / "other")
+        publish_scaled(other, 3, name="affine")
+        load("affine", "CPU", store=store)
+        load("affine", "CPU", store=other)
+        (ours,), (theirs,) = entries(store), entries(other)
+        shutil.rmtree(ours)
+        shutil.copytree(theirs, ours)
+        model = load("affine", "CPU", store=store)
+        assert not model.report.from_cache
+        assert is_right(model)
+
+    def test_none_is_used_or_made_without_it(self, store: Store) -> None:
+        load("affine", "CPU", store=store, cache=False)
+        assert entries(store) == []
+        load("affine", "CPU", store=store)
+        assert not load("affine", "CPU", store=store, cache=False).report.from_cache
+
+    def test_what_was_not_verified_is_not_kept(self, store: Store) -> None:
+        model = load("affine", "CPU", store=store, verify="none")
+        assert entries(store) == []
+        assert "verify='none'" in model.report.notes[0]
+
+    def test_damaged_weights_are_not_kept(self, store: Store, tmp_path: Path) -> None:
+        moved = copy_bundle(store, tmp_path / "copy")
+        spoil(moved / WEIGHTS)
+        with pytest.raises(FileIntegrityError):
+            load(moved, "CPU", store=store)
+        assert entries(store) == []
+
+    def test_damaged_weights_are_seen_beside_an_import(self, store: Store, tmp_path: Path) -> None:
+        load("affine", "CPU", store=store)
+        moved = copy_bundle(store, tmp_path / "copy")
+        spoil(moved / WEIGHTS)
+        with pytest.raises(FileIntegrityError, match="weights"):
+            load(moved, "CPU", store=store)
+        assert len(entries(store)) == 1
+
+    @pytest.mark.parametrize("key", ["CACHE_DIR", "WEIGHTS_PATH", "CACHE_BLOB_ID", "CACHE_MODE", "ENABLE_WEIGHTLESS"])
+    def test_openvinos_own_caching_is_refused(self, store: Store, key: str, tmp_path: Path) -> None:
+        with pytest.raises(PropertyError, match=key):
+            load("affine", "CPU", store=store, config={key: str(tmp_path)})
+
+    def test_a_property_without_a_text_is_not_cached(self, store: Store) -> None:
+        callbacks = {"CACHE_ENCRYPTION_CALLBACKS": [lambda text: text, lambda text: text]}
+        model = load("affine", "CPU", store=store, config=callbacks)
+        assert is_right(model)
+        assert "CACHE_ENCRYPTION_CALLBACKS" in model.report.notes[0]
+        assert entries(store) == []
+
+
+class TestWhereNothingCanBeKept:
+    def test_a_file_in_place_of_the_folder(self, store: Store) -> None:
+        (store.home / "compile-cache").write_text("in the way")
+        model = load("affine", "CPU", store=store)
+        assert is_right(model)
+        assert any(note.startswith("not cached: ") for note in model.report.notes)
+
+    def test_a_full_disk(self, store: Store) -> None:
+        with faults.before_call(faults.disk_full, faults.ALLOCATING):
+            model = load("affine", "CPU", store=store)
+        assert is_right(model)
+        assert any("No space left" in note for note in model.report.notes)
+        assert entries(store) == []
+
+    def test_a_disk_that_is_full_from_some_write_on(self, store: Store) -> None:
+        model = None
+        for enough in range(1, 60):
+
+            def fill(count: int, _: str, enough: int = enough) -> None:
+                if count > enough:
+                    faults.disk_full()
+
+            with faults.before_call(fill, faults.ALLOCATING):
+                model = load("affine", "CPU", store=store)
+            assert is_right(model)
+            if entries(store):
+                break
+        assert len(entries(store)) == 1
+
+    def test_a_folder_that_cannot_be_written_to(self, store: Store) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        with faults.before_call(refuse, ("mkdir", "open", "rename")):
+            model = load("affine", "CPU", store=store)
+        assert is_right(model)
+        assert any("Permission denied" in note for note in model.report.notes)
+
+    def test_a_file_system_without_locks(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        import fcntl
+
+        def refuse(*_: object) -> None:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        assert is_right(load("affine", "CPU", store=store))
+        model = load("affine", "CPU", store=store)
+        assert model.report.from_cache
+        assert is_right(model)
+
+
+class TestAttached:
+    @pytest.fixture
+    def bundle(self, store: Store, tmp_path: Path) -> Path:
+        """A bundle's directory with an artifact for this machine, outside of the store."""
+        load("affine", "CPU", store=store)
+        (made,) = entries(store)
+        directory = copy_bundle(store, tmp_path / "copy")
+        shutil.copytree(made, directory / "compiled" / "cpu")
+        (directory / "compiled" / "cpu" / "used").unlink()
+        return directory
+
+    def test_comes_first(self, bundle: Path, tmp_path: Path) -> None:
+        model = load(bundle, "CPU", store=tmp_path / "empty")
+        assert rungs(model) == [("attached", "CPU", True)]
+        assert model.report.from_cache
+        assert is_right(model)
+        assert not (tmp_path / "empty").exists()
+
+    def test_does_not_change_the_digest(self, bundle: Path, store: Store) -> None:
+        assert npu_persist.inspect(bundle).digest == store.resolve("affine").digest
+        npu_persist.verify(bundle)
+
+    def test_a_damaged_one_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:
+        spoil(bundle / "compiled" / "cpu" / BLOB_FILE)
+        model = load(bundle, "CPU", store=tmp_path / "empty")
+        assert rungs(model) == [("attached", "CPU", False), ("cache", "CPU", False), ("compile", "CPU", True)]
+        assert "expected blake3:" in model.report.rungs[0].reason
+        assert is_right(model)
+
+    def test_one_for_something_else_is_passed_over_with_the_difference(self, bundle: Path, tmp_path: Path) -> None:
+        model = load(bundle, "CPU", hint="THROUGHPUT", store=tmp_path / "empty")
+        assert not model.report.rungs[0].taken
+        assert "properties {}, not {'PERFORMANCE_HINT': 'THROUGHPUT'}" in model.report.rungs[0].reason
+        assert is_right(model)
+
+    def test_one_of_another_bundle_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:
+        other = Store(tmp_path / "other")
+        scaled = publish_scaled(other, 3, name="affine")
+        target = tmp_path / "scaled"
+        shutil.copytree(scaled.path, target)
+        shutil.copytree(bundle / "compiled", target / "compiled")
+        model = load(target, "CPU", store=other)
+        assert "bundle blake3:" in model.report.rungs[0].reason
+        assert np.array_equal(model(np.ones((1, 3), np.float32)), np.full((1, 3), 3, np.float32))
+
+    def test_a_link_is_not_followed(self, bundle: Path, tmp_path: Path) -> None:
+        (bundle / "compiled").rename(tmp_path / "real")
+        (bundle / "compiled").symlink_to(tmp_path / "real")
+        assert rungs(load(bundle, "CPU", store=tmp_path / "empty"))[0] == ("cache", "CPU", False)
+
+
+class TestCompiled:
+    def test_tells_before_and_after(self, store: Store) -> None:
+        assert compiled("affine", "CPU", store=store) is None
+        model = load("affine", "CPU", store=store)
+        found = compiled("affine", "CPU", store=store)
+        assert found is not None
+        assert (found.key, found.subject) == (model.report.key, model.bundle.digest)
+        assert compiled("affine", "CPU", hint="THROUGHPUT", store=store) is None
+
+    def test_reads_neither_graph_nor_weights(self, store: Store, tmp_path: Path) -> None:
+        load("affine", "CPU", store=store)
+        moved = copy_bundle(store, tmp_path / "copy")
+        (moved / WEIGHTS).unlink()
+        (moved / XML).unlink()
+        assert compiled(moved, "CPU", store=store) is not None
+
+
+class TestFallback:
+    def test_a_device_that_is_not_there(self, store: Store) -> None:
+        model = load("affine", "NPU", fallback=("CPU",), store=store)
+        assert model.report.loaded_device == "CPU"
+        assert model.report.execution_devices == ("CPU",)
+        assert [rung.device for rung in model.report.rungs if not rung.taken][:2] == ["NPU", "NPU"]
+        assert is_right(model)
+
+    def test_without_one_it_is_an_error(self, store: Store) -> None:
+        with pytest.raises(DeviceNotFoundError):
+            load("affine", "NPU", store=store)
+
+    def test_all_that_failed_are_named(self, store: Store) -> None:
+        with pytest.raises(DeviceNotFoundError, match=r"none of the devices could be used[\s\S]*NPU[\s\S]*GPU"):
+            load("affine", "NPU", fallback=("GPU",), store=store)
+
+    def test_properties_of_the_first_device_are_not_passed_on(self, store: Store) -> None:
+        model = load("affine", "NPU", config={"NPU_TURBO": True}, fallback=["CPU"], store=store)
+        assert is_right(model)
+
+    def test_damage_is_no_reason_to_fall_back(self, store: Store, tmp_path: Path) -> None:
+        moved = copy_bundle(store, tmp_path / "copy")
+        spoil(moved / WEIGHTS)
+        with pytest.raises(FileIntegrityError):
+            load(moved, "NPU", fallback=("CPU",), store=store)
+
+    @pytest.mark.parametrize("fallback", ["CPU", 5, (1,), None])
+    def test_must_be_device_strings(self, store: Store, fallback: Any) -> None:
+        with pytest.raises(UsageError, match="fallback"):
+            load("affine", "CPU", fallback=fallback, store=store)
+
+
+class TestSecondDevice:
+    """AUTO, HETERO and the like with two devices: the CPU's plugin under two names."""
+
+    @pytest.fixture(autouse=True)
+    def two_devices(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        import openvino as ov
+
+        core.get_core()
+        monkeypatch.setattr(core, "_cores", [ov.Core(str(write_plugins(tmp_path)))])
+        return iter(())
+
+    @pytest.mark.parametrize("device", [f"AUTO:{SECOND},CPU", f"MULTI:{SECOND},CPU", f"HETERO:{SECOND},CPU"])
+    def test_is_cached(self, store: Store, device: str) -> None:
+        for expected in (False, True):
+            model = load("affine", device, store=store)
+            assert is_right(model)
+            wait_for_threads()
+            assert model.report.from_cache is expected, str(model.report)
+            assert entries(store)
+        assert len(entries(store)) == 1
+
+    def test_a_damaged_file_of_auto_is_made_again(self, store: Store) -> None:
+        device = f"AUTO:{SECOND},CPU"
+        load("affine", device, store=store)
+        wait_for_threads()
+        (path,) = entries(store)
+        (blob,) = (path / "openvino").iterdir()
+        spoil(blob)
+        model = load("affine", device, store=store)
+        assert is_right(model)
+        assert not model.report.from_cache
+        wait_for_threads()
+        assert load("affine", device, store=store).report.from_cache
+
+    def test_a_file_that_was_put_there_is_not_read(self, store: Store) -> None:
+        device = f"AUTO:{SECOND},CPU"
+        load("affine", device, store=store)
+        wait_for_threads()
+        (path,) = entries(store)
+        (path / "openvino" / "1234.blob").write_bytes(b"evil")
+        model = load("affine", device, store=store)
+        assert not model.report.from_cache
+        assert is_right(model)
+
+    def test_a_second_device_that_fails_to_compile_is_fallen_back_from(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = core.get_core()
+        monkeypatch.setattr(core, "_cores", [Failing(real, SECOND)])
+        model = load("affine", SECOND, fallback=("CPU",), store=store)
+        assert model.report.loaded_device == "CPU"
+        assert any("out of order" in rung.reason for rung in model.report.rungs)
+        with pytest.raises(CompilationError, match="out of order"):
+            load("affine", SECOND, store=store, cache=False)
+
+    def test_the_devices_have_entries_of_their_own(self, store: Store) -> None:
+        for device in ("CPU", SECOND):
+            model = load("affine", device, store=store)
+            assert not model.report.from_cache
+            assert is_right(model)
+        assert len(entries(store)) == 2
+
+
+class TestAuto:
+    def test_is_the_only_device_where_there_is_only_one(self, store: Store) -> None:
+        load("affine", "CPU", store=store)
+        model = load("affine", "AUTO", store=store)
+        if core.get_core().available_devices != ["CPU"]:
+            pytest.skip("this machine has more than a CPU")
+        assert (model.report.device, model.report.loaded_device) == ("AUTO", "CPU")
+        assert model.report.from_cache
+
+    def test_warns_where_it_stays_on_the_cpu(self, store: Store) -> None:
+        if any(name.startswith("NPU") for name in core.get_core().available_devices):
+            pytest.skip("this machine has an NPU")
+        with pytest.warns(DeviceWarning, match=r"AUTO:NPU,CPU was asked for, but only CPU executes it"):
+            model = load("affine", "AUTO:NPU,CPU", store=store)
+        assert model.report.execution_devices == ("CPU",)
+        assert "AUTO:NPU,CPU was asked for" in str(model.report)
+        assert is_right(model)
+
+
+class TestTheNpusPlugin:
+    """The real NPU plugin, which runs on a CPU when it is told to."""
+
+    CONFIG = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}  # noqa: RUF012
+
+    def test_exports_and_imports(self, store: Store) -> None:
+        first = load("affine", "NPU", config=self.CONFIG, store=store)
+        second = load("affine", "NPU", config=self.CONFIG, store=store)
+        assert (first.report.from_cache, second.report.from_cache) == (False, True)
+        assert is_right(first)
+        assert is_right(second)
+
+
+class TestCompileTimeout:
+    def test_compiles_in_a_process_of_its_own(self, store: Store) -> None:
+        beats: list[npu_persist.CompileProgress] = []
+        model = load("affine", "CPU", compile_timeout=120, progress=beats.append, store=store)
+        assert is_right(model)
+        assert not model.report.from_cache
+        assert beats
+        assert load("affine", "CPU", compile_timeout=1e-9, store=store).report.from_cache
+
+    def test_ends_one_that_takes_too_long(self, store: Store) -> None:
+        with pytest.raises(CompileTimeoutError, match=r"compile_timeout=0\.01"):
+            load("affine", "CPU", compile_timeout=0.01, store=store)
+        assert entries(store) == []
+        assert not list((store.home / "compile-cache").rglob("model.blob"))
+
+    def test_falls_back_after_it(self, store: Store) -> None:
+        load("affine", "CPU", store=store)
+        model = load("affine", "HETERO:CPU", compile_timeout=0.01, fallback=("CPU",), store=store)
+        assert model.report.loaded_device == "CPU"
+
+    @pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan")])
+    def test_must_be_seconds(self, store: Store, timeout: Any) -> None:
+        with pytest.raises(UsageError, match="compile_timeout"):
+            load("affine", "CPU", compile_timeout=timeout, store=store)
+
+    def test_needs_the_cache(self, store: Store) -> None:
+        with pytest.raises(UsageError, match="cache"):
+            load("affine", "CPU", compile_timeout=5, cache=False, store=store)
+
+
+class TestTogether:
+    def test_one_of_many_threads_compiles(self, store: Store) -> None:
+        found: list[npu_persist.Model] = []
+        threads = [threading.Thread(target=lambda: found.append(load("affine", "CPU", store=store))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8
+        assert sum(not model.report.from_cache for model in found) == 1
+        assert all(map(is_right, found))
+
+
+class TestReport:
+    def test_says_everything(self, store: Store) -> None:
+        model = load("affine", "CPU", store=store)
+        model(GRID)
+        shown = model.report.to_dict()
+        assert shown["execution_devices"] == ["CPU"]
+        assert set(shown["phases"]) >= {"import", "read", "compile", "keep", "verify", "load", "first_inference"}
+        assert shown["verified_bytes"] == sum(model.bundle.manifest.files[path].size for path in (XML, WEIGHTS))
+        for part in ("affine:1 for CPU", "passed over  cache", "taken        compile", "verified: full"):
+            assert part in str(model.report)
+
+
+class Failing:
+    """A core with a device that is there and compiles nothing."""
+
+    def __init__(self, core: Any, device: str) -> None:
+        self._core = core
+        self._device = device
+
+    def compile_model(self, model: Any, device: str, properties: Any) -> Any:
+        if device == self._device:
+            raise RuntimeError("out of order")
+        return self._core.compile_model(model, device, properties)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+
+def wait_for_threads() -> None:
+    """Wait until what AUTO does in the background is kept."""
+    for thread in threading.enumerate():
+        if thread.name == "compile cache of AUTO":
+            thread.join()
