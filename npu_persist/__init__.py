@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from npu_persist.bundle import Bundle
+    from npu_persist.compilation.worker import CompileProgress
     from npu_persist.device import Device
     from npu_persist.device import list_devices as devices
     from npu_persist.errors import (
@@ -54,7 +55,11 @@ if TYPE_CHECKING:
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
     from npu_persist.manifest import Tolerance
-    from npu_persist.runtime import Model, load
+    from npu_persist.runtime.load import compiled, load
+    from npu_persist.runtime.model import Model
+    from npu_persist.runtime.profile import LayerTime
+    from npu_persist.runtime.report import Report
+    from npu_persist.runtime.started import Started
     from npu_persist.signature import Record
     from npu_persist.store import Store
     from npu_persist.verbs import inspect, prune, remove, tag, verify
@@ -66,6 +71,7 @@ __all__ = [
     "Bundle",
     "BundleNotFoundError",
     "CompilationError",
+    "CompileProgress",
     "CompileTimeoutError",
     "ConversionError",
     "Device",
@@ -81,6 +87,7 @@ __all__ = [
     "InputError",
     "IntegrityError",
     "InvalidNameError",
+    "LayerTime",
     "ManifestError",
     "Model",
     "NotFoundError",
@@ -91,11 +98,14 @@ __all__ = [
     "PropertyError",
     "Record",
     "ReferenceFormatError",
+    "Report",
+    "Started",
     "Store",
     "StoreError",
     "Tolerance",
     "UsageError",
     "__version__",
+    "compiled",
     "devices",
     "inspect",
     "list",
@@ -110,16 +120,21 @@ __all__ = [
 
 _ROOMS = {
     "Bundle": "bundle",
+    "CompileProgress": "compilation.worker",
     "Device": "device",
-    "Model": "runtime",
+    "LayerTime": "runtime.profile",
+    "Model": "runtime.model",
     "Progress": "export",
     "Record": "signature",
+    "Report": "runtime.report",
+    "Started": "runtime.started",
     "Store": "store",
     "Tolerance": "manifest",
     "devices": "device",
+    "compiled": "runtime.load",
     "inspect": "verbs",
     "list": "verbs",
-    "load": "runtime",
+    "load": "runtime.load",
     "persist": "export",
     "prune": "verbs",
     "record": "export",

@@ -98,7 +98,10 @@ class InputError(UsageError, TypeError):
         argument: Which argument, with its path inside nested structures.
         expected: What the signature says.
         got: What the caller gave.
+        index: Which item of `Model.map` it was, from 0; None for a single call.
     """
+
+    index: int | None = None
 
     def __init__(
         self, message: str, *, argument: str | None = None, expected: str | None = None, got: str | None = None
@@ -261,7 +264,13 @@ class CompileTimeoutError(CompilationError, TimeoutError):
 
 
 class InferenceError(NpuPersistError, RuntimeError):
-    """The device failed while it ran an inference on sound inputs."""
+    """The device failed while it ran an inference on sound inputs.
+
+    Attributes:
+        index: Which item of `Model.map` it was, from 0; None for a single call.
+    """
+
+    index: int | None = None
 
 
 class StoreError(NpuPersistError, OSError):

@@ -317,11 +317,14 @@ def publish_sum(store: Store, *, name: str = "sum") -> Bundle:
     return publish_graph(store, model, [port], [Port("total", "float32", (4,))], name=name)
 
 
-def publish_reshape(store: Store, size: int = 4, *, name: str = "reshape") -> Bundle:
-    """Publish `x[size], shape[2] -> sum of x`, which the device refuses unless x fits the shape: [2, size / 2] does."""
+def publish_broadcast(store: Store, size: int = 4, *, name: str = "broadcast") -> Bundle:
+    """Publish `x[size], shape[2] -> sum of x broadcast to the shape`, which the device refuses unless it ends in size.
+
+    Not a Reshape: where its shape was refused, OpenVINO 2026.4 answers with an earlier shape when it is asked again.
+    """
     ports = [Port("x", "float32", (size,)), Port("shape", "int64", (2,))]
     x, shape = (parameter(port) for port in ports)
-    total = ops.reduce_sum(ops.reshape(x, shape, special_zero=False), constant([0, 1], "int64"), keep_dims=False)
+    total = ops.reduce_sum(ops.relu(ops.broadcast(x, shape)), constant([0, 1], "int64"), keep_dims=False)
     model = make_model([x, shape], [("total", total)])
     return publish_graph(store, model, ports, [Port("total", "float32", ())], name=name)
 

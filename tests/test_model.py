@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import gc
+import re
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from npu_persist import load
-from npu_persist.errors import InputError
-from npu_persist.manifest import DTYPES, Dimension, Port
+from npu_persist import Model, load
+from npu_persist.errors import InferenceError, InputError, UsageError
+from npu_persist.manifest import DTYPES, DictNode, Dimension, Parameter, Port, Signature, TensorNode
 from npu_persist.runtime.inputs import Symbols, as_array, check_range
-from npu_persist.runtime.model import _LENT
+from npu_persist.runtime.requests import LENT
 from npu_persist.signature import Record
 from npu_persist.store import Store
 from tests.graphs import (
@@ -25,36 +27,26 @@ from tests.graphs import (
     parameter,
     publish_affine,
     publish_aliased,
+    publish_broadcast,
     publish_dtypes,
     publish_dynamic,
     publish_graph,
     publish_nested,
+    publish_power,
     publish_relu,
+    publish_sum,
 )
+from tests.loaded import Loader
 from tests.processes import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from npu_persist import Model
-
-LARGE = (_LENT // 4 // 8, 8)
+LARGE = (LENT // 4 // 8, 8)
 """A shape of float32 that is read where it is."""
 
-
-class Loader:
-    """Loads each bundle of one store once, and publishes it before."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.models: dict[str, Model] = {}
-
-    def __call__(self, publish: Callable[..., Any], *args: Any, name: str | None = None) -> Model:
-        key = name or publish.__name__
-        if key not in self.models:
-            options = {} if name is None else {"name": name}
-            self.models[key] = load(publish(self.store, *args, **options).reference, "CPU", store=self.store)
-        return self.models[key]
+POWER = (512, 512)
+"""A shape that takes a while to multiply."""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +64,12 @@ def affine(loaded: Loader) -> Model:
 def dynamic(loaded: Loader) -> Model:
     """`x[batch, 4], y[batch, ?], z[2*batch+1] -> (2 * x, max(y, 0), sum of z)`, batch 1 to 8."""
     return loaded(publish_dynamic)
+
+
+@pytest.fixture
+def power(loaded: Loader) -> Model:
+    """`x -> x` to the power of 21, as matrices, which takes a while."""
+    return loaded(publish_power, POWER[0], 20)
 
 
 @pytest.fixture
@@ -448,12 +446,12 @@ class TestDynamicShapes:
 
     def test_sizes_may_change_from_call_to_call(self, dynamic: Model) -> None:
         # Small and large, so that inputs are copied and read where they are in turn; zero is a size too.
-        for batch, width in [(1, 1), (8, 3), (1, _LENT), (2, 0), (8, 1), (3, _LENT // 2), (3, _LENT // 2), (1, 2)]:
+        for batch, width in [(1, 1), (8, 3), (1, LENT), (2, 0), (8, 1), (3, LENT // 2), (3, LENT // 2), (1, 2)]:
             self.call(dynamic, batch, width)
 
     def test_no_array_of_a_caller_is_written_to(self, dynamic: Model) -> None:
         # The CPU plugin copies an input that was not set to where the input of the request before was.
-        mine = [np.full((2, 4), 1, np.float32), np.full((2, _LENT), 2, np.float32), np.full(5, 3, np.float32)]
+        mine = [np.full((2, 4), 1, np.float32), np.full((2, LENT), 2, np.float32), np.full(5, 3, np.float32)]
         dynamic.compiled(mine)
         self.call(dynamic, 3, 7)
         dynamic(*mine)
@@ -520,26 +518,299 @@ class TestLargeInputs:
         assert alive() is None
         assert not large(_read_only(np.zeros(LARGE, np.float32))).any()
 
-    def test_are_let_go_after_a_call_that_failed(self, large: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        lane = large._idle[-1]
-        request = lane.request
-
-        class Failing:
-            set_input_tensor = request.set_input_tensor
-
-            def infer(self, *_: Any) -> None:
-                raise RuntimeError("out of memory")
-
-        monkeypatch.setattr(lane, "request", Failing())
-        x = np.ones(LARGE, np.float32)
+    def test_are_let_go_after_a_call_that_failed(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast, LENT, name="large-broadcast")
+        x = np.ones(LENT, np.float32)
         alive = weakref.ref(x)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            large(x)
+        with pytest.raises(InferenceError):
+            model(x, [3, 3])
         del x
         gc.collect()
         assert alive() is None
-        monkeypatch.undo()
-        assert large(np.ones(LARGE, np.float32)).all()
+        assert model(np.ones(LENT, np.float32), [1, LENT]) == LENT
+
+
+class TestSharing:
+    def test_outputs_are_copies_that_no_later_call_overwrites(self, affine: Model) -> None:
+        first, second = affine(GRID), affine.infer([GRID])[0]
+        affine(GRID * 7)
+        assert np.array_equal(first, AFFINE_OF_GRID)
+        assert np.array_equal(second, AFFINE_OF_GRID)
+        assert first.flags.owndata
+
+    def test_shared_outputs_are_the_requests_memory(self, affine: Model) -> None:
+        first = affine(GRID, share_outputs=True)
+        assert np.array_equal(first, AFFINE_OF_GRID)
+        affine(GRID + 1)
+        assert np.array_equal(first, (GRID + 1) * [1, 2, 3] + 0.5)
+        (second,) = affine.infer({"x": GRID}, share_outputs=True)
+        assert np.shares_memory(first, second)
+
+    def test_shared_outputs_of_varying_size_are_copies(self, dynamic: Model) -> None:
+        def call(batch: int) -> Any:
+            return dynamic(np.ones((batch, 4), "f4"), np.ones((batch, 3), "f4"), np.ones(2 * batch + 1, "f4"))
+
+        values = [np.ones((2, 4), "f4"), np.ones((2, 3), "f4"), np.ones(5, "f4")]
+        double, same, total = dynamic.infer(values, share_outputs=True)
+        call(8)
+        assert np.array_equal(double, 2 * values[0])
+        assert np.array_equal(same, values[1])
+        assert total == 17  # of the later call: its size is fixed
+
+    def test_shared_outputs_are_no_array_of_the_caller(self, loaded: Loader) -> None:
+        x = np.array([[-1, 2], [3, -4]], np.float32)
+        results = loaded(publish_aliased)(x, share_inputs=True, share_outputs=True)
+        for result, expected in zip(results, [x, x.clip(0), x, x.clip(0)], strict=True):
+            assert np.array_equal(result, expected)
+            assert not np.shares_memory(result, x)
+
+    @pytest.mark.parametrize("size", ["small", "large"])
+    def test_inputs_give_the_same_answer_lent_or_copied(
+        self, affine: Model, large: Model, size: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, x = (affine, GRID) if size == "small" else (large, np.ones(LARGE, np.float32))
+        expected = AFFINE_OF_GRID if size == "small" else x
+        lane, lent = model._requests._idle[-1], []
+        make_tensor = lane.share
+
+        def note(array: Any, **options: bool) -> Any:
+            lent.append(array)
+            return make_tensor(array, **options)
+
+        monkeypatch.setattr(lane, "share", note)
+        for share, is_lent in ((None, size == "large"), (True, True), (False, False)):
+            assert np.array_equal(model(x, share_inputs=share), expected)
+            assert np.array_equal(model(_read_only(x), share_inputs=share), expected)  # which is never lent
+            assert [array is x for array in lent] == [True] * is_lent
+            lent.clear()
+
+    def test_of_no_kind_is_refused(self, affine: Model) -> None:
+        with pytest.raises(UsageError, match=r"share_inputs: expected None, True or False; got 'yes'"):
+            affine(GRID, share_inputs="yes")
+
+    def test_a_module_keeps_its_own_names(self, loaded: Loader) -> None:
+        def publish(store: Store, name: str) -> Any:
+            ports = [Port("share_inputs", "float32", (2,)), Port("x", "float32", (2,))]
+            nodes = [parameter(port) for port in ports]
+            signature = Signature(
+                (Parameter("share_inputs", "positional_or_keyword", None), Parameter("more", "var_keyword", None)),
+                (("share_inputs", TensorNode(0)), ("more", DictNode((("share_outputs", TensorNode(1)),)))),
+                TensorNode(0),
+            )
+            model = make_model(nodes, [("y", ops.add(*nodes))])
+            return publish_graph(store, model, ports, [Port("y", "float32", (2,))], signature, name=name)
+
+        model = loaded(publish, name="own-names")
+        assert model(share_inputs=[1, 2], share_outputs=[3, 4]).tolist() == [4, 6]
+        first = model.infer([[1, 2], [3, 4]], share_outputs=True, share_inputs=True)[0]
+        model([0, 0], share_outputs=[0, 0])
+        assert first.tolist() == [0, 0]
+
+
+class TestSubmit:
+    def test_gives_the_future_of_what_a_call_gives(self, affine: Model, loaded: Loader) -> None:
+        assert np.array_equal(affine.submit(x=GRID).result(), AFFINE_OF_GRID)
+        vector = np.zeros(2, np.float32)
+        arguments = np.zeros((2, 2), np.float32), (vector, {"a": 10}), vector, [0, 0]
+        keywords: dict[str, Any] = {"output": {"last": vector}, "return_dict": True, "level": 3}
+        found = loaded(publish_nested).submit(*arguments, **keywords, scale=2.0).result()
+        assert np.array_equal(found["values"], np.full((2, 2), 10))
+
+    def test_inputs_belong_to_the_caller_when_it_returns(self, large: Model) -> None:
+        x = np.zeros(LARGE, np.float32)
+        futures = []
+        for step in range(6):
+            x[:] = step
+            futures.append(large.submit(x))
+        x[:] = -1
+        assert [(future.result() == step).all() for step, future in enumerate(futures)] == [True] * 6
+
+    def test_refuses_inputs_at_once(self, affine: Model, dynamic: Model) -> None:
+        with pytest.raises(InputError, match="argument x: expected float32"):
+            affine.submit(GRID.astype(np.float64))
+        with pytest.raises(InputError, match="expected batch = 2"):
+            dynamic.submit(np.ones((2, 4), "f4"), np.ones((3, 1), "f4"), np.ones(5, "f4"))
+
+    def test_what_the_device_refuses_is_in_the_future(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast)
+        futures = [model.submit([1, 2, 3, 4], [1, 4 + index % 2]) for index in range(8)]
+        for index, future in enumerate(futures):
+            if index % 2:
+                assert isinstance(future.exception(), InferenceError)
+            else:
+                assert future.result() == 10
+
+    def test_what_waits_can_be_cancelled(self, power: Model) -> None:
+        futures = [power.submit(np.zeros(POWER, np.float32)) for _ in range(8)]
+        assert futures[-1].cancel()
+        with pytest.raises(CancelledError):
+            futures[-1].result()
+        assert not futures[0].result().any()
+        assert not futures[0].cancel()
+        assert not futures[-2].result().any()
+
+    def test_can_be_awaited(self, affine: Model) -> None:
+        async def run() -> list[Any]:
+            return await asyncio.gather(*(asyncio.wrap_future(affine.submit(GRID + step)) for step in range(10)))
+
+        for step, found in enumerate(asyncio.run(run())):
+            assert np.array_equal(found, (GRID + step) * [1, 2, 3] + 0.5)
+
+    def test_a_model_that_nobody_holds_still_answers(self, loaded: Loader) -> None:
+        reference = publish_affine(loaded.store, name="dropped").reference
+        futures = [load(reference, "CPU", store=loaded.store).submit(GRID) for _ in range(3)]
+        gc.collect()
+        assert all(np.array_equal(future.result(), AFFINE_OF_GRID) for future in futures)
+
+
+class TestFailures:
+    def test_name_the_bundle_the_device_and_the_cause(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast)
+        assert model([1, 2, 3, 4], [1, 4]) == 10
+        with pytest.raises(InferenceError) as caught:
+            model([1, 2, 3, 4], [3, 3])
+        assert re.fullmatch(
+            r"broadcast:1 failed on CPU with the inputs float32\[4\], int64\[2\]: .*OpenVINO said: .*Broadcast node.*",
+            str(caught.value),
+            re.DOTALL,
+        )
+        assert isinstance(caught.value, RuntimeError)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        assert model([1, 2, 3, 4], [1, 4]) == 10
+
+
+class TestState:
+    @pytest.fixture
+    def total(self, loaded: Loader) -> Model:
+        model = loaded(publish_sum)
+        model.reset()
+        return model
+
+    def test_goes_from_call_to_call_until_the_reset(self, total: Model, affine: Model) -> None:
+        assert (total.has_state, affine.has_state) == (True, False)
+        assert [total(np.full(4, step, "f4"))[0] for step in range(4)] == [0, 1, 3, 6]
+        total.reset()
+        assert total(np.ones(4, "f4")).tolist() == [1, 1, 1, 1]
+        affine.reset()
+
+    def test_is_one_for_all_ways_of_running_in_order(self, total: Model) -> None:
+        one = np.ones(4, np.float32)
+        futures = [total.submit(one) for _ in range(20)]
+        started = total.start(one)
+        assert total(one)[0] == 22  # after all that was asked for before, though nothing was waited for
+        assert [future.result()[0] for future in futures] == list(range(1, 21))
+        assert started.result()[0] == 21
+        assert [result[0] for result in total.map([one] * 5)] == [23, 24, 25, 26, 27]
+        future = total.submit(one)
+        total.reset()
+        assert future.result()[0] == 28
+        assert total.infer([one], share_outputs=True)[0].tolist() == [1] * 4
+
+    def test_takes_one_request(self, total: Model) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: total(np.ones(4, "f4"))[0], range(40)))
+        assert sorted(found) == list(range(1, 41))
+        assert len(total._requests._idle) == 1
+
+    def test_map_takes_what_it_gives(self, total: Model) -> None:
+        results = total.map([np.ones(4, "f4")] * 10)
+        next(results)
+        next(results)
+        results.close()
+        assert total(np.ones(4, "f4"))[0] == 3
+
+    def test_warming_up_and_profiling_leave_it(self, loaded: Loader) -> None:
+        model = loaded(publish_sum, config={"PERF_COUNT": True})
+        model(np.ones(4, "f4"))
+        model.warm_up()
+        model.warm_up([np.full(4, 7, "f4")])
+        model.profile(runs=3)
+        assert model(np.ones(4, "f4"))[0] == 2
+
+    def test_a_call_that_is_interrupted_leaves_no_inference(
+        self, total: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("npu_persist.runtime.requests.wait_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            total(np.ones(4, "f4"))
+        assert len(total._requests._idle) == 1
+        total.reset()
+        assert total(np.ones(4, "f4"))[0] == 1
+
+
+class TestWarmUp:
+    def test_makes_every_request_ready(self, affine: Model, dynamic: Model) -> None:
+        affine.warm_up()
+        affine.warm_up([GRID])
+        dynamic.warm_up()
+        dynamic.warm_up({"x": np.ones((8, 4), "f4"), "y": np.ones((8, 2), "f4"), "z": np.ones(17, "f4")})
+        assert np.array_equal(affine(GRID), AFFINE_OF_GRID)
+
+    def test_refuses_inputs_that_do_not_fit(self, affine: Model) -> None:
+        with pytest.raises(InputError, match="2 inputs"):
+            affine.warm_up([GRID, GRID])
+
+
+class TestFirstInference:
+    @pytest.mark.parametrize("way", ["call", "submit", "map", "start", "warm_up"])
+    def test_is_timed_once(self, loaded: Loader, way: str) -> None:
+        found: list[float] = []
+        old = loaded(publish_affine)
+        model = Model(old.bundle, old.compiled, old._plan, on_first=found.append)
+        run: dict[str, Callable[[], object]] = {
+            "call": lambda: model(GRID),
+            "submit": lambda: model.submit(GRID).result(),
+            "map": lambda: list(model.map([GRID] * 5)),
+            "start": lambda: model.start(GRID).result(),
+            "warm_up": model.warm_up,
+        }
+        assert found == []
+        run[way]()
+        assert len(found) == 1
+        assert found[0] > 0
+        for other in run.values():
+            other()
+        assert len(found) == 1
+
+    def test_is_the_first_that_succeeds(self, loaded: Loader) -> None:
+        found: list[float] = []
+        old = loaded(publish_broadcast)
+        model = Model(old.bundle, old.compiled, old._plan, on_first=found.append)
+        with pytest.raises(InferenceError):
+            model([1, 2, 3, 4], [3, 3])
+        assert found == []
+        model([1, 2, 3, 4], [2, 4])
+        assert len(found) == 1
+
+
+class Anchor:
+    """Something to hold."""
+
+
+def test_what_the_compiled_model_reads_from_lives_as_long_as_it(loaded: Loader) -> None:
+    reference = publish_affine(loaded.store, name="kept").reference
+    anchor = Anchor()
+    alive = weakref.ref(anchor)
+    old = load(reference, "CPU", store=loaded.store)
+    model = Model(old.bundle, old.compiled, old._plan, keep=[anchor])
+    del old, anchor
+    started = model.start(GRID)
+    compiled = model.compiled
+    del model
+    gc.collect()
+    assert alive() is not None
+    del compiled
+    gc.collect()
+    assert alive() is not None  # `started` has a request of it
+    assert np.array_equal(started.result(), AFFINE_OF_GRID)
+    started.release()
+    del started
+    gc.collect()
+    assert alive() is None
 
 
 LOAD_IN_THREADS = """
@@ -579,7 +850,7 @@ class TestThreads:
     def test_with_dynamic_shapes(self, dynamic: Model) -> None:
         def call(seed: int) -> None:
             for step in range(30):
-                width = _LENT // 8 if (seed, step) == (3, 5) else (seed * step) % 5
+                width = LENT // 8 if (seed, step) == (3, 5) else (seed * step) % 5
                 TestDynamicShapes.call(dynamic, (seed + step) % 8 + 1, width)
 
         with ThreadPoolExecutor(8) as pool:
@@ -588,7 +859,7 @@ class TestThreads:
     def test_there_are_never_more_requests_than_calls_at_once(self, affine: Model) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: affine(GRID), range(100)))
-        assert len(affine._idle) <= 9  # 8 of the test above, and this one's own thread
+        assert len(affine._requests._idle) <= 9  # 8 of the test above, and this one's own thread
 
 
 def test_says_what_it_is(affine: Model) -> None:

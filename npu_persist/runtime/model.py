@@ -1,51 +1,96 @@
 """A loaded bundle: called like the module it was made from, numpy in and numpy out.
 
-The promise: any number of threads may call one model, and what a call returned no later call changes.
+The promise: any number of threads may call one model, and what a call returned no later call changes, unless the caller
+asked for views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.errors import InputError
+from npu_persist.errors import InputError, UsageError
+from npu_persist.manifest import DictNode
 from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
-from npu_persist.signature import describe_value
+from npu_persist.runtime.mapping import run_all
+from npu_persist.runtime.profile import read_layers
+from npu_persist.runtime.requests import LENT, Job, Requests
+from npu_persist.runtime.samples import make_random, read_golden_inputs
+from npu_persist.runtime.started import Started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future
+
     import openvino as ov
 
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Port, Signature
+    from npu_persist.runtime.profile import LayerTime
+    from npu_persist.runtime.report import Report
     from npu_persist.signature import CallPlan
 
-_LENT = 1 << 19
-"""Bytes from which an input is read where it is: copying less is faster than lending it and taking it back."""
+_LIMITS = {None: float(LENT), True: 0.0, False: float("inf")}
+"""`share_inputs` → bytes from which an input is lent."""
+
+_OPTIONS = ("share_inputs", "share_outputs")
 
 
 class Model:
     """A compiled model with the call signature of the module that was persisted.
 
-    Any number of threads may call one model: each call takes an inference request of its own, and its results are
-    copies that no later call overwrites.
+    Any number of threads may use one model: each inference takes a request of its own, and its results are copies
+    that no later one overwrites. A model with a state (`has_state`) has one state and one request: its inferences run
+    one after the other, in the order in which they were asked for.
 
     Attributes:
         bundle: the bundle it was loaded from.
         compiled: the `openvino.CompiledModel`, for what this class does not wrap.
+        report: how it was loaded.
+
+    Example:
+        >>> import numpy, torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Flatten(), "doc-model", (torch.zeros(1, 2, 2),))
+        >>> model = npu_persist.load("doc-model", device="CPU")
+        >>> x = numpy.ones((1, 2, 2), numpy.float32)
+        >>> model(x)
+        array([[1., 1., 1., 1.]], dtype=float32)
+        >>> future = model.submit(x)  # a concurrent.futures.Future; `await asyncio.wrap_future(future)` works too
+        >>> future.result().shape
+        (1, 4)
+        >>> [float(result.sum()) for result in model.map(x * step for step in range(3))]
+        [0.0, 4.0, 8.0]
+        >>> with model.start(x) as started:
+        ...     name = model.outputs[0].name
+        ...     started.output(name)[0, 0]
+        np.float32(1.0)
 
     """
 
-    def __init__(self, bundle: Bundle, compiled: ov.CompiledModel, plan: CallPlan) -> None:
+    def __init__(  # noqa: PLR0913 (what `load` knows of it)
+        self,
+        bundle: Bundle,
+        compiled: ov.CompiledModel,
+        plan: CallPlan,
+        report: Report | None = None,
+        *,
+        keep: Sequence[object] = (),
+        on_first: Callable[[float], None] | None = None,
+    ) -> None:
         """Wrap a compiled model; use `npu_persist.load` instead."""
         self.bundle = bundle
         self.compiled = compiled
+        self.report = report
+        # On the compiled model, as OpenVINO does it with weights: whoever holds that needs what it reads from.
+        compiled.npu_persist_keep = tuple(keep)
         self._plan = plan
         self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
         self._wide = [(index, port) for index, port in enumerate(plan.inputs) if port.dtype in WIDE]
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
-        self._idle: list[_Lane] = [self._new_lane()]
+        self._options = [name for name in _OPTIONS if name not in _names(plan.signature)]
+        self._requests = Requests(compiled, plan, bundle.reference, on_first)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -62,8 +107,16 @@ class Model:
         """How the model is called and what it gives."""
         return self._plan.signature
 
+    @property
+    def has_state(self) -> bool:
+        """Whether the model remembers something from one inference to the next, until `reset`."""
+        return self._requests.has_state
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run one inference.
+
+        Two keyword arguments are taken for options, `share_inputs` and `share_outputs`, unless the module itself has a
+        parameter of that name; `infer` always has them, and says what they do.
 
         Args:
             args: what the module's `forward` takes: numpy arrays, or anything with `__array__` or `__dlpack__`, in the
@@ -77,20 +130,180 @@ class Model:
         Raises:
             InputError: an argument is missing, unknown, or of the wrong structure, dtype, rank or shape. The message
                 shows the expected signature.
+            InferenceError: the device failed.
 
         """
-        return self._plan.rebuild(self.infer(self._plan.flatten(args, kwargs)))
+        plan = self._plan
+        if kwargs:
+            options = {name: kwargs.pop(name) for name in self._options if name in kwargs}
+            if options:
+                return plan.rebuild(self.infer(plan.flatten(args, kwargs), **options))
+        return plan.rebuild(self._requests.run(self._check(plan.flatten(args, kwargs))))
 
-    def infer(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
+    def infer(
+        self,
+        values: Sequence[Any] | Mapping[str, Any],
+        *,
+        share_inputs: bool | None = None,
+        share_outputs: bool = False,
+    ) -> list[Array]:
         """Run one inference on flat inputs: a sequence in the order of `inputs`, or a dict by their names.
+
+        Args:
+            values: the inputs.
+            share_inputs: whether the device reads the caller's arrays where they are, for as long as the call lasts:
+                None, those of 512 KiB or more, where that is faster than a copy; True, all of them; False, none. Only
+                arrays that are contiguous, aligned, writeable and of a fixed shape can be shared; others are copied.
+            share_outputs: False gives copies, which are the caller's. True gives views of the memory of the inference
+                request that ran the call, and saves the copies. The request is free for others as soon as the call
+                returns: the next inference of this thread, or one of another thread before that, overwrites the arrays,
+                and so do `submit`, `map`, `start` and `warm_up`. Outputs that are one tensor in the graph are one
+                memory. Two kinds are copied all the same: outputs of varying size, for their memory moves, and those
+                that are an array of the caller.
 
         Returns:
             One array for each of `outputs`, in their order.
 
         Raises:
             InputError: an input is missing, unknown, or of the wrong dtype, rank or shape.
+            InferenceError: the device failed.
+            UsageError: `share_inputs` is none of None, True and False.
 
         """
+        if share_inputs is not None and not isinstance(share_inputs, bool):
+            raise UsageError(f"share_inputs: expected None, True or False; got {share_inputs!r}")
+        return self._requests.run(self._check(values), _LIMITS[share_inputs], share_outputs=bool(share_outputs))
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue one inference and return at once.
+
+        The inputs are copied before this returns. As many inferences run at once as make best use of the device
+        (OpenVINO's OPTIMAL_NUMBER_OF_INFER_REQUESTS); further ones wait in a queue without limit, in order, and each
+        holds a copy of its inputs: use `map` for many inputs.
+
+        Args:
+            args: as for a call.
+            kwargs: as for a call, without its options.
+
+        Returns:
+            The future of what the call returns. It can be cancelled while it waits in the queue. It raises
+            InferenceError if the device fails, InputError if the graph refuses the sizes of dynamic inputs.
+
+        Raises:
+            InputError: as for a call.
+
+        """
+        plan = self._plan
+        job = Job(self._requests, self._copy(plan.flatten(args, kwargs)))
+        return self._requests.queue(lambda: plan.rebuild(job()))
+
+    def map(self, iterable: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
+        """Run the model over many inputs, as many at once as make best use of the device.
+
+        Args:
+            iterable: one item for each inference. A tuple is the positional arguments of a call, a dict or other
+                mapping its keyword arguments, and anything else its only argument: `model.map(images)`. An argument
+                that is itself a tuple or a mapping comes in a tuple of one. A named tuple is an argument. An item may
+                be overwritten as soon as the next one is asked for.
+            ordered: whether results come in the order of the inputs, or as they are done.
+
+        Returns:
+            A generator of what calls return. It takes at most twice as many inputs as there are requests before it
+            gives the first result, and one for each further result; with a state, exactly one for each. When it ends,
+            is closed, or is interrupted by Ctrl-C, what it started is stopped before it returns, and the model can be
+            used again.
+
+        Raises:
+            InputError: an input does not fit, or `iterable` is no iterable.
+            InferenceError: the device failed. Both name the item in their message and have its number, from 0, as
+                `index`. The results of earlier inputs come before the error, which ends the generator; an exception of
+                the iterable itself passes through as it is.
+
+        """
+        try:
+            items = iter(iterable)
+        except TypeError as error:
+            raise InputError(f"map: expected an iterable of inputs; got {iterable!r}") from error
+        window = 1 if self.has_state else 2 * self._requests.optimal
+        return run_all(items, self._start_item, self._plan.rebuild, window=window, is_ordered=ordered)
+
+    def start(self, /, *args: Any, **kwargs: Any) -> Started:
+        """Queue one inference as `submit` does, to fetch only the outputs that are wanted, when they are wanted.
+
+        Args:
+            args: as for a call.
+            kwargs: as for a call, without its options.
+
+        Returns:
+            What was started. Release it, with `release` or a `with` block: until then it keeps an inference request.
+
+        Raises:
+            InputError: as for a call.
+
+        """
+        values = self._plan.flatten(args, kwargs)
+        is_kept = not self.has_state
+        job = Job(self._requests, self._copy(values), share_outputs=is_kept, is_kept=is_kept)
+        return Started(self._plan, self._requests.queue(job), job)
+
+    def reset(self) -> None:
+        """Give the state its first value, after all inferences that were asked for before; without a state, nothing."""
+        self._requests.reset()
+
+    def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:
+        """Run the model on each of the device's requests, so that later calls find everything made ready.
+
+        The state of a model that has one stays as it is.
+
+        Args:
+            values: flat inputs, as for `infer`: a device may prepare for each size of dynamic inputs anew. Without them
+                the golden sample's, or random ones of the smallest sizes where the bundle has none.
+
+        Raises:
+            InputError: as for `infer`.
+            InferenceError: the device failed.
+
+        """
+        arrays = self._copy(self._sample() if values is None else values)
+        requests = self._requests
+        if self.has_state:
+            requests.run_on(requests.new_lane(), arrays, LENT, share_outputs=True)
+            return
+        for future in [requests.queue(Job(requests, arrays, share_outputs=True)) for _ in range(requests.optimal)]:
+            future.result()
+
+    def profile(
+        self, values: Sequence[Any] | Mapping[str, Any] | None = None, *, runs: int = 10
+    ) -> tuple[LayerTime, ...]:
+        """Run inferences and return what each layer of the compiled graph took.
+
+        It needs a model that counts: `load(reference, device, config={"PERF_COUNT": True})`. The state of a model that
+        has one stays as it is.
+
+        Args:
+            values: flat inputs, as for `infer`; without them the golden sample's, or random ones.
+            runs: how many inferences.
+
+        Returns:
+            The layers in the order in which they run. The times are those that the device counts: the CPU gives the
+            mean over all inferences since the model was loaded, other devices may give the last inference alone.
+
+        Raises:
+            UsageError: the model was loaded without counters, or `runs` is less than 1.
+            InputError: as for `infer`.
+            InferenceError: the device failed.
+
+        """
+        if runs < 1:
+            raise UsageError(f"runs: expected 1 or more; got {runs}")
+        arrays = self._check(self._sample() if values is None else values)
+        lane = self._requests.new_lane()
+        for _ in range(runs):
+            self._requests.run_on(lane, arrays, LENT, share_outputs=True)
+        return read_layers(self.compiled, lane.request, self.bundle.reference)
+
+    def _check(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
+        """Return an array for each input, or raise."""
         if isinstance(values, Mapping):
             values = self._by_name(values)
         elif len(values) != len(self._expected):
@@ -103,32 +316,28 @@ class Model:
         ]
         for index, port in self._wide:
             check_range(arrays[index], port, self._plan)
-        if self._symbols is None:
-            return self._run(arrays)
-        self._symbols.check(arrays, self._plan)
-        try:
-            return self._run(arrays)
-        except RuntimeError as error:
-            shapes = ", ".join(map(describe_value, arrays))
-            raise InputError(
-                f"OpenVINO could not run the model on these sizes, although each is within its bounds: {shapes}. "
-                f"Expected {self._plan}. OpenVINO said: {error}",
-                expected=str(self._plan),
-                got=shapes,
-            ) from error
+        if self._symbols is not None:
+            self._symbols.check(arrays, self._plan)
+        return arrays
 
-    def _run(self, arrays: Sequence[Array]) -> list[Array]:
-        try:
-            lane = self._idle.pop()
-        except IndexError:
-            lane = self._new_lane()
-        try:
-            return lane.run(arrays)
-        finally:
-            self._idle.append(lane)
+    def _copy(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
+        """Return arrays of our own, which may be read after the caller has changed its arrays, and be lent."""
+        return [np.array(array, order="C") for array in self._check(values)]
 
-    def _new_lane(self) -> _Lane:
-        return _Lane(self.compiled, [shape is not None for _, shape, _ in self._expected])
+    def _sample(self) -> Mapping[str, Array]:
+        if self.bundle.manifest.golden is None:
+            return make_random(self.inputs, 0)
+        return read_golden_inputs(self.bundle, self.inputs)
+
+    def _start_item(self, item: Any) -> tuple[Future[list[Array]], Job]:
+        if type(item) is tuple:
+            values = self._plan.flatten(item, {})
+        elif isinstance(item, Mapping):
+            values = self._plan.flatten((), item)
+        else:
+            values = self._plan.flatten((item,), {})
+        job = Job(self._requests, self._copy(values))
+        return self._requests.queue(job), job
 
     def _by_name(self, values: Mapping[str, Any]) -> list[Any]:
         names = [port.name for port in self._plan.inputs]
@@ -148,45 +357,15 @@ class Model:
         return f"<Model {self.bundle.reference} {self._plan}>"
 
 
-class _Lane:
-    """One inference request, and its inputs' own memory."""
-
-    def __init__(self, compiled: ov.CompiledModel, is_static: Sequence[bool]) -> None:
-        import openvino as ov
-
-        # OpenVINO's native class: the Python class over it sorts out inputs of many kinds, which doubles a call's cost.
-        native: Any = super(ov.CompiledModel, compiled)
-        self.request = native.create_infer_request()
-        self.share = ov.Tensor
-        self.own = [self.request.get_input_tensor(index) for index in range(len(is_static))]
-        self.views = [tensor.data if fixed else None for tensor, fixed in zip(self.own, is_static, strict=True)]
-
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        request = self.request
-        lent = []
-        try:
-            for index, (view, array) in enumerate(zip(self.views, arrays, strict=True)):
-                if view is None:
-                    own = self.own[index]
-                    own.shape = array.shape  # which may move its memory
-                    own.data[...] = array
-                    # Set each time: the CPU plugin copies a dynamic input that was not set to where the input of the
-                    # last request was that was: another thread's, or an array that is gone. For the same reason no
-                    # array of the caller is lent to a dynamic input.
-                    request.set_input_tensor(index, own)
-                elif array.nbytes < _LENT or not _is_lendable(array.flags):
-                    view[...] = array
-                else:
-                    request.set_input_tensor(index, self.share(array, shared_memory=True))
-                    lent.append(index)
-            return list(request.infer({}, False, False).values())  # noqa: FBT003 - share_outputs, decode_strings
-        finally:
-            for index in lent:
-                request.set_input_tensor(index, self.own[index])
-
-
-def _is_lendable(flags: Any) -> bool:
-    return bool(flags.c_contiguous and flags.writeable and flags.aligned)
+def _names(signature: Signature) -> set[str]:
+    """Return the names that the module itself takes as keyword arguments."""
+    extra = dict(signature.arguments)
+    names = {parameter.name for parameter in signature.parameters}
+    for parameter in signature.parameters:
+        tree = extra.get(parameter.name)
+        if parameter.kind == "var_keyword" and isinstance(tree, DictNode):
+            names.update(str(key) for key, _ in tree.items)
+    return names
 
 
 def _static_shape(port: Port) -> tuple[int, ...] | None:
