@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.compilation.ports import check_ports
 from npu_persist.core import get_core
-from npu_persist.device import explain_missing
+from npu_persist.device import explain_missing, explain_refused
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
 from npu_persist.weights import check_graph
@@ -86,7 +86,8 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
 
     Raises:
         DeviceNotFoundError: The device is not there.
-        CompilationError: OpenVINO refused the graph or the properties.
+        PropertyError: The device refused a property.
+        CompilationError: OpenVINO refused the graph.
     """
     core = get_core()
     properties = {**recipe.properties, **(extra or {})}
@@ -96,8 +97,10 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
     try:
         compiled = core.compile_model(model, recipe.device, properties)
     except (RuntimeError, TypeError) as error:
-        raise explain_missing(core, recipe.device, error) or CompilationError(
-            f"OpenVINO could not compile {recipe}: {error}"
+        raise (
+            explain_missing(core, recipe.device, error)
+            or explain_refused(core, recipe.device, recipe.properties, error)
+            or CompilationError(f"OpenVINO could not compile {recipe}: {error}")
         ) from error
     return Compiled(compiled, time.perf_counter() - began)
 

@@ -10,7 +10,7 @@ from npu_persist.device.identity import can_export, identify
 from npu_persist.device.listing import Device, list_devices
 from npu_persist.device.missing import check_device, explain_missing
 from npu_persist.device.names import candidates, head, named_devices, settle
-from npu_persist.device.properties import HINTS, check_properties, merge_hint
+from npu_persist.device.properties import HINTS, check_properties, explain_refused, merge_hint
 
 __all__ = [
     "HINTS",
@@ -20,6 +20,7 @@ __all__ = [
     "check_device",
     "check_properties",
     "explain_missing",
+    "explain_refused",
     "head",
     "identify",
     "list_devices",

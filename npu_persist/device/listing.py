@@ -55,7 +55,7 @@ def list_devices() -> tuple[Device, ...]:
             architecture=_text(ask(core, name, "DEVICE_ARCHITECTURE")),
             capabilities=tuple(ask(core, name, "OPTIMIZATION_CAPABILITIES") or ()),
             driver=_text(ask(core, name, f"{head(name)}_DRIVER_VERSION")),
-            compiler=_text(ask(core, name, f"{head(name)}_COMPILER_VERSION")),
+            compiler=_version(ask(core, name, f"{head(name)}_COMPILER_VERSION")),
             can_export=can_export(core, name),
         )
         for name in core.available_devices
@@ -64,3 +64,8 @@ def list_devices() -> tuple[Device, ...]:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _version(value: object) -> str | None:
+    """Return a version for people: OpenVINO has the NPU compiler's as one number, the major one in the upper half."""
+    return f"{value >> 16}.{value & 0xFFFF}" if isinstance(value, int) else _text(value)

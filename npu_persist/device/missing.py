@@ -6,59 +6,107 @@ The promise: the error says what was asked for, what was found, what is missing,
 from __future__ import annotations
 
 import difflib
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.device.names import VIRTUAL, is_available, named_devices
-from npu_persist.errors import DeviceNotFoundError
+from npu_persist.core import import_openvino
+from npu_persist.device.advice import say_missing
+from npu_persist.device.host import look_for
+from npu_persist.device.names import VIRTUAL, candidates, head, is_available, is_virtual, named_devices
+from npu_persist.errors import DeviceNotFoundError, UsageError
 
 if TYPE_CHECKING:
     import openvino as ov
 
-_KINDS = ("CPU", "GPU", "NPU")
+KINDS = ("CPU", "GPU", "NPU")
+"""Kinds of devices that OpenVINO has for Intel's hardware, here or not."""
+
+_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_COUNTED = re.compile(r"[^()]*(\([1-9][0-9]{0,5}\))?")
+"""A device with the number of requests or the batch size in brackets."""
 
 
 def check_device(core: ov.Core, device: str) -> None:
-    """Refuse a device string with a name that this OpenVINO has no plugin for, on any machine.
+    """Refuse a device string that means nothing on any machine.
 
-    AUTO and MULTI pass over such a name in silence, and run on whatever else is named.
+    AUTO passes over a name that it does not know in silence, and runs on whatever else is named.
 
     Raises:
-        DeviceNotFoundError: a name in it is no device of this OpenVINO.
-
+        DeviceNotFoundError: A name in it is no device of this OpenVINO.
+        UsageError: What is in brackets is no number.
     """
-    for name in (device.partition(":")[0], *named_devices(device)):
-        if not _is_registered(core, name):
-            known = [*_KINDS, *core.available_devices, *VIRTUAL]
-            close = difflib.get_close_matches(name.strip().upper(), known, n=1)
-            raise DeviceNotFoundError(
-                f"device {device!r}: OpenVINO has no device called {name!r}"
-                + (f"; did you mean {close[0]!r}? " if close else ". ")
-                + f"On this machine it found {', '.join(core.available_devices)}."
-            )
-
-
-def _is_registered(core: ov.Core, name: str) -> bool:
-    try:
-        return bool(core.get_versions(name))
-    except RuntimeError:  # it has a plugin, which does not load here
-        return True
+    first, _, rest = device.partition(":")
+    names = [first if first in VIRTUAL else device]
+    if is_virtual(device):
+        names += [name.removeprefix("-") for name in rest.split(",") if name]
+    for name in names:
+        bare = name.partition("(")[0]
+        if not _is_known(core, bare):
+            raise DeviceNotFoundError(_say_unknown(core, device, bare))
+        if not _COUNTED.fullmatch(name):
+            raise UsageError(f"device {device!r}: expected a number from 1 on in brackets, as in CPU(4); got {name!r}")
 
 
 def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFoundError | None:
     """Return the error to raise if a compilation failed because a device is not there; None if it is there.
 
     Args:
-        core: the core that could not compile.
-        device: the device string that was asked for.
-        error: what OpenVINO said.
+        core: The core that could not compile.
+        device: The device string that was asked for.
+        error: What OpenVINO said.
 
     """
-    found = core.available_devices
-    missing = [name for name in named_devices(device) if not is_available(name, found)]
-    if not missing:
+    found, named = core.available_devices, named_devices(device)
+    missing = [name for name in named if not is_available(name, found)]
+    if missing:
+        kind = head(missing[0])
+        text = f"device {device!r}: OpenVINO has no {missing[0]} on this machine, only {', '.join(found)}."
+        if not _is_known(core, missing[0]):
+            text = _say_unknown(core, device, missing[0])
+        elif kind in KINDS and not any(head(name) == kind for name in found):
+            text += " " + say_missing(sys.platform, kind, look_for(kind, find_libraries()))
+        text += _say_instead(device, missing, found)
+    elif is_virtual(device) and not candidates(core, device):
+        text = f"device {device!r} names no device that is on this machine; it has {', '.join(found)}."
+        text += f" Write for instance device={head(device) + ':' + found[0]!r}."
+    else:
         return None
-    return DeviceNotFoundError(
-        f"device {device!r}: OpenVINO has no {missing[0] or 'device without a name'} on this machine, only "
-        f"{', '.join(found)}. Install the driver for it, or load with one of these, for instance device={found[0]!r}. "
-        f"OpenVINO said: {error}"
+    return DeviceNotFoundError(f"{text} OpenVINO said: {error}")
+
+
+def find_libraries() -> Path:
+    """Return the folder in which pip's OpenVINO has its libraries; another OpenVINO does not have it."""
+    return Path(import_openvino().__file__).parent / "libs"
+
+
+def _is_known(core: ov.Core, name: str) -> bool:
+    """Tell whether a name is that of a device, here or not."""
+    if not _NAME.fullmatch(name):
+        return False
+    if name in VIRTUAL or head(name) in KINDS:
+        return True
+    try:
+        return bool(core.get_versions(name))
+    except RuntimeError:  # it has a plugin, which does not load here
+        return True
+
+
+def _say_unknown(core: ov.Core, device: str, name: str) -> str:
+    found = core.available_devices
+    close = difflib.get_close_matches(name.strip().upper(), dict.fromkeys([*found, *KINDS, *VIRTUAL]), n=1)
+    asked = f"; did you mean {close[0]!r}?" if close else "."
+    return (
+        f"device {device!r}: OpenVINO has no device called {name!r}{asked} On this machine it has {', '.join(found)}."
     )
+
+
+def _say_instead(device: str, missing: list[str], found: list[str]) -> str:
+    if is_virtual(device):
+        there = [name for name in named_devices(device) if name not in missing] or found[:1]
+        return f" Or write device={head(device) + ':' + ','.join(there)!r}."
+    text = f" Or write device={found[0]!r}."
+    if device in KINDS:
+        text = f"{text[:-1]}, or device='AUTO:{device},{found[0]}', which takes the {found[0]} where no {device} is."
+    return text

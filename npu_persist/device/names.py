@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 VIRTUAL = ("AUTO", "HETERO", "MULTI", "BATCH")
 """OpenVINO's devices that are made of others, named after a colon."""
 
-_OF_THE_CORE = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "CACHE_ENCRYPTION_CALLBACKS", "ENABLE_MMAP"})
+OF_THE_CORE = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "CACHE_ENCRYPTION_CALLBACKS", "ENABLE_MMAP"})
 """Properties that OpenVINO's core takes for every device, and no device lists."""
 
 
@@ -67,12 +67,14 @@ def settle(core: ov.Core, device: str, properties: Mapping[str, Any]) -> str:
     A device alone can be cached exactly; AUTO leaves that to its devices. So `AUTO:NPU,CPU` is the CPU where there is
     no NPU, and whoever asks for it warns of that.
     """
-    if head(device) != "AUTO" or properties.get("PERFORMANCE_HINT") == "CUMULATIVE_THROUGHPUT":
+    # The bracketed number of requests is for AUTO alone; and cumulative is what AUTO makes of several devices.
+    cumulative = str(properties.get("PERFORMANCE_HINT")).endswith("CUMULATIVE_THROUGHPUT")
+    if head(device) != "AUTO" or "(" in device or cumulative:
         return device
     usable = candidates(core, device)
     if len(usable) != 1:
         return device
-    taken = {*core.get_property(usable[0], "SUPPORTED_PROPERTIES"), *_OF_THE_CORE}
+    taken = {*core.get_property(usable[0], "SUPPORTED_PROPERTIES"), *OF_THE_CORE}
     return usable[0] if taken.issuperset(properties) else device
 
 
@@ -89,11 +91,11 @@ def _parts(device: str) -> list[str]:
 def _listed(name: str, found: Sequence[str]) -> list[str]:
     """Return the found devices that answer to a name."""
     # The only GPU is listed as GPU, and answers to GPU.0 too; of several each is listed with its number.
-    return [listed for listed in found if name in {listed, f"{listed}.0", head(listed)}]
+    return [each for each in found if name in {each, head(each)} or (name == f"{each}.0" and each != "CPU")]
 
 
 def _preference(core: ov.Core, name: str) -> int:
-    """Rank a device as AUTO does: a GPU of its own, a GPU beside the CPU, the CPU, all others."""
+    """Rank a device as AUTO does: a GPU of its own, a GPU beside the CPU, any other, the CPU."""
     if head(name) == "GPU":
         return 0 if "DISCRETE" in str(core.get_property(name, "DEVICE_TYPE")).upper() else 1
-    return 2 if name == "CPU" else 3
+    return 3 if name == "CPU" else 2
