@@ -68,6 +68,16 @@ def whisper_encoder(*, tiny: bool) -> Built:
     return WhisperModel(config).encoder, (torch.randn(1, 80, 2 * config.max_source_positions),)
 
 
+class _Add(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+def one_op(*, tiny: bool) -> Built:  # noqa: ARG001 (it cannot get smaller)
+    """Return a model of one operation."""
+    return _Add(), (torch.zeros(1, 16),)
+
+
 def _two_blocks() -> dict[str, Any]:
     return {
         "down_block_types": (CROSS_DOWN, DOWN),
@@ -78,6 +88,7 @@ def _two_blocks() -> dict[str, Any]:
 
 
 MODELS: dict[str, Callable[..., Built]] = {
+    "one-op": one_op,
     "unet35": unet,
     "bert": bert,
     "resnet50": resnet,

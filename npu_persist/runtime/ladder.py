@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from npu_persist.artifact import read_artifact
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
-from npu_persist.compilation.own_cache import OwnCache
-from npu_persist.compilation.worker import run as run_in_worker
 from npu_persist.errors import ArtifactError, CompilationError, DeviceNotFoundError, NpuPersistError, StoreError
 from npu_persist.files import is_directory
 from npu_persist.manifest import COMPILED_DIRECTORY
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact import Artifact
     from npu_persist.cache import CompileCache, Entry
     from npu_persist.compilation.local import Compiled
+    from npu_persist.compilation.own_cache import OwnCache
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.compilation.worker import CompileProgress
     from npu_persist.runtime.report import Report, RungName
@@ -126,7 +125,7 @@ class Ladder:
         if artifact.kind == "blob":
             compiled = self._import(recipe, artifact, entry.path)
         else:
-            own = OwnCache(recipe, self._cache_there)
+            own = self._open_own_cache(recipe)
             try:
                 own.take(entry)
             except BaseException:
@@ -156,7 +155,7 @@ class Ladder:
         began = time.perf_counter()
         try:
             if cache is not None and not recipe.is_exportable:
-                compiled = self._compile_with(recipe, OwnCache(recipe, cache))
+                compiled = self._compile_with(recipe, self._open_own_cache(recipe))
             else:
                 compiled = self._compile_and_export(recipe, cache)
         except (CompilationError, DeviceNotFoundError) as error:
@@ -194,7 +193,14 @@ class Ladder:
             own.close()
         return compiled
 
+    def _open_own_cache(self, recipe: Recipe) -> OwnCache:
+        from npu_persist.compilation.own_cache import OwnCache  # which few devices need
+
+        return OwnCache(recipe, self._cache_there)
+
     def _in_worker(self, recipe: Recipe, timeout: float) -> Compiled:
+        from npu_persist.compilation.worker import run as run_in_worker  # with subprocess, which costs 10 ms
+
         began = time.perf_counter()
         cache = self._cache_there
         job = {

@@ -117,7 +117,7 @@ class Requests:
         self._idle = [self.new_lane()]
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._has_state = bool(self._idle[0].request.query_state())
+        self._has_state = _has_state(self._idle[0])
 
     @property
     def has_state(self) -> bool:
@@ -326,3 +326,10 @@ def stop(pending: Collection[tuple[Future[Any], Job]]) -> None:
 
 def _is_lendable(flags: Any) -> bool:
     return bool(flags.c_contiguous and flags.writeable and flags.aligned)
+
+
+def _has_state(lane: Lane) -> bool:
+    try:
+        return bool(lane.request.query_state())
+    except RuntimeError:  # "Not Implemented": what AUTO answers for a graph without state, and only for that
+        return False
