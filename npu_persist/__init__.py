@@ -18,6 +18,8 @@ TYPE_CHECKING = False  # what type checkers know as true; importing it from typi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from npu_persist.benchmark.measure import bench
+    from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle import Bundle
     from npu_persist.compilation.worker import CompileProgress
     from npu_persist.device import Device
@@ -89,6 +91,7 @@ __all__ = [
     "InvalidNameError",
     "LayerTime",
     "ManifestError",
+    "Measurement",
     "Model",
     "NotFoundError",
     "NpuPersistError",
@@ -105,6 +108,7 @@ __all__ = [
     "Tolerance",
     "UsageError",
     "__version__",
+    "bench",
     "compiled",
     "devices",
     "inspect",
@@ -123,6 +127,7 @@ _ROOMS = {
     "CompileProgress": "compilation.worker",
     "Device": "device",
     "LayerTime": "runtime.profile",
+    "Measurement": "benchmark.results",
     "Model": "runtime.model",
     "Progress": "export",
     "Record": "signature",
@@ -130,6 +135,7 @@ _ROOMS = {
     "Started": "runtime.started",
     "Store": "store",
     "Tolerance": "manifest",
+    "bench": "benchmark.measure",
     "devices": "device",
     "compiled": "runtime.load",
     "inspect": "verbs",

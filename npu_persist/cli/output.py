@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _BOLD, _RED, _YELLOW, _DIM = "1", "31", "33", "2"
 """Parameters of the escape sequences (ECMA-48, SGR)."""
 
+_BAR = 30
+"""Width of a bar, in characters."""
+
+_LINE = 79
+"""Characters of a line that even the narrowest terminal shows in one piece."""
+
 _ROUNDS_TO_NEXT_UNIT = 999.5
 """From here on three digits would read 1000."""
 
@@ -51,6 +57,7 @@ class Output:
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._open_line = False
+        self._open_bar = False
 
     def show(self, data: object, text: str | Callable[[], str]) -> None:
         """Write the command's data to stdout.
@@ -89,8 +96,19 @@ class Output:
         """Return a callback that shows one line a stage, or None where nobody would see it."""
         return self._show_stage if self._stderr.isatty() else None
 
+    def bar(self, fraction: float, text: str) -> None:
+        """Show how much is done, 0 to 1, as a bar in place of the last one; nothing where nobody would see it."""
+        if not self._stderr.isatty():
+            return
+        full = round(fraction * _BAR)
+        self._write(self._stderr, "")
+        self._stderr.write(f"  [{'#' * full}{'.' * (_BAR - full)}] {fraction:4.0%}  {text}"[:_LINE])
+        self._stderr.flush()
+        self._open_bar = True
+
     def finish(self) -> None:
-        """Flush both streams, so that a closed pipe or a full disk is noticed while it can still be reported."""
+        """Wipe the bar and flush both streams, so that a closed pipe or a full disk can still be reported."""
+        self._write(self._stderr, "")
         self._stdout.flush()
         self._stderr.flush()
 
@@ -104,6 +122,10 @@ class Output:
         self._stderr.flush()
 
     def _write(self, stream: TextIO, text: str) -> None:
+        if self._open_bar:  # stdout is the same terminal as a rule
+            self._stderr.write(f"\r{' ' * _LINE}\r")
+            self._stderr.flush()
+            self._open_bar = False
         if stream is self._stderr and self._open_line:
             stream.write("\n")
             self._open_line = False

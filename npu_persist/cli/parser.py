@@ -38,8 +38,11 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_persist(verbs)
     _add_run(verbs)
+    _add_bench(verbs)
     _add_showing(verbs)
+    _add_machine(verbs)
     _add_keeping(verbs)
+    _add_cache(verbs)
     return parser
 
 
@@ -98,11 +101,55 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
     )
+    _add_inputs(parser)
+    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
+
+
+def _add_bench(verbs: Any) -> None:
+    parser = _add(verbs, "bench", "bench:run_bench", "measure frames per second and latency of bundles on devices")
+    parser.add_argument("reference", metavar="REF", nargs="+", help=_REFERENCE)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--compare", action="store_true", help="measure in rounds that alternate, and show ratios to the first"
+    )
+    kind.add_argument(
+        "--fil", action="store_true", help="first-inference latency: from the start of a process, cold and warm cache"
+    )
+    kind.add_argument("--profile", action="store_true", help="time layer by layer")
+    parser.add_argument(
+        "--device", nargs="+", metavar="D", help="OpenVINO's device strings (default: AUTO; with --fil all there are)"
+    )
+    parser.add_argument(
+        "--hint",
+        nargs="+",
+        metavar="H",
+        help="LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT (default: the first two; with --fil and --profile none)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10, metavar="S", help="to measure each configuration for (default: 10)"
+    )
+    parser.add_argument("--interval", type=float, default=1, metavar="S", help="between reports (default: 1)")
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help="in flight at a time (default: 1 for LATENCY, else what is optimal)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        metavar="N",
+        help="with --fil processes for each cache state (default: 5), with --profile inferences (default: 20)",
+    )
+    parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="draw bar charts into .png or .svg files")
+    parser.add_argument(
+        "--config", metavar="KEY=VALUE", nargs="+", default=[], help="OpenVINO properties, such as NUM_STREAMS=2"
+    )
+    _add_inputs(parser)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--inputs", metavar="FILE.npz", help="inputs by name (default: those of the golden sample)")
     source.add_argument("--random", action="store_true", help="random inputs")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
-    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
 
 
 def _add_showing(verbs: Any) -> None:
@@ -112,6 +159,11 @@ def _add_showing(verbs: Any) -> None:
     parser.add_argument("reference", metavar="REF", help=_REFERENCE)
     parser = _add(verbs, "path", "show:run_path", "print the directory of a bundle")
     parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+
+
+def _add_machine(verbs: Any) -> None:
+    _add(verbs, "devices", "devices:run_devices", "list the devices of this machine that models can be loaded on")
+    _add(verbs, "doctor", "devices:run_doctor", "look for what devices, store and cache lack, and say what to do")
 
 
 def _add_keeping(verbs: Any) -> None:
@@ -126,4 +178,34 @@ def _add_keeping(verbs: Any) -> None:
     parser = _add(verbs, "remove", "keep:run_remove", "remove a version from the store")
     parser.add_argument("reference", metavar="REF", help="the version: unet:3, unet:prod or unet@<digest prefix>")
     parser.add_argument("--force", action="store_true", help="and the aliases that point to it")
-    _add(verbs, "prune", "keep:run_prune", "remove what crashed publishes left behind")
+    _add(verbs, "prune", "keep:run_prune", "remove what interrupted runs left in the store and the compile cache")
+
+
+def _add_cache(verbs: Any) -> None:
+    text = "look after the compile cache: what this machine's devices compiled, which may be removed at any time"
+    cache = verbs.add_parser("cache", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    verbs = cache.add_subparsers(metavar="VERB", required=True)
+    _add(verbs, "list", "cache:run_list", "list what is compiled here: bundle, device, size, last use")
+    parser = _add(verbs, "verify", "cache:run_verify", "compare every byte with its digest")
+    parser.add_argument("--repair", action="store_true", help="put damaged entries aside; they are compiled again")
+    parser = _add(
+        verbs, "prune", "cache:run_prune", "remove entries that are not in use, the least recently used first"
+    )
+    parser.add_argument(
+        "--max-size",
+        metavar="SIZE",
+        help="until so much is left: 5GB; 0 removes all (default: NPU_PERSIST_CACHE_QUOTA)",
+    )
+    parser.add_argument("--older-than", metavar="AGE", help="what was not used for so long: 30d, 12h")
+    parser.add_argument("--device", help="only what was compiled for this device, all of it by default: NPU")
+    key = "first digits of a key, or " + _REFERENCE
+    parser = _add(verbs, "export", "cache:run_export", "copy an entry to a folder, for an identical machine")
+    parser.add_argument("entry", metavar="KEY|REF", help=key)
+    parser.add_argument("directory", metavar="DIR", help="the folder to make")
+    parser = _add(
+        verbs,
+        "import",
+        "cache:run_import",
+        "take in an exported entry; a device runs what is in it, so import only what you trust",
+    )
+    parser.add_argument("directory", metavar="DIR", help="what `cache export` made")

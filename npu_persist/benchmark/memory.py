@@ -1,0 +1,76 @@
+"""How much memory this process holds, from the system's own books.
+
+The promise: a number is the system's, in bytes; where the system does not tell, there is None and no guess.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+
+class Memory(NamedTuple):
+    """Resident memory of a process, in bytes: what of it is in RAM, mapped files included."""
+
+    now: int | None
+    """What it holds now."""
+    peak: int | None
+    """The most that it has ever held."""
+
+
+def read_memory() -> Memory:
+    """Return what this process holds, and the most that it has held.
+
+    Sources: `/proc/self/status` on Linux, `VmRSS` and `VmHWM` (proc(5); not `ru_maxrss`, which a process inherits from
+    the one that started it), `GetProcessMemoryInfo` on Windows, `ru_maxrss` elsewhere.
+    """
+    return {"linux": _read_linux, "win32": _read_windows}.get(sys.platform, _read_usage)()
+
+
+def _read_linux() -> Memory:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 (imports less)
+            lines = dict(line.split(":", maxsplit=1) for line in file if ":" in line)
+    except OSError:  # no /proc in this container
+        return Memory(None, None)
+
+    def read(name: str) -> int | None:
+        return int(lines[name].split()[0]) * 1024 if name in lines else None
+
+    return Memory(read("VmRSS"), read("VmHWM"))
+
+
+def _read_usage() -> Memory:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # https://man.freebsd.org/getrusage(2): kilobytes, but on macOS
+    return Memory(None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _read_windows() -> Memory:
+    # https://learn.microsoft.com/windows/win32/api/psapi/ns-psapi-process_memory_counters
+    import ctypes
+    from ctypes import wintypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = (
+            ("cb", wintypes.DWORD),
+            ("PageFaultCount", wintypes.DWORD),
+            ("PeakWorkingSetSize", ctypes.c_size_t),
+            ("WorkingSetSize", ctypes.c_size_t),
+            ("QuotaPeakPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaPeakNonPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaNonPagedPoolUsage", ctypes.c_size_t),
+            ("PagefileUsage", ctypes.c_size_t),
+            ("PeakPagefileUsage", ctypes.c_size_t),
+        )
+
+    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 (type checkers elsewhere do not know it)
+    process, query = kernel.GetCurrentProcess, kernel.K32GetProcessMemoryInfo
+    process.restype = wintypes.HANDLE
+    query.argtypes = (wintypes.HANDLE, ctypes.POINTER(Counters), wintypes.DWORD)
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    if not query(process(), ctypes.byref(counters), counters.cb):
+        return Memory(None, None)
+    return Memory(counters.WorkingSetSize, counters.PeakWorkingSetSize)
