@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from npu_persist.device import (
     head,
     identify,
     merge_hint,
+    missing,
     named_devices,
     settle,
 )
@@ -343,7 +343,7 @@ class TestDeviceStrings:
 
 class TestMissing:
     @pytest.mark.parametrize(
-        ("device", "missing", "instead"),
+        ("device", "absent", "instead"),
         [
             ("NPU", "NPU", "Or write device='CPU', or device='AUTO:NPU,CPU', which takes the CPU where no NPU is."),
             ("GPU.7", "GPU.7", "Or write device='CPU'."),
@@ -352,19 +352,21 @@ class TestMissing:
             ("HETERO:GPU.7,CPU", "GPU.7", "Or write device='HETERO:CPU'."),
         ],
     )
-    def test_a_device_that_is_not_here(self, core: ov.Core, device: str, missing: str, instead: str) -> None:
+    def test_a_device_that_is_not_here(self, core: ov.Core, device: str, absent: str, instead: str) -> None:
         if core.available_devices != ["CPU"]:
             pytest.skip("this machine has more than a CPU")
         message = str(explain_missing(core, device, RuntimeError("why")))
-        assert message.startswith(f"device {device!r}: OpenVINO has no {missing} on this machine, only CPU. ")
+        assert message.startswith(f"device {device!r}: OpenVINO has no {absent} on this machine, only CPU. ")
         assert message.endswith(f"{instead} OpenVINO said: why")
 
-    def test_what_an_npu_lacks_here(self, core: ov.Core) -> None:
-        if sys.platform != "linux" or any(map(os.path.exists, ("/dev/accel", "/usr/lib/x86_64-linux-gnu/libze1"))):
-            pytest.skip("this machine has parts of an NPU")
+    @pytest.mark.skipif(sys.platform != "linux", reason="the parts are Linux'")
+    def test_what_an_npu_lacks_here(self, core: ov.Core, monkeypatch: pytest.MonkeyPatch) -> None:
+        nothing = dict.fromkeys(["plugin", "device", "loader", "driver", "compiler"])
+        monkeypatch.setattr(missing, "look_for", lambda *_: {**nothing, "plugin": "here"})
         message = str(explain_missing(core, "NPU", RuntimeError("why")))
         for part in ("/dev/accel/accel0", "libze_loader.so.1", "libze_intel_npu.so.1", "npu_compiler.so"):
             assert part in message
+        assert "An NPU is part of Intel's Core Ultra processors." in message
 
     @pytest.mark.parametrize("device", ["AUTO:-CPU", "MULTI", "HETERO", "BATCH:"])
     def test_a_device_string_that_leaves_no_device(self, core: ov.Core, device: str) -> None:

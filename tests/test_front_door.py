@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pkgutil
 import statistics
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,11 @@ def test_each_error_is_at_the_front_door() -> None:
         if inspect.isclass(value) and issubclass(value, (errors.NpuPersistError, Warning))
     }
     assert kinds <= set(npu_persist.__all__)
+
+
+def test_no_name_is_a_modules_too() -> None:
+    # A submodule takes the place of the package's attribute of its name as soon as it is imported.
+    assert not set(npu_persist.__all__) & {module.name for module in pkgutil.iter_modules(npu_persist.__path__)}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

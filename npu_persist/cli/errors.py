@@ -36,7 +36,7 @@ ADVICE: dict[type[BaseException], str] = {
         "here: let the factory return (module, args) or (module, args, kwargs), or pass --inputs FILE.npz"
     ),
     errors.BundleNotFoundError: "--store or NPU_PERSIST_HOME chooses another store",
-    errors.DeviceNotFoundError: "--device CPU works on every machine",
+    errors.DeviceNotFoundError: "--device CPU works on every machine; `npu-persist doctor` says what the others lack",
     errors.IntegrityError: (
         "do not use this bundle: fetch or persist it again; `npu-persist remove` takes it out of the store"
     ),

@@ -6,6 +6,7 @@ is not there is told apart from a graph that does not compile.
 Singular, because the front door's `npu_persist.devices` is a function.
 """
 
+from npu_persist.device.diagnosis import Diagnosis, diagnose
 from npu_persist.device.identity import can_export, identify
 from npu_persist.device.listing import Device, list_devices
 from npu_persist.device.missing import check_device, explain_missing
@@ -15,10 +16,12 @@ from npu_persist.device.properties import HINTS, check_properties, explain_refus
 __all__ = [
     "HINTS",
     "Device",
+    "Diagnosis",
     "can_export",
     "candidates",
     "check_device",
     "check_properties",
+    "diagnose",
     "explain_missing",
     "explain_refused",
     "head",

@@ -49,7 +49,7 @@ _LINUX_NPU = {
     ),
     "loader": (
         "the Level Zero loader (libze_loader.so.1)",
-        "Install the package level-zero; Debian and Ubuntu have it as libze1.",
+        "Install the package level-zero, 1.17.17 or newer; Debian and Ubuntu call it libze1.",
     ),
     "driver": (
         "the NPU's driver (libze_intel_npu.so.1)",
@@ -135,12 +135,7 @@ def find_missing(system: str, kind: str, parts: Parts) -> tuple[Missing, ...]:
         parts: What `device.host.look_for` found.
     """
     texts = _PARTS.get((system, kind), {"plugin": (f"OpenVINO's {kind} plugin", _REINSTALL)})
-    return tuple(
-        Missing(part, *text)
-        for part, text in texts.items()
-        # Without a device node there is nothing that one could have the permission for.
-        if part in parts and parts[part] is None and not (part == "access" and parts["device"] is None)
-    )
+    return tuple(Missing(part, *text) for part, text in texts.items() if part in parts and parts[part] is None)
 
 
 def say_missing(system: str, kind: str, parts: Parts) -> str:

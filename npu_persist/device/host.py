@@ -61,10 +61,9 @@ def _plugin(kind: str, libraries: Path, system: str) -> str | None:
 def _look_on_linux(kind: str, libraries: Path, root: Path, environ: Mapping[str, str]) -> Parts:
     nodes = list(_device_nodes(kind, root))
     open_to_us = [node for node in nodes if os.access(node, os.R_OK | os.W_OK)]
-    found: Parts = {
-        "device": str(nodes[0]) if nodes else None,
-        "access": str(open_to_us[0]) if open_to_us else None,
-    }
+    found: Parts = {"device": str(nodes[0]) if nodes else None}
+    if nodes:
+        found["access"] = str(open_to_us[0]) if open_to_us else None
 
     def find(*names: str) -> str | None:
         return next(filter(None, (_find_library(name, root, environ) for name in names)), None)
