@@ -26,6 +26,9 @@ LOCK_SUFFIX = ".lock"
 UNLOCKED_AGE = 24 * 3600.0
 """Seconds after which nobody is filling a staging directory any more, where locks cannot tell."""
 
+_LOST_RACES = 100
+"""How often a prune may be faster, before going on without a lock: one that makes no file locks nothing."""
+
 
 @contextmanager
 def staged(root: Path) -> Iterator[Path]:
@@ -78,7 +81,8 @@ def prune_staging(root: Path) -> Iterator[Path]:
 
 
 def _claim(root: Path) -> tuple[Path, Lock | None]:
-    while True:
+    path, lock = root, None
+    for _ in range(_LOST_RACES):
         path = root / os.urandom(8).hex()
         lock_path = _lock_path(path)
         try:
@@ -86,13 +90,14 @@ def _claim(root: Path) -> tuple[Path, Lock | None]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            return path, None
+            break
         if lock is None:
             continue
         if lock_path.exists():
-            return path, lock
+            break
         # A prune took the file for a leftover, between its making and its locking; now that it is locked none can.
         lock.release()
+    return path, lock
 
 
 def _is_young(path: Path) -> bool:
