@@ -264,7 +264,11 @@ class CompileTimeoutError(CompilationError, TimeoutError):
 
 
 class InferenceError(NpuPersistError, RuntimeError):
-    """The device failed while it ran an inference on sound inputs.
+    """The device failed while it ran an inference on inputs of the right dtype and shape.
+
+    Values may be the cause, such as a size that does not fit. After a failure load the model again if it goes on to
+    fail: OpenVINO 2026.4 on the CPU may. And do not repeat the same inputs: a Reshape that is asked for the same
+    impossible shape a second time answers there with the shape that it had before.
 
     Attributes:
         index: Which item of `Model.map` it was, from 0; None for a single call.

@@ -184,6 +184,12 @@ class TestErrors:
         assert caught.value.args == ("no frame",)
         assert found == [0, 1, 2]
 
+    def test_of_another_map_keep_their_item(self, relu: Model) -> None:
+        rows_and_more = [*rows(5), np.zeros(5, np.float32)]
+        with pytest.raises(InputError, match=r"^item 5 of map: argument x") as caught:
+            list(relu.map(relu.map(rows_and_more)))
+        assert caught.value.index == 5
+
     def test_of_no_iterable(self, relu: Model) -> None:
         with pytest.raises(InputError, match="map: expected an iterable of inputs; got 3"):
             relu.map(3)  # type: ignore[arg-type]

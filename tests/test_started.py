@@ -167,6 +167,12 @@ class TestState:
         with pytest.raises(UsageError, match="released"):
             first.result()
 
+    def test_goes_on_when_it_is_dropped(self, loaded: Loader) -> None:
+        model = loaded(publish_sum, name="dropped")
+        for _ in range(5):
+            model.start(np.ones(4, "f4"))
+        assert model(np.ones(4, "f4"))[0] == 6
+
 
 def test_from_many_threads(affine: Model) -> None:
     def run(seed: int) -> bool:

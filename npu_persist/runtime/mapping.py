@@ -47,34 +47,46 @@ def run_all(
     try:
         while is_open or pending:
             while is_open and len(pending) < window:
-                try:
-                    future, job = start(next(items))
-                except StopIteration:
-                    is_open = False
-                except InputError as error:
-                    is_open, failure = False, _add_index(error, index)
-                except Exception as error:  # noqa: BLE001 - the iterator's own, raised when its turn has come
-                    is_open, failure = False, error
-                else:
-                    pending[future] = index, job
+                begun = _start_next(items, start, index)
+                if isinstance(begun, tuple):
+                    pending[begun[0]] = index, begun[1]
                     index += 1
+                else:
+                    is_open, failure = False, begun
+                del begun
             if pending:
                 head = next(iter(pending))
                 wait_for([head] if is_ordered else pending)
                 done = head if is_ordered else next(future for future in pending if future.done())
                 at, _ = pending.pop(done)
                 try:
-                    outputs = done.result()
+                    result = finish(done.result())
                 except (InputError, InferenceError) as error:
                     raise _add_index(error, at) from error.__cause__
-                result = finish(outputs)
-                del done, head, outputs  # what is yielded is the caller's alone
+                del done, head  # what is yielded is the caller's alone
                 yield result
                 del result
         if failure is not None:
             raise failure
     finally:
+        failure = None  # which refers to this frame
         stop([(future, job) for future, (_, job) in pending.items()])
+
+
+def _start_next(
+    items: Iterator[Any], start: Callable[[Any], tuple[Future[list[Array]], Job]], index: int
+) -> tuple[Future[list[Array]], Job] | Exception | None:
+    """Start the next item; None if there is none, and the exception to raise when its turn has come if one is due."""
+    try:
+        item = next(items)
+    except StopIteration:
+        return None
+    except Exception as error:  # noqa: BLE001 (whatever the iterator has to say)
+        return error
+    try:
+        return start(item)
+    except InputError as error:
+        return _add_index(error, index)
 
 
 def _add_index(error: InputError | InferenceError, index: int) -> InputError | InferenceError:

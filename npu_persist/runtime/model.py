@@ -156,9 +156,9 @@ class Model:
                 arrays that are contiguous, aligned, writeable and of a fixed shape can be shared; others are copied.
             share_outputs: False gives copies, which are the caller's. True gives views of the memory of the inference
                 request that ran the call, and saves the copies. The request is free for others as soon as the call
-                returns: the next inference of this thread, or one of another thread before that, overwrites the arrays,
-                and so do `submit`, `map`, `start` and `warm_up`. Outputs that are one tensor in the graph are one
-                memory. Two kinds are copied all the same: outputs of varying size, for their memory moves, and those
+                returns, and the one that is taken first: count on it that the next inference, of any thread and by
+                whichever method, overwrites the arrays. Outputs that are one tensor in the graph are one memory. Two
+                kinds are copied all the same: outputs of varying size, for their memory moves, and those
                 that are an array of the caller.
 
         Returns:
@@ -211,13 +211,13 @@ class Model:
             A generator of what calls return. It takes at most twice as many inputs as there are requests before it
             gives the first result, and one for each further result; with a state, exactly one for each. When it ends,
             is closed, or is interrupted by Ctrl-C, what it started is stopped before it returns, and the model can be
-            used again.
+            used again; the CPU stops at the end of a layer, AUTO and the NPU finish the inferences that run.
 
         Raises:
             InputError: an input does not fit, or `iterable` is no iterable.
             InferenceError: the device failed. Both name the item in their message and have its number, from 0, as
-                `index`. The results of earlier inputs come before the error, which ends the generator; an exception of
-                the iterable itself passes through as it is.
+                `index`. The error ends the generator. With `ordered` it comes after the results of all earlier inputs.
+                An exception of the iterable passes through as it is, after the results of the inputs before it.
 
         """
         try:
@@ -242,12 +242,15 @@ class Model:
 
         """
         values = self._plan.flatten(args, kwargs)
-        is_kept = not self.has_state
-        job = Job(self._requests, self._copy(values), share_outputs=is_kept, is_kept=is_kept)
-        return Started(self._plan, self._requests.queue(job), job)
+        has_state = self.has_state
+        job = Job(self._requests, self._copy(values), share_outputs=not has_state, is_kept=not has_state)
+        return Started(self._plan, self._requests.queue(job), job, has_state=has_state)
 
     def reset(self) -> None:
-        """Give the state its first value, after all inferences that were asked for before; without a state, nothing."""
+        """Give the state its first value, after all inferences that were asked for before; without a state, nothing.
+
+        An inference that failed or was interrupted, or a `map` that was, may have left any state.
+        """
         self._requests.reset()
 
     def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npu_persist.compilation.execution import executing_devices
 from npu_persist.errors import InferenceError, InputError
 from npu_persist.signature import describe_value
 
@@ -223,16 +224,11 @@ class Requests:
                 expected=str(self._plan),
                 got=shapes,
             )
+        device = ", ".join(executing_devices(self.compiled)) or "its device"
         return InferenceError(
-            f"{self._reference} failed on {self._device()} with the inputs {shapes}: the values are none that the "
-            f"graph can compute with, or the device is in trouble. OpenVINO said: {error}"
+            f"{self._reference} failed on {device} with the inputs {shapes}: the values are none that the graph can "
+            f"compute with, or the device is in trouble. OpenVINO said: {error}"
         )
-
-    def _device(self) -> str:
-        try:
-            return ", ".join(self.compiled.get_property("EXECUTION_DEVICES"))
-        except RuntimeError:  # a device that failed may not answer; the error to tell about is the other one
-            return "its device"
 
 
 class Job:
@@ -290,7 +286,10 @@ class Job:
         return outputs
 
     def release(self) -> None:
-        """Stop it if it runs, which takes OpenVINO until the end of a layer, and give its request back."""
+        """Stop it if it runs, and give its request back when it has ended.
+
+        The CPU stops at the end of a layer; AUTO and the NPU finish the inference.
+        """
         with self.lock:
             self._is_released = True
             if not self._is_running:

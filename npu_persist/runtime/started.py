@@ -24,16 +24,17 @@ class Started:
 
     It keeps an inference request, with the outputs in its memory, until `release`, the end of its `with` block or its
     garbage collection; each of them also ends the inference if it still runs. A model with a state has one request
-    only: there the outputs are copied when they are done, and the request is given back at once.
+    only: there the inference runs to its end, its outputs are copied, and the request is given back at once.
 
     Any thread may use it.
     """
 
-    def __init__(self, plan: CallPlan, future: Future[list[Array]], job: Job) -> None:
+    def __init__(self, plan: CallPlan, future: Future[list[Array]], job: Job, *, has_state: bool) -> None:
         """Wrap a job in the queue; use `Model.start` instead."""
         self._plan = plan
         self._future = future
         self._job = job
+        self._has_state = has_state
         self._is_released = False
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -82,9 +83,10 @@ class Started:
         return self._plan.rebuild(self._copy(range(len(self._plan.outputs))))
 
     def release(self) -> None:
-        """Give the inference request back; after that only `release` works. An inference that still runs is ended."""
+        """Give the inference request back; after that only `release` works. What still runs is ended."""
         self._is_released = True
-        if not self._future.cancel():
+        # An inference that is left out, or ended in its middle, would leave another state than the caller asked for.
+        if not self._has_state and not self._future.cancel():
             self._job.release()
 
     def _copy(self, indices: Any) -> list[Array]:
