@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle import Bundle
     from npu_persist.compilation.worker import CompileProgress
-    from npu_persist.device import Device
-    from npu_persist.device import list_devices as devices
+    from npu_persist.device.listing import Device
+    from npu_persist.device.listing import list_devices as devices
     from npu_persist.errors import (
         AmbiguousReferenceError,
         ArtifactError,
@@ -125,7 +125,7 @@ __all__ = [
 _ROOMS = {
     "Bundle": "bundle",
     "CompileProgress": "compilation.worker",
-    "Device": "device",
+    "Device": "device.listing",
     "LayerTime": "runtime.profile",
     "Measurement": "benchmark.results",
     "Model": "runtime.model",
@@ -136,7 +136,7 @@ _ROOMS = {
     "Store": "store",
     "Tolerance": "manifest",
     "bench": "benchmark.measure",
-    "devices": "device",
+    "devices": "device.listing",
     "compiled": "runtime.load",
     "inspect": "verbs",
     "list": "verbs",

@@ -21,7 +21,6 @@ from npu_persist.device import (
     head,
     identify,
     merge_hint,
-    missing,
     named_devices,
     settle,
 )
@@ -362,7 +361,7 @@ class TestMissing:
     @pytest.mark.skipif(sys.platform != "linux", reason="the parts are Linux'")
     def test_what_an_npu_lacks_here(self, core: ov.Core, monkeypatch: pytest.MonkeyPatch) -> None:
         nothing = dict.fromkeys(["plugin", "device", "loader", "driver", "compiler"])
-        monkeypatch.setattr(missing, "look_for", lambda *_: {**nothing, "plugin": "here"})
+        monkeypatch.setattr("npu_persist.device.host.look_for", lambda *_: {**nothing, "plugin": "here"})
         message = str(explain_missing(core, "NPU", RuntimeError("why")))
         for part in ("/dev/accel/accel0", "libze_loader.so.1", "libze_intel_npu.so.1", "npu_compiler.so"):
             assert part in message

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.device import diagnose
 from npu_persist.device.advice import _PARTS, find_missing, say_missing
+from npu_persist.device.diagnosis import diagnose
 from npu_persist.device.host import look_for
 from npu_persist.device.missing import find_libraries
 from tests.second_device import SECOND

@@ -15,7 +15,7 @@ from npu_persist.cache import CompileCache
 from npu_persist.cli.errors import EXIT_FAILED
 from npu_persist.cli.output import format_fields, format_section, format_size, format_table
 from npu_persist.core import get_version
-from npu_persist.device import diagnose
+from npu_persist.device.diagnosis import diagnose
 from npu_persist.errors import NpuPersistError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.cli.output import Output
-    from npu_persist.device import Device, Diagnosis
+    from npu_persist.device.diagnosis import Diagnosis
+    from npu_persist.device.listing import Device
 
 _MISSING = "missing"
 _WIDTH = 96

@@ -3,30 +3,25 @@
 The promise: a device string means what OpenVINO means by it, nothing is compiled to find an answer, and a device that
 is not there is told apart from a graph that does not compile.
 
-Singular, because the front door's `npu_persist.devices` is a function.
+Singular, because the front door's `npu_persist.devices` is a function. What every load needs is here; what describes
+the machine for people, in `device.listing` and `device.diagnosis`, is imported by whoever wants it.
 """
 
-from npu_persist.device.diagnosis import Diagnosis, diagnose
 from npu_persist.device.identity import can_export, identify
-from npu_persist.device.listing import Device, list_devices
 from npu_persist.device.missing import check_device, explain_missing
 from npu_persist.device.names import candidates, head, named_devices, settle
 from npu_persist.device.properties import HINTS, check_properties, explain_refused, merge_hint
 
 __all__ = [
     "HINTS",
-    "Device",
-    "Diagnosis",
     "can_export",
     "candidates",
     "check_device",
     "check_properties",
-    "diagnose",
     "explain_missing",
     "explain_refused",
     "head",
     "identify",
-    "list_devices",
     "merge_hint",
     "named_devices",
     "settle",

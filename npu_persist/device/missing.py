@@ -5,15 +5,12 @@ The promise: the error says what was asked for, what was found, what is missing,
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.core import import_openvino
-from npu_persist.device.advice import say_missing
-from npu_persist.device.host import look_for
 from npu_persist.device.names import VIRTUAL, candidates, head, is_available, is_virtual, named_devices
 from npu_persist.errors import DeviceNotFoundError, UsageError
 
@@ -58,6 +55,10 @@ def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFo
         error: What OpenVINO said.
 
     """
+    # Not needed by a load that succeeds.
+    from npu_persist.device.advice import say_missing
+    from npu_persist.device.host import look_for
+
     found, named = core.available_devices, named_devices(device)
     missing = [name for name in named if not is_available(name, found)]
     if missing:
@@ -94,6 +95,8 @@ def _is_known(core: ov.Core, name: str) -> bool:
 
 
 def _say_unknown(core: ov.Core, device: str, name: str) -> str:
+    import difflib
+
     found = core.available_devices
     close = difflib.get_close_matches(name.strip().upper(), dict.fromkeys([*found, *KINDS, *VIRTUAL]), n=1)
     asked = f"; did you mean {close[0]!r}?" if close else "."

@@ -7,7 +7,6 @@ failed because of a property, it is told which.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -61,6 +60,8 @@ def check_properties(core: ov.Core, device: str, properties: Mapping[str, Any]) 
     unlisted = [key for key in properties if key not in listed]
     if not unlisted:
         return
+    import difflib
+
     # Devices that are not here have names too, and a list without a device lacks some.
     known = listed.union(OF_THE_CORE, _documented_names())
     for key in unlisted:
