@@ -132,6 +132,8 @@ def test_what_cannot_be_measured_is_told_before_anything_is() -> None:
         npu_persist.bench("affine", "CPU", seconds=0)
     with pytest.raises(npu_persist.UsageError, match="requests: expected a number above 0; got -1"):
         npu_persist.bench("affine", "CPU", requests=-1)
+    with pytest.raises(npu_persist.UsageError, match="seconds"):
+        npu_persist.bench("affine", "CPU", seconds=float("inf"))
     with pytest.raises(npu_persist.UsageError, match="interval"):
         Benchmark(["affine"], interval=float("nan"))
     with pytest.raises(npu_persist.UsageError, match="hint: expected one of LATENCY"):
@@ -142,6 +144,12 @@ def test_what_cannot_be_measured_is_told_before_anything_is() -> None:
         npu_persist.bench("affine", [])
     with pytest.raises(npu_persist.UsageError, match="two configurations"):
         npu_persist.bench("affine", "CPU", "LATENCY", compare=True)
+
+
+def test_a_warning_of_load_is_given_here() -> None:
+    publish_affine(Store())
+    with pytest.warns(npu_persist.DeviceWarning, match="AUTO:NPU,CPU"):
+        npu_persist.bench("affine", "AUTO:NPU,CPU", "LATENCY", seconds=0.05)
 
 
 def test_what_was_measured_before_an_error_is_kept() -> None:

@@ -43,6 +43,7 @@ def profile(
 
     Raises:
         BundleNotFoundError: A reference leads nowhere.
+        UsageError: There are to be no runs, or the device has no counters.
         NpuPersistError: What loading or running one of them raised.
     """
     opened = open_store(store)

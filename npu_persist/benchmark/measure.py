@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import statistics
 from array import array
 from dataclasses import dataclass, field
@@ -274,5 +275,5 @@ def check_positive(**numbers: float | None) -> None:
         UsageError: Names the number.
     """
     for name, number in numbers.items():
-        if number is not None and not number > 0:
+        if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{name}: expected a number above 0; got {number!r}")

@@ -119,7 +119,8 @@ def _draw_chart(axis: Any, chart: Chart, labels: Sequence[str], colours: Sequenc
             bar.text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9, color=_INK
         )
     # Room for the texts to the right of the longest bar.
-    axis.set_xlim(0, 1.4 * max(max(bar.value, bar.reach or 0) for bar in chart.bars))
+    longest = max(max(bar.value, bar.reach or 0) for bar in chart.bars)
+    axis.set_xlim(0, 1.4 * longest or 1)
     axis.set_yticks(places, labels, fontsize=9.5, color=_INK, parse_math=False)
     axis.set_ylim(len(labels) - 0.45, -0.55)
     axis.set_title(chart.title, loc="left", fontsize=10, color=_INK, parse_math=False)

@@ -86,11 +86,12 @@ def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Out
     from npu_persist.benchmark.first import FirstInferences
 
     environment = describe_environment()
+    runs = FIL_RUNS if arguments.runs is None else arguments.runs
     benchmark = FirstInferences(
         arguments.reference,
         arguments.device or ["AUTO", *(device.name for device in npu_persist.devices())],
         arguments.hint or [None],
-        runs=arguments.runs or FIL_RUNS,
+        runs=runs,
         **options,
     )
 
@@ -104,7 +105,7 @@ def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Out
         if found := benchmark.results:
             data = {
                 **environment,
-                "runs": arguments.runs or FIL_RUNS,
+                "runs": runs,
                 "configurations": [one.to_dict() for one in found],
             }
             output.show(data, lambda: _fil_text(found, output))
@@ -117,7 +118,7 @@ def _run_profile(arguments: argparse.Namespace, options: dict[str, Any], output:
     if arguments.plot:
         raise UsageError("--profile gives tables, and has nothing to --plot")
     environment = describe_environment()
-    runs = arguments.runs or PROFILE_RUNS
+    runs = PROFILE_RUNS if arguments.runs is None else arguments.runs
     profiles = profile(
         arguments.reference, arguments.device or ["AUTO"], arguments.hint or [None], runs=runs, **options
     )
