@@ -85,6 +85,21 @@ class TestNumber:
         assert loaded(publish_affine, config={"NUM_STREAMS": 2})._requests.optimal == 2
         assert loaded(publish_sum, config={"NUM_STREAMS": 2})._requests.optimal == 1
 
+    def test_that_the_device_has_no_room_for(self, loaded: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = loaded(publish_affine, name="no-room")
+
+        def refuse(_: object) -> None:
+            raise RuntimeError("ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY")
+
+        native = type(model.compiled).__mro__[1]
+        monkeypatch.setattr(native, "create_infer_request", refuse)
+        x = np.ones((2, 3), np.float32)
+        with model.start(x) as started:
+            assert started.wait()
+            with pytest.raises(InferenceError, match=r"no-room:1: CPU could not make one more .* said: ZE_RESULT"):
+                model(x)
+        assert model(x).shape == (2, 3)
+
 
 def count_while(run: Callable[[], object]) -> float:
     """Return how often a busy thread of Python gets on in a second while something runs."""

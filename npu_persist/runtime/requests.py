@@ -126,11 +126,23 @@ class Requests:
         return self._has_state
 
     def new_lane(self) -> Lane:
-        """Return a request of its own, that is not among those for calls."""
-        if not self._on_first:
-            return Lane(self.compiled, self._is_static)
-        lane = _FirstLane(self.compiled, self._is_static)
-        lane.on_first = self._on_first
+        """Return a request of its own, that is not among those for calls.
+
+        Raises:
+            InferenceError: the device has no memory for it, or is in trouble.
+
+        """
+        kind = _FirstLane if self._on_first else Lane
+        try:
+            lane = kind(self.compiled, self._is_static)
+        except RuntimeError as error:
+            raise InferenceError(
+                f"{self._reference}: {self._device()} could not make one more inference request, of which there is one "
+                "for each inference that runs or was started and not released. Close other models, or let fewer run at "
+                f"once. OpenVINO said: {error}"
+            ) from error
+        if isinstance(lane, _FirstLane):
+            lane.on_first = self._on_first
         return lane
 
     def take(self) -> Lane:
@@ -224,11 +236,13 @@ class Requests:
                 expected=str(self._plan),
                 got=shapes,
             )
-        device = ", ".join(executing_devices(self.compiled)) or "its device"
         return InferenceError(
-            f"{self._reference} failed on {device} with the inputs {shapes}: the values are none that the graph can "
-            f"compute with, or the device is in trouble. OpenVINO said: {error}"
+            f"{self._reference} failed on {self._device()} with the inputs {shapes}: the values are none that the "
+            f"graph can compute with, or the device is in trouble. OpenVINO said: {error}"
         )
+
+    def _device(self) -> str:
+        return ", ".join(executing_devices(self.compiled)) or "its device"
 
 
 class Job:
