@@ -25,7 +25,7 @@ from npu_persist.device import (
     settle,
 )
 from npu_persist.device.identity import read_instruction_sets
-from npu_persist.errors import DeviceNotFoundError, PropertyError, UsageError
+from npu_persist.errors import CompilationError, DeviceNotFoundError, PropertyError, UsageError
 from tests.second_device import SECOND
 
 if TYPE_CHECKING:
@@ -384,6 +384,16 @@ class TestMissing:
     )
     def test_a_device_is_there_under_its_names(self, device: str, is_missing: bool) -> None:  # noqa: FBT001
         assert (explain_missing(LAPTOP, device, RuntimeError("why")) is not None) == is_missing
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="what is said is Linux'")
+    def test_an_npu_without_a_compiler(self, core: ov.Core, model: ov.Model) -> None:
+        if "NPU" in core.available_devices:
+            pytest.skip("this machine has an NPU")
+        with pytest.raises(RuntimeError) as caught:
+            core.compile_model(model, "NPU")
+        error = explain_missing(LAPTOP, "NPU", caught.value)
+        assert isinstance(error, CompilationError)
+        assert "the NPU is here, but no compiler for it. Install the package intel-driver-compiler-npu" in str(error)
 
     def test_the_only_gpu_has_a_number_too(self) -> None:
         machine = Machine(CPU={}, GPU={})

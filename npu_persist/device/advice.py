@@ -138,6 +138,11 @@ def find_missing(system: str, kind: str, parts: Parts) -> tuple[Missing, ...]:
     return tuple(Missing(part, *text) for part, text in texts.items() if part in parts and parts[part] is None)
 
 
+def advise(system: str, kind: str, part: str) -> str:
+    """Return what to do about one missing part."""
+    return " ".join(missing.advice for missing in find_missing(system, kind, {part: None}))
+
+
 def say_missing(system: str, kind: str, parts: Parts) -> str:
     """Return the sentences of an error about a device that is not there: what it lacks, and what to do first."""
     missing = find_missing(system, kind, parts)

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.device.names import candidates, head, is_virtual, named_devices
+from npu_persist.device.names import ask, candidates, head, is_virtual, named_devices
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -73,14 +73,6 @@ def can_export(core: ov.Core, device: str) -> bool:
         return False
     parts = [first, *named_devices(device)] if first == "HETERO" else [device]
     return all("EXPORT_IMPORT" in (ask(core, name, "OPTIMIZATION_CAPABILITIES") or ()) for name in parts)
-
-
-def ask(core: ov.Core, device: str, name: str) -> Any:
-    """Return a property of a device; None if it does not answer."""
-    try:
-        return core.get_property(device, name)
-    except RuntimeError:  # not a property of this device, or the device is not there
-        return None
 
 
 def _text(value: Any) -> str:

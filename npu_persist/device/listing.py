@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from npu_persist.core import get_core
-from npu_persist.device.identity import ask, can_export
-from npu_persist.device.names import head
+from npu_persist.device.identity import can_export
+from npu_persist.device.names import ask, head
 
 
 @dataclass(frozen=True)

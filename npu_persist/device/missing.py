@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 from npu_persist.core import import_openvino
 from npu_persist.device.names import VIRTUAL, candidates, head, is_available, is_virtual, named_devices
-from npu_persist.errors import DeviceNotFoundError, UsageError
+from npu_persist.errors import CompilationError, DeviceNotFoundError, UsageError
 
 if TYPE_CHECKING:
     import openvino as ov
 
 KINDS = ("CPU", "GPU", "NPU")
 """Kinds of devices that OpenVINO has for Intel's hardware, here or not."""
+
+_NO_COMPILER = "compiler loading failed"
+"""What OpenVINO's NPU plugin says where it finds no compiler."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _COUNTED = re.compile(r"[^()]*(\([1-9][0-9]{0,5}\))?")
@@ -46,8 +49,8 @@ def check_device(core: ov.Core, device: str) -> None:
             raise UsageError(f"device {device!r}: expected a number from 1 on in brackets, as in CPU(4); got {name!r}")
 
 
-def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFoundError | None:
-    """Return the error to raise if a compilation failed because a device is not there; None if it is there.
+def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFoundError | CompilationError | None:
+    """Return the error to raise if a compilation failed because a device, or its compiler, is not there; else None.
 
     Args:
         core: The core that could not compile.
@@ -56,7 +59,7 @@ def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFo
 
     """
     # Not needed by a load that succeeds.
-    from npu_persist.device.advice import say_missing
+    from npu_persist.device.advice import advise, say_missing
     from npu_persist.device.host import look_for
 
     found, named = core.available_devices, named_devices(device)
@@ -72,6 +75,10 @@ def explain_missing(core: ov.Core, device: str, error: Exception) -> DeviceNotFo
     elif is_virtual(device) and not candidates(core, device):
         text = f"device {device!r} names no device that is on this machine; it has {', '.join(found)}."
         text += f" Write for instance device={head(device) + ':' + found[0]!r}."
+    elif _NO_COMPILER in str(error):
+        advice = advise(sys.platform, "NPU", "compiler")
+        text = f"device {device!r}: the NPU is here, but no compiler for it. {advice}"
+        return CompilationError(f"{text} OpenVINO said: {error}")
     else:
         return None
     return DeviceNotFoundError(f"{text} OpenVINO said: {error}")

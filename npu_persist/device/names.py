@@ -74,8 +74,16 @@ def settle(core: ov.Core, device: str, properties: Mapping[str, Any]) -> str:
     usable = candidates(core, device)
     if len(usable) != 1:
         return device
-    taken = {*core.get_property(usable[0], "SUPPORTED_PROPERTIES"), *OF_THE_CORE}
+    taken = {*(ask(core, usable[0], "SUPPORTED_PROPERTIES") or ()), *OF_THE_CORE}
     return usable[0] if taken.issuperset(properties) else device
+
+
+def ask(core: ov.Core, device: str, name: str) -> Any:
+    """Return a property of a device; None if it does not answer."""
+    try:
+        return core.get_property(device, name)
+    except (RuntimeError, TypeError):  # none of this device's, or one that Python has no type for, or no such device
+        return None
 
 
 def is_available(name: str, found: Sequence[str]) -> bool:
@@ -97,5 +105,5 @@ def _listed(name: str, found: Sequence[str]) -> list[str]:
 def _preference(core: ov.Core, name: str) -> int:
     """Rank a device as AUTO does: a GPU of its own, a GPU beside the CPU, any other, the CPU."""
     if head(name) == "GPU":
-        return 0 if "DISCRETE" in str(core.get_property(name, "DEVICE_TYPE")).upper() else 1
+        return 0 if "DISCRETE" in str(ask(core, name, "DEVICE_TYPE")).upper() else 1
     return 3 if name == "CPU" else 2

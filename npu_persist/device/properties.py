@@ -12,8 +12,7 @@ from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.core import import_openvino
-from npu_persist.device.identity import ask
-from npu_persist.device.names import OF_THE_CORE, candidates, head, named_devices
+from npu_persist.device.names import OF_THE_CORE, ask, candidates, head, named_devices
 from npu_persist.errors import PropertyError, UsageError
 
 if TYPE_CHECKING:
