@@ -748,21 +748,6 @@ def test_a_home_that_may_not_be_written_is_a_store_error(store: Store) -> None:
         publish_tiny(store)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=60", "tmpfs", str(mount)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"cannot mount a small tmpfs: {error}")
-    if done.returncode:
-        pytest.skip(f"cannot mount a small tmpfs: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)  # noqa: S607
-
-
 def test_a_really_full_disk_leaves_the_store_as_it_was(small_disk: Path) -> None:
     store = Store(small_disk / "store")
     publish_tiny(store, alias="prod")
