@@ -183,7 +183,7 @@ def main() -> None:
             f"{loaded:.2f}",
             f"{limit:.2f}: {'met' if loaded <= limit else 'missed'}",
         )
-        print_table("From a cold page cache, s", ("model", "read once", "warm", "cold", "1.3 × read + warm"), [row])
+        print_table("From a cold page cache, s", ("model", "read once", "warm", "cold", "1.3 x read + warm"), [row])
 
 
 if __name__ == "__main__":

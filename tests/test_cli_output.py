@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from npu_persist import CompileProgress
 from npu_persist.cli.output import Output, format_fields, format_seconds, format_size, format_table
 
 if TYPE_CHECKING:
@@ -157,3 +158,18 @@ def test_an_old_console_shows_what_it_can() -> None:
     output.finish()
     stdout.seek(0)
     assert stdout.read() == "unet \\u2264 é\n"
+
+
+def test_a_compilation_is_one_line_on_a_terminal() -> None:
+    stderr = Terminal()
+    output = Output(as_json=False, stdout=io.StringIO(), stderr=stderr)
+    show = output.beat()
+    assert show is not None
+    show(CompileProgress(1.5, 250_000_000))
+    show(CompileProgress(75.0, None))
+    output.note("done")
+    shown = stderr.getvalue()
+    assert "compiling       1.5 s, 250 MB" in shown
+    assert "compiling  1 min 15 s" in shown
+    assert shown.endswith("\rdone\n")
+    assert Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO()).beat() is None

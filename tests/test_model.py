@@ -760,7 +760,7 @@ class TestFirstInference:
     def test_is_timed_once(self, loaded: Loader, way: str) -> None:
         found: list[float] = []
         old = loaded(publish_affine)
-        model = Model(old.bundle, old.compiled, old._plan, on_first=found.append)
+        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
         run: dict[str, Callable[[], object]] = {
             "call": lambda: model(GRID),
             "submit": lambda: model.submit(GRID).result(),
@@ -779,7 +779,7 @@ class TestFirstInference:
     def test_is_the_first_that_succeeds(self, loaded: Loader) -> None:
         found: list[float] = []
         old = loaded(publish_broadcast)
-        model = Model(old.bundle, old.compiled, old._plan, on_first=found.append)
+        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
         with pytest.raises(InferenceError):
             model([1, 2, 3, 4], [3, 3])
         assert found == []
@@ -796,7 +796,7 @@ def test_what_the_compiled_model_reads_from_lives_as_long_as_it(loaded: Loader) 
     anchor = Anchor()
     alive = weakref.ref(anchor)
     old = load(reference, "CPU", store=loaded.store)
-    model = Model(old.bundle, old.compiled, old._plan, keep=[anchor])
+    model = Model(old.bundle, old.compiled, old._plan, old.report, keep=[anchor])
     del old, anchor
     started = model.start(GRID)
     compiled = model.compiled

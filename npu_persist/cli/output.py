@@ -49,6 +49,18 @@ class ProgressEvent(Protocol):
         """How much of the stage is done, 0 to 1; None where that is unknown."""
 
 
+class Beat(Protocol):
+    """What `load` reports while a compilation runs in a process of its own."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of memory that it holds; None where that cannot be told."""
+
+
 class Output:
     """One command's output."""
 
@@ -103,6 +115,17 @@ class Output:
         full = round(fraction * _BAR)
         self._write(self._stderr, "")
         self._stderr.write(f"  [{'#' * full}{'.' * (_BAR - full)}] {fraction:4.0%}  {text}"[:_LINE])
+        self._stderr.flush()
+        self._open_bar = True
+
+    def beat(self) -> Callable[[Beat], None] | None:
+        """Return a callback that shows how long a compilation takes, or None where nobody would see it."""
+        return self._show_beat if self._stderr.isatty() else None
+
+    def _show_beat(self, beat: Beat) -> None:
+        held = "" if beat.memory is None else f", {format_size(beat.memory)}"
+        self._write(self._stderr, "")
+        self._stderr.write(f"  compiling{format_seconds(beat.elapsed):>12}{held}"[:_LINE])
         self._stderr.flush()
         self._open_bar = True
 

@@ -103,6 +103,18 @@ def _add_run(verbs: Any) -> None:
     )
     _add_inputs(parser)
     parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
+    parser.add_argument("--report", action="store_true", help="show how it was loaded: from where, for what, how fast")
+    parser.add_argument("--hint", metavar="H", help="LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT")
+    parser.add_argument(
+        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are checked (default: full)"
+    )
+    parser.add_argument(
+        "--fallback", nargs="+", default=[], metavar="D", help="devices to try where the first cannot be used"
+    )
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor fill the compile cache")
+    parser.add_argument(
+        "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
+    )
 
 
 def _add_bench(verbs: Any) -> None:

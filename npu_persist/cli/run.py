@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 def run_run(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist run REF`."""
     given = read_arrays(arguments.inputs) if arguments.inputs else None
-    model = npu_persist.load(arguments.reference, arguments.device, store=arguments.store)
+    model = npu_persist.load(
+        arguments.reference,
+        arguments.device,
+        hint=arguments.hint,
+        verify=arguments.verify,
+        fallback=arguments.fallback,
+        cache=arguments.cache,
+        compile_timeout=arguments.compile_timeout,
+        progress=output.beat(),
+        store=arguments.store,
+    )
     if given is not None:
         inputs = given
     elif arguments.random:
@@ -37,8 +47,15 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
     if arguments.output:
         write_arrays(arguments.output, outputs)
     results = [summarize(name, array) for name, array in outputs.items()]
-    data = {"reference": model.bundle.reference, "outputs": results, "saved": arguments.output}
+    data = {
+        "reference": model.bundle.reference,
+        "outputs": results,
+        "saved": arguments.output,
+        "report": model.report.to_dict(),
+    }
     output.show(data, lambda: _text(results, output))
+    if arguments.report:
+        output.note(str(model.report))
     if arguments.output:
         output.note(f"saved to {arguments.output}")
 

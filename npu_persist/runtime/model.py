@@ -74,7 +74,7 @@ class Model:
         bundle: Bundle,
         compiled: ov.CompiledModel,
         plan: CallPlan,
-        report: Report | None = None,
+        report: Report,
         *,
         keep: Sequence[object] = (),
         on_first: Callable[[float], None] | None = None,
