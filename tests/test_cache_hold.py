@@ -156,7 +156,7 @@ def test_a_forked_child_shares_the_hold_and_its_end_does_not_end_it(cache: Compi
     assert run_python("-c", code, str(cache.home), entry.key).stdout.split() == ["True", "True", "False"]
 
 
-def test_a_hold_that_is_a_link_or_a_pipe_is_none(cache: CompileCache, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_mark_of_use_is_not_followed(cache: CompileCache, tmp_path: Path) -> None:
     entry = publish(cache)
     (tmp_path / "precious").touch()
     os.utime(tmp_path / "precious", (0, 0))
@@ -167,6 +167,16 @@ def test_a_hold_that_is_a_link_or_a_pipe_is_none(cache: CompileCache, tmp_path: 
         assert (tmp_path / "precious").stat().st_mtime == 0
     assert len(cache.prune(max_size=0)) == 1
     assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes by name here")
+def test_a_pipe_in_place_of_the_mark_of_use_is_not_waited_for(cache: CompileCache) -> None:
+    entry = publish(cache)
+    (entry.path / "used").unlink()
+    os.mkfifo(entry.path / "used")
+    held(entry).release()
+    assert not is_used(entry)
+    assert len(cache.prune(max_size=0)) == 1
 
 
 def test_windows_holds_by_the_open_file(cache: CompileCache, monkeypatch: pytest.MonkeyPatch) -> None:

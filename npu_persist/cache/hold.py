@@ -144,4 +144,6 @@ def _can_be_renamed(path: Path) -> bool:
         os.rename(path, path)  # noqa: PTH104
     except PermissionError:
         return False
+    except FileNotFoundError:  # removed since it was seen
+        return True
     return True
