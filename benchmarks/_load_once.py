@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 
 
-def ours(store: str, name: str, verify: Any) -> dict[str, float]:
+def ours(store: str, name: str, *, verify: Any) -> dict[str, float]:
     """Load and call a bundle."""
     import npu_persist
 
@@ -114,7 +114,7 @@ def main(side: str, started: float, *arguments: str) -> None:
     """Run one side."""
     match side:
         case "ours" | "none":
-            found = ours(*arguments, verify="full" if side == "ours" else "none")
+            found = ours(arguments[0], arguments[1], verify="full" if side == "ours" else "none")
         case "model" | "path":
             found = stock(*arguments, by_path=side == "path")
         case "torch":

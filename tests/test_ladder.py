@@ -123,7 +123,7 @@ class TestCache:
 
     def test_properties_and_hints_have_entries_of_their_own(self, store: Store) -> None:
         keys = {
-            load("affine", "CPU", store=store, **options).report.key  # type: ignore[arg-type]
+            load("affine", "CPU", store=store, **options).report.key
             for options in (
                 {},
                 {"hint": "THROUGHPUT"},

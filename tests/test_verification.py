@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from npu_persist import compiled, load
+from npu_persist import compiled, digest, load
 from npu_persist.errors import FileIntegrityError, UsageError
 from npu_persist.runtime import verification
 from npu_persist.runtime.verification import STAMP_FOLDER, Verification
@@ -116,13 +116,13 @@ class TestFull:
         self, store: Store, bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The right bytes are hashed, and then OpenVINO opens another file."""
-        real = verification.digest_stream
+        real = digest.digest_stream
 
         def exchange(*args: object, **options: object) -> str:
-            digest = real(*args, **options)  # type: ignore[arg-type]
+            found = real(*args, **options)  # type: ignore[arg-type]
             shutil.copyfile(bundle / WEIGHTS, bundle / "other")
             (bundle / "other").replace(bundle / WEIGHTS)
-            return digest
+            return found
 
         entry = store.resolve("affine").manifest.files[WEIGHTS]
         with Verification("full", store.home) as checks:

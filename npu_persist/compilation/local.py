@@ -159,7 +159,7 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
     if entry is None or path.is_symlink() or path.stat().st_size != entry.size or entry.size == 0:
         raise _not_described(path, f"{entry.size if entry else 'some'} bytes", "another size, or no regular file")
     # A mapping that could be written to, for OpenVINO asks for that; nothing is.
-    blob = np.fromfile(path, np.uint8) if entry.size <= _IN_MEMORY else np.memmap(path, np.uint8, "c")
+    blob: Any = np.fromfile(path, np.uint8) if entry.size <= _IN_MEMORY else np.memmap(path, np.uint8, "c")
     if check and (digest := digest_bytes(memoryview(blob))) != entry.digest:
         raise _not_described(path, entry.digest, digest)
     properties = dict(recipe.properties)

@@ -86,7 +86,8 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # Ctrl-C is for the caller, who ends the process: OpenVINO would not.
-        **({"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}),
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        start_new_session=os.name != "nt",
     )
     said: list[bytes] = []
     reader = threading.Thread(target=_drain, args=(process.stderr, said), daemon=True)
