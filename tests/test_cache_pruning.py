@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist.artifact import BLOB_FILE
-from npu_persist.cache import QUOTA_VARIABLE, CompileCache, Entry, parse_age, parse_size
+from npu_persist.cache import QUOTA_VARIABLE, CompileCache, Entry
+from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.errors import UsageError
 from tests.artifacts import BLOB, KEY, age, asides, held, names, publish
 
@@ -121,7 +122,7 @@ def test_a_quota_that_cannot_be_kept_does_not_fail_the_publish(
         yield from ()
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr("npu_persist.cache.cache.remove_entries", refuse)
+    monkeypatch.setattr("npu_persist.cache.pruning.remove_entries", refuse)
     assert publish(CompileCache(tmp_path, quota=0), graph="other").path.exists()
     assert "cannot be kept below 0 bytes" in caplog.text
 

@@ -16,10 +16,8 @@ is wrong where they do nothing. Neither numpy nor openvino is imported.
 
 from __future__ import annotations
 
-from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.cache.cache import QUOTA_VARIABLE, CompileCache
 from npu_persist.cache.entry import Entry
 from npu_persist.cache.hold import Hold
-from npu_persist.cache.pruning import Removed
 
-__all__ = ["QUOTA_VARIABLE", "CompileCache", "Entry", "Hold", "Removed", "parse_age", "parse_size"]
+__all__ = ["QUOTA_VARIABLE", "CompileCache", "Entry", "Hold"]

@@ -2,7 +2,8 @@
 
 The promise: an entry appears and disappears by one rename, and its bytes are on the disk by then. Finding one reads one
 small file. Nothing is wrong where locks and holds do nothing: work is done twice, or files are read that are removed
-meanwhile, which their digests show. Every error of the file system is a `StoreError`.
+meanwhile, which their digests show. Every error of the file system is a `StoreError`. A load imports what finding
+needs, and pruning and transfer when they are needed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact import ARTIFACT_FILE, USED_FILE, check_layout
-from npu_persist.cache.amounts import parse_size
 from npu_persist.cache.entry import Entry, read_entry, read_stamp, tree_size
 from npu_persist.cache.folder import Folder, is_key
-from npu_persist.cache.pruning import Limits, Removed, remove_asides, remove_entries, remove_leftovers
-from npu_persist.cache.transfer import copy_in, copy_out
 from npu_persist.errors import ArtifactError, NotFoundError, NpuPersistError, StoreError, UsageError
 from npu_persist.files import (
     fsync_directory,
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact import Artifact
+    from npu_persist.cache.pruning import Removed
     from npu_persist.files import Lock
 
 QUOTA_VARIABLE = "NPU_PERSIST_CACHE_QUOTA"
@@ -229,6 +228,8 @@ class CompileCache:
         Raises:
             StoreError: The file system refuses.
         """
+        from npu_persist.cache.pruning import Limits, remove_entries, remove_leftovers
+
         if max_size is None and older_than is None:
             max_size = self.quota if device is None else 0
         with store_errors(f"prune the compile cache {self.path}"):
@@ -243,6 +244,8 @@ class CompileCache:
         Raises:
             StoreError: The file system refuses.
         """
+        from npu_persist.cache.pruning import remove_leftovers
+
         with store_errors(f"prune the compile cache {self.path}"):
             return list(remove_leftovers(self._folder))
 
@@ -271,6 +274,8 @@ class CompileCache:
             ArtifactError: The entry is damaged.
             StoreError: The file system refuses.
         """
+        from npu_persist.cache.transfer import copy_out
+
         copy_out(entry, directory)
 
     def import_entry(self, directory: Path) -> Entry:
@@ -286,6 +291,8 @@ class CompileCache:
             ArtifactError: It is damaged.
             StoreError: The file system refuses.
         """
+        from npu_persist.cache.transfer import copy_in
+
         with self.stage() as staging:
             artifact = copy_in(directory, staging)
             there = self.find(artifact.key)
@@ -341,6 +348,8 @@ class CompileCache:
         try:
             if tree_size(self.path) <= self.quota:
                 return
+            from npu_persist.cache.pruning import Limits, remove_asides, remove_entries
+
             for removed in (*remove_asides(self._folder), *remove_entries(self._folder, Limits(self.quota), but)):
                 log.info("compile cache: removed %s to keep the quota (%s)", removed.path, removed.reason)
         except (OSError, StoreError) as error:  # what was compiled can be used all the same
@@ -352,7 +361,11 @@ class CompileCache:
 
 def _default_quota() -> int:
     text = os.environ.get(QUOTA_VARIABLE)
-    return parse_size(text, QUOTA_VARIABLE) if text else DEFAULT_QUOTA
+    if not text:
+        return DEFAULT_QUOTA
+    from npu_persist.cache.amounts import parse_size
+
+    return parse_size(text, QUOTA_VARIABLE)
 
 
 def _settle(artifact: Artifact, staging: Path) -> None:

@@ -93,7 +93,8 @@ def remove_entries(folder: Folder, limits: Limits, but: Path | None = None) -> I
         if reason and entry.path != but and folder.remove_entry(entry):
             size = sizes[entry.path]
             total -= size
-            yield Removed(entry.path, size, reason, entry.reference, entry.artifact and entry.artifact.device)
+            device = None if entry.artifact is None else entry.artifact.device
+            yield Removed(entry.path, size, reason, entry.reference, device)
 
 
 def is_for(entry: Entry, device: str) -> bool:

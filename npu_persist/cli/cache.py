@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.cache import CompileCache, parse_age, parse_size
+from npu_persist.cache import CompileCache
+from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.cli.errors import find_advice
 from npu_persist.cli.output import format_size, format_table
 from npu_persist.errors import NotFoundError, NpuPersistError, UsageError
@@ -119,17 +120,19 @@ def _choose(cache: CompileCache, arguments: argparse.Namespace) -> Entry:
             subject = npu_persist.inspect(arguments.entry, store=arguments.store).digest
         except NpuPersistError as error:
             raise no_key from error
-    found = [entry for entry in cache.entries() if entry.artifact is not None and entry.artifact.subject == subject]
+    found = {
+        entry.key: (entry, entry.artifact.device)
+        for entry in cache.entries()
+        if entry.artifact is not None and entry.artifact.subject == subject
+    }
     if len(found) == 1:
-        return found[0]
+        return next(iter(found.values()))[0]
     if not found:
         raise NotFoundError(
             f"nothing in {cache.path} was compiled from {arguments.entry}: load it on a device first. "
             "`npu-persist cache list` shows what is there"
         )
-    choices = ", ".join(
-        f"{entry.key[:_SHOWN_DIGITS]} ({_plain(entry.artifact and entry.artifact.device)})" for entry in found
-    )
+    choices = ", ".join(f"{key[:_SHOWN_DIGITS]} ({_plain(device)})" for key, (_, device) in found.items())
     raise UsageError(f"{len(found)} entries were compiled from {arguments.entry}: {choices}. Give the key of one")
 
 
