@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from npu_persist.benchmark.measure import bench
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle import Bundle
+    from npu_persist.cache import CompileCache
     from npu_persist.compilation.worker import CompileProgress
     from npu_persist.device.listing import Device
     from npu_persist.device.listing import list_devices as devices
@@ -73,6 +74,7 @@ __all__ = [
     "Bundle",
     "BundleNotFoundError",
     "CompilationError",
+    "CompileCache",
     "CompileProgress",
     "CompileTimeoutError",
     "ConversionError",
@@ -124,6 +126,7 @@ __all__ = [
 
 _ROOMS = {
     "Bundle": "bundle",
+    "CompileCache": "cache",
     "CompileProgress": "compilation.worker",
     "Device": "device.listing",
     "LayerTime": "runtime.profile",

@@ -108,6 +108,22 @@ def test_who_comes_second_gets_the_first_ones_entry(cache: CompileCache) -> None
     assert list((cache.path / "staging").iterdir()) == []
 
 
+def test_an_entry_is_replaced_on_demand_but_not_one_that_came_since(
+    cache: CompileCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    def publish_instead(data: bytes, old: Entry) -> Entry:
+        with cache.stage() as staging:
+            return cache.publish(fill(staging, {BLOB_FILE: data}), staging, instead_of=old)
+
+    first = publish(cache, {BLOB_FILE: b"first"})
+    second = publish_instead(b"second", first)
+    assert cache.find(KEY) == second != first
+    assert publish_instead(b"third", first) == second
+    assert (second.path / BLOB_FILE).read_bytes() == b"second"
+    assert caplog.text == ""  # nothing is wrong with what was replaced
+    assert len(cache.sweep()) == 1
+
+
 @pytest.mark.parametrize("relative", [ARTIFACT_FILE, BLOB_FILE])
 def test_a_damaged_entry_gives_way_to_a_new_one(cache: CompileCache, relative: str) -> None:
     damage(publish(cache), relative, b"short")

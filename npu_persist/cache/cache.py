@@ -59,6 +59,14 @@ _LOST_RACES = 10
 class CompileCache:
     """Compiled artifacts of one machine, by key.
 
+    Example:
+        >>> from npu_persist import CompileCache, Store
+        >>> cache = CompileCache(Store().home, quota=5 * 1000**3)
+        >>> [(entry.reference, entry.size) for entry in cache.entries()]
+        []
+        >>> cache.prune(older_than=30 * 24 * 3600)
+        []
+
     Attributes:
         home: The store's directory, in which it is.
         path: Its folder. It is made when something is published.
@@ -160,7 +168,7 @@ class CompileCache:
         """
         return staged(self._folder.staging)
 
-    def publish(self, artifact: Artifact, staging: Path) -> Entry:
+    def publish(self, artifact: Artifact, staging: Path, *, instead_of: Entry | None = None) -> Entry:
         """Make a filled staging directory the entry of its key, and keep the quota.
 
         If another process was faster, its entry is kept, unless it is damaged.
@@ -168,6 +176,7 @@ class CompileCache:
         Args:
             artifact: The description, whose `files` are those in the directory. The digests are the writer's word.
             staging: What `stage` gave, with these files.
+            instead_of: An entry of the same key to replace, if it is still there.
 
         Returns:
             The entry that is there now.
@@ -185,6 +194,8 @@ class CompileCache:
         with store_errors(f"put {artifact.name}, compiled for {artifact.device}, into {self.path}"):
             _settle(artifact, staging)
             entry = Entry(artifact.key, path, artifact, None, read_stamp(staging))
+            if instead_of is not None:
+                self._folder.move_aside(path, instead_of.stamp)
             other = self._take_place(staging, path)
         if other is not None:
             return other

@@ -48,6 +48,7 @@ class OwnCache:
         self._staging = self._stack.enter_context(cache.stage())
         self._folder = self._staging / CACHE_FOLDER
         self._known: Mapping[str, FileEntry] = {}
+        self._taken: Entry | None = None
         self._stop = threading.Event()
         try:
             with store_errors(f"make {self._folder}"):
@@ -72,6 +73,7 @@ class OwnCache:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(entry.path / relative, target)
         self._known = artifact.files
+        self._taken = entry
 
     def compile(self, model: ov.Model) -> Compiled:
         """Compile a graph with this cache.
@@ -109,9 +111,7 @@ class OwnCache:
             files = describe_files(self._staging)
             if files and files != self._known:
                 artifact = describe(self._recipe, compiled, self._staging, kind="cache_dir", is_weightless=False)
-                if self._known:
-                    self._cache.put_aside(artifact.key, "there is a more complete one")
-                self._cache.publish(artifact, self._staging)
+                self._cache.publish(artifact, self._staging, instead_of=self._taken)
         except (NpuPersistError, OSError) as error:  # the model runs all the same; the next load compiles again
             log.warning("could not keep what %s was compiled to: %s", self._recipe, error)
         finally:
