@@ -16,6 +16,7 @@ from npu_persist.cli.output import Output
 from npu_persist.store import Store
 from tests.graphs import publish_affine
 from tests.processes import ROOT, poison, run_python
+from tests.second_device import SECOND, on_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +45,11 @@ def test_the_table_is_data_and_the_intervals_are_not(run: Run) -> None:
     assert code == 0
     table, phases, facts = out.rstrip().split("\n\n")
     header, *rows = table.splitlines()
-    assert header.split()[:5] == ["BUNDLE", "DEVICE", "HINT", "REQUESTS", "FPS"]
+    assert header.split()[:5] == ["BUNDLE", "DEVICE", "HINT", "REQUESTS", "COUNT"]
     assert "RATIO" not in header
     assert [row.split()[:3] for row in rows] == [["affine:1", "CPU", "LATENCY"], ["affine:1", "CPU", "THROUGHPUT"]]
-    assert all(float(row.split()[4]) > 0 for row in rows)
+    assert header.split()[5] == "FPS"
+    assert all(float(row.split()[5]) > 0 for row in rows)
     assert "first_inference s" in phases
     assert "affine:1: a frame is one inference of x float32[2, 3] (random)" in facts
     assert "CPU: ran on CPU (" in facts
@@ -105,7 +107,8 @@ def test_first_inferences(run: Run, tmp_path: Path) -> None:
         ["affine:1 CPU", "cold"],
         ["affine:1 CPU", "warm"],
     ]
-    assert "process start to first output" in picture.read_text()
+    assert "First output of affine:1 on " in picture.read_text()
+    assert "seconds from the start of the process" in picture.read_text()
     data = json.loads(run("affine", "--device", "CPU", "--fil", "--runs", "1", "--json")[1])
     assert [found["cache"] for found in data["configurations"]] == ["cold", "warm"]
 
@@ -115,6 +118,21 @@ def test_first_inferences_of_all_devices_by_default(run: Run) -> None:
     devices = [found["device"] for found in data["configurations"] if found["cache"] == "cold"]
     assert devices[0] == "AUTO"
     assert "CPU" in devices
+
+
+def test_auto_with_a_second_device_finds_its_cache_warm(tmp_path: Path) -> None:
+    publish_affine(Store())
+    auto = f"AUTO:{SECOND},CPU"
+    done = run_python(
+        "-m", "npu_persist", "bench", "affine", "--fil", "--runs", "1", "--device", auto, SECOND, "--json",
+        path=on_path(tmp_path / "second"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {(one["device"], one["cache"]): one for one in json.loads(done.stdout)["configurations"]}
+    assert set(found) == {(auto, "cold"), (SECOND, "cold"), (auto, "warm"), (SECOND, "warm")}
+    assert [found[auto, "cold"]["from_cache"], found[auto, "warm"]["from_cache"]] == [False, True]
+    assert found[SECOND, "warm"]["execution_devices"] == [SECOND]
+    assert set(found[auto, "warm"]["execution_devices"]) <= {SECOND, "CPU"}
 
 
 def test_layers(run: Run) -> None:

@@ -1,7 +1,8 @@
 """Where an inference spends its time: layer by layer, and by operation.
 
 The promise: the times are the device's own counters, which cost time themselves: shares are what they are good for, and
-`bench` without counters says how fast the model is.
+`bench` without counters says how fast the model is. What they cover is the device's choice: the CPU's are means over
+all inferences since the load, the slow first one included, other devices' may be those of the last inference alone.
 """
 
 from __future__ import annotations

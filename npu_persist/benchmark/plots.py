@@ -89,7 +89,8 @@ def draw(paths: Sequence[str], picture: Picture) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(11, 1.9 + 0.5 * len(picture.labels)), layout=ConstrainedLayoutEngine(wspace=0.04))
+    size = 10 + 0.09 * max(map(len, picture.labels)), 1.9 + 0.5 * len(picture.labels)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.04))
     FigureCanvasAgg(figure)
     # Names are not formulas: a $ in one is a $.
     figure.suptitle(picture.title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=_INK, parse_math=False)

@@ -36,7 +36,6 @@ WARM_UP = 0.1
 MAX_WARM_UP = 1.0
 """Seconds that warming up takes at most, if one inference does not take longer."""
 
-
 MAX_LINGER = 5.0
 """Seconds to wait for the compile cache after the last device is ready."""
 
@@ -85,11 +84,10 @@ class Subject:
         self.requests = spec["requests"] or self._optimal(spec["hint"])
         report: Any = self.model.report  # `load` gives one
         self.ready: dict[str, Any] = {
-            # The clock is the same in every process of a machine.
-            "load_begun": begun,
             "load": loaded - begun,
             "inputs": called - loaded,
             "first_inference": answered - called,
+            # By the clock that all processes of a machine have in common.
             "answered": answered,
             "load_memory": None if before is None or memory.now is None else memory.now - before,
             "requests": self.requests,

@@ -162,12 +162,25 @@ def describe_environment() -> dict[str, Any]:
 
 def _speed_text(found: Sequence[Measurement], output: Output) -> str:
     is_comparison = any(one.ratio is not None for one in found)
-    numbers = ["REQUESTS", "FPS", "MEAN ms", "MEDIAN ms", "P90 ms", "P99 ms", "FIRST ms", "LOAD s", "ADDED", "PEAK"]
+    numbers = [
+        "REQUESTS",
+        "COUNT",
+        "FPS",
+        "MEAN ms",
+        "MEDIAN ms",
+        "P90 ms",
+        "P99 ms",
+        "FIRST ms",
+        "LOAD s",
+        "ADDED",
+        "PEAK",
+    ]
     columns = [*_NAMES, *numbers, "CACHE", *(["RATIO"] if is_comparison else [])]
     rows = [
         [
             *_names(one.case),
             str(one.requests),
+            str(sum(part.inferences for part in one.rounds)),
             f"{one.fps:.4g}",
             *(_number(value) for value in (one.latency.mean, one.latency.median, one.latency.p90, one.latency.p99)),
             _number(one.first_inference),
@@ -220,7 +233,7 @@ def _plot_speed(paths: Sequence[str], found: Sequence[Measurement], output: Outp
     charts = [
         Chart("frames per second", [Bar(one.fps, f"{one.fps:.4g}") for one in found]),
         Chart(
-            "latency in milliseconds: median, and line to the 99th percentile",
+            "latency in milliseconds: median, line to p99",
             [_latency_bar(one.latency) for one in found],
         ),
     ]
@@ -229,9 +242,9 @@ def _plot_speed(paths: Sequence[str], found: Sequence[Measurement], output: Outp
 
 def _plot_fil(paths: Sequence[str], found: Sequence[FirstInference], output: Output) -> None:
     charts = [
-        Chart(f"{start} to first output in seconds: median, and line to the slowest", list(map(_time_bar, times)))
+        Chart(f"seconds from {start}: median, line to slowest", list(map(_time_bar, times)))
         for start, times in (
-            ("process start", [one.from_start for one in found]),
+            ("the start of the process", [one.from_start for one in found]),
             ("load", [one.from_load for one in found]),
         )
     ]
@@ -262,7 +275,8 @@ def _plot(
     labels = [" ".join(part for part, same in zip(name, common, strict=True) if not same) for name in names]
     bundles = ", ".join(dict.fromkeys(one.case.reference for one in found))
     devices = " + ".join(dict.fromkeys(name for one in found for name in one.full_names))
-    title = f"{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
+    what = "First output of " if isinstance(found[0], FirstInference) else ""
+    title = f"{what}{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
     if not any(labels):
         labels = [" ".join(name) for name in names]
     draw(paths, Picture(title, "\n".join(_device_lines(found)), labels, groups, charts))
