@@ -8,6 +8,7 @@ import pytest
 from npu_persist.artifact import BLOB_FILE
 from npu_persist.cache import QUOTA_VARIABLE, CompileCache, Entry
 from npu_persist.cache.amounts import parse_age, parse_size
+from npu_persist.cache.folder import Folder
 from npu_persist.errors import UsageError
 from tests.artifacts import BLOB, KEY, age, asides, held, names, publish
 
@@ -55,6 +56,23 @@ def test_what_is_in_use_counts_but_stays(cache: CompileCache) -> None:
         age(entries[0], 9999)
         removed = cache.prune(max_size=2 * entries[0].size + 10)
     assert [one.path for one in removed] == [entry.path for entry in entries[1:3]]
+
+
+def test_two_that_prune_at_once_do_not_remove_twice_as_much(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = aged(cache)
+    limit = 2 * entries[0].size + 10
+    remove_entry = Folder.remove_entry
+
+    def remove_late(folder: Folder, entry: Entry) -> bool:
+        monkeypatch.setattr(Folder, "remove_entry", remove_entry)
+        assert len(cache.prune(max_size=limit)) == 2  # by another process
+        return folder.remove_entry(entry)
+
+    monkeypatch.setattr(Folder, "remove_entry", remove_late)
+    assert cache.prune(max_size=limit) == []
+    assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
 
 
 def test_what_was_not_used_for_long_goes(cache: CompileCache) -> None:

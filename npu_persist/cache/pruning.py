@@ -6,6 +6,7 @@ be removed because another process opened it meanwhile stays, and is no error.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,11 +91,14 @@ def remove_entries(folder: Folder, limits: Limits, but: Path | None = None) -> I
     total = sum(sizes.values())
     for entry in entries:
         reason = _reason(entry, limits, total)
-        if reason and entry.path != but and folder.remove_entry(entry):
-            size = sizes[entry.path]
-            total -= size
+        if reason is None or entry.path == but:
+            continue
+        is_removed = folder.remove_entry(entry)
+        if is_removed or not os.path.lexists(entry.path):  # someone else prunes, too: its space is free as well
+            total -= sizes[entry.path]
+        if is_removed:
             device = None if entry.artifact is None else entry.artifact.device
-            yield Removed(entry.path, size, reason, entry.reference, device)
+            yield Removed(entry.path, sizes[entry.path], reason, entry.reference, device)
 
 
 def is_for(entry: Entry, device: str) -> bool:
