@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +74,22 @@ def test_two_that_prune_at_once_do_not_remove_twice_as_much(
     monkeypatch.setattr(Folder, "remove_entry", remove_late)
     assert cache.prune(max_size=limit) == []
     assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
+
+
+def test_what_may_not_be_removed_stays_and_the_rest_goes(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = aged(cache)
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source == entries[0].path:
+            raise PermissionError(13, "another user's", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    assert [one.path for one in cache.prune(max_size=0)] == [entry.path for entry in entries[1:]]
+    assert f"{entries[0].path} cannot be removed" in caplog.text
 
 
 def test_what_was_not_used_for_long_goes(cache: CompileCache) -> None:

@@ -16,6 +16,7 @@ The promise: nothing is removed or renamed that is not named as above, and no li
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import suppress
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 NAME = "compile-cache"
 """Where in a home the cache is."""
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ASIDE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}", re.ASCII)
@@ -97,7 +100,9 @@ class Folder:
         return None
 
     def remove_entry(self, entry: Entry) -> bool:
-        """Remove an entry by one rename, and then its files; tell whether that happened: not if it is in use, or gone.
+        """Remove an entry by one rename, and then its files; tell whether that happened.
+
+        It did not if the entry is in use, gone, or another user's.
 
         Raises:
             OSError: The file system refuses.
@@ -107,10 +112,9 @@ class Folder:
                 return False
             try:
                 moved = self.move_aside(entry.path, entry.stamp)
-            except PermissionError:
-                if os.name != "nt":
-                    raise
-                return False  # someone opened a file of it just now
+            except PermissionError as error:  # another user's; on Windows, one of whose files was opened just now
+                log.warning("compile cache: %s cannot be removed: %s", entry.path, error)
+                return False
         if moved is None:
             return False
         with suppress(OSError):  # what cannot be removed now is a leftover, for the next prune
