@@ -217,6 +217,17 @@ class TestCache:
         assert "CACHE_ENCRYPTION_CALLBACKS" in model.report.notes[0]
         assert entries(store) == []
 
+    def test_nested_properties_are_told_apart(self, store: Store) -> None:
+        keys = []
+        for inner in ({"NUM_STREAMS": 1}, {"NUM_STREAMS": 2}, {"NUM_STREAMS": 1, "LOG_LEVEL": "LOG_NONE"}):
+            for order in (1, -1):
+                config = {"DEVICE_PROPERTIES": {"CPU": dict(list(inner.items())[::order])}}
+                model = load("affine", "HETERO:CPU", config=config, store=store)
+                assert is_right(model)
+                keys.append(model.report.key)
+        assert None not in keys
+        assert len(set(keys)) == 3
+
 
 class TestWhereNothingCanBeKept:
     def test_a_file_in_place_of_the_folder(self, store: Store) -> None:

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 OURS = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
 """Properties that steer OpenVINO's caching: the compile cache sets them itself."""
 
-_WEIGHTLESS = frozenset({"CPU", "GPU"})
-"""Devices whose blobs can leave the weights in their file, asked with CACHE_MODE."""
+_WEIGHTLESS = frozenset({"CPU"})
+"""Devices whose blobs can leave the weights in their file, asked with CACHE_MODE. The GPU's are said to, but there was
+none to see that it takes them back."""
 
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,12 @@ class Recipe:
     @property
     def texts(self) -> dict[str, str]:
         """The properties as text."""
-        return {name: str(value) for name, value in self.properties.items()}
+        return {name: str(_plain(value)) for name, value in self.properties.items()}
 
     @property
     def unkeyed(self) -> list[str]:
         """Names of properties that no key can hold: functions, for instance."""
-        return [
-            name
-            for name, value in self.properties.items()
-            if not isinstance(value, _PLAIN) and not type(value).__module__.startswith("openvino")
-        ]
+        return [name for name, value in self.properties.items() if not _is_plain(value)]
 
     @cached_property
     def key(self) -> str:
@@ -116,3 +113,19 @@ class Recipe:
     def __str__(self) -> str:
         with_properties = f" with {self.texts}" if self.properties else ""
         return f"{self.bundle.reference} for {self.device}{with_properties}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value's text says all of it: numbers, texts, OpenVINO's enumerations, and containers of these."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) or type(value).__module__.startswith("openvino")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value whose text does not depend on the order in which a dict was filled."""
+    if isinstance(value, dict):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -100,6 +100,8 @@ class Ladder:
             return None
         began = time.perf_counter()
         entry: Entry | None = None
+        compiled: Compiled | None = None
+        damage = ""
         try:
             entry = self._cache.find(recipe.key)
             if entry is None or entry.artifact is None:
@@ -107,20 +109,21 @@ class Ladder:
                 return None
             compiled = self._use(recipe, entry, entry.artifact)
         except (ArtifactError, FileNotFoundError) as error:
-            self._pass("cache", recipe, str(error), began)
-            self._verification.finish()  # it may be the weights that are damaged, and not the entry
-            if entry is not None:
-                self._cache.put_aside(entry, str(error))
-            return None
+            damage = str(error)
         except (StoreError, OSError) as error:
             self._pass("cache", recipe, f"it cannot be read: {error}", began)
             return None
-        if compiled is not None:
-            self._take("cache", recipe, how, began)
-            self._report.from_cache = True
+        # Out of the `except` block, which keeps files open that Windows could not rename.
+        if compiled is None:
+            self._pass("cache", recipe, damage, began)
+            self._verification.finish()  # it may be the weights that are damaged, and not the entry
+            self._cache.put_aside(entry or recipe.key, damage)
+            return None
+        self._take("cache", recipe, how, began)
+        self._report.from_cache = True
         return compiled
 
-    def _use(self, recipe: Recipe, entry: Entry, artifact: Artifact) -> Compiled | None:
+    def _use(self, recipe: Recipe, entry: Entry, artifact: Artifact) -> Compiled:
         held = entry.hold()
         if artifact.kind == "blob":
             compiled = self._import(recipe, artifact, entry.path)
@@ -233,7 +236,7 @@ class Ladder:
         with self._phase("import_blob"):
             compiled = import_blob(recipe, artifact, directory, check=check)
         if check:
-            self._verification.bytes += artifact.size
+            self._verification.count(artifact.size)
         return compiled
 
     def _read(self, recipe: Recipe) -> ov.Model:

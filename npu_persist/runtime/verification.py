@@ -41,19 +41,27 @@ class Verification:
 
     Attributes:
         mode: "full", "stamp" or "none".
-        bytes: How many bytes were read and found right.
         seconds: How long the caller waited for checks, here and in `finish`.
     """
 
     def __init__(self, mode: Verify, home: Path) -> None:
         self.mode = mode
-        self.bytes = 0
         self.seconds = 0.0
+        self._elsewhere = 0
         self._stamps = home / STAMP_FOLDER
         self._checked: list[tuple[Path, FileEntry, os.stat_result]] = []
         self._threads: list[threading.Thread] = []
         self._errors: list[BaseException] = []
         self._is_canceled = False
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes were read and found right."""
+        return self._elsewhere + sum(entry.size for _, entry, _ in self._checked)
+
+    def count(self, size: int) -> None:
+        """Count bytes that were checked elsewhere."""
+        self._elsewhere += size
 
     def check(self, path: Path, entry: FileEntry) -> None:
         """Check a file now: one that must not be read before.
@@ -138,7 +146,6 @@ class Verification:
             digest = digest_stream(file, progress=self._stop_if_canceled, is_beside=is_beside)
         if found.st_size != entry.size or digest != entry.digest:
             raise _damaged(path, entry.digest, digest)
-        self.bytes += entry.size
         self._checked.append((path, entry, found))
 
     def _stop_if_canceled(self, _: int) -> None:
