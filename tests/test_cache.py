@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist import cache as room
-from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact, check_files
+from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact, check_files, read_artifact
 from npu_persist.cache import CompileCache, Entry
 from npu_persist.errors import ArtifactError, StoreError, UsageError
 from tests.artifacts import BLOB, KEY, asides, damage, fill, held, make_artifact, names, publish
@@ -248,6 +248,26 @@ def test_verify_reads_every_byte(cache: CompileCache) -> None:
     assert errors[sound.key] is None
     assert isinstance(errors[other.key], ArtifactError)
     assert cache.find(other.key) is not None  # verify changes nothing
+
+
+def test_an_entry_that_takes_anothers_place_while_it_is_read_is_sound(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(cache)
+
+    def read_late(path: Path) -> Artifact:
+        monkeypatch.setattr("npu_persist.cache.entry.read_artifact", read_artifact)
+        cache.prune(max_size=0)
+        with pytest.raises(FileNotFoundError):
+            read_artifact(path)
+        publish(cache, seconds=7.0)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("npu_persist.cache.entry.read_artifact", read_late)
+    found = cache.find(KEY)
+    assert found is not None
+    assert found.artifact is not None
+    assert found.artifact.seconds == 7.0
 
 
 def test_what_was_removed_meanwhile_is_no_failure(cache: CompileCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,8 @@ def read_entry(path: Path) -> Entry:
             else:
                 problem = f"expected the key {path.name}, got {found.key}: the folder was renamed"
         except FileNotFoundError:
-            path.lstat()  # is its description missing, or all of it?
+            if read_stamp(path) != stamp:  # not its description is missing: another one took its place just now
+                return read_entry(path)
             problem = f"expected {ARTIFACT_FILE}, got nothing"
         except ArtifactError as error:
             problem = str(error)
