@@ -275,7 +275,15 @@ def screen(text: str) -> list[str]:
 
 
 def test_every_number_has_three_digits() -> None:
-    from npu_persist.cli import bench
+    from npu_persist.cli.bench_tables import format_number
 
-    numbers: dict[float, Any] = {0.001234: "0.00123", 12.345: "12.3", 999.4: "999", 1234.5: "1234", 123456.0: "123456"}
-    assert {number: bench._number(number) for number in numbers} == numbers
+    numbers: dict[float, Any] = {
+        0.001234: "0.00123",
+        12.345: "12.3",
+        999.4: "999",
+        999.7: "1000",
+        1234.5: "1234",
+        123456.0: "123456",
+    }
+    assert {number: format_number(number) for number in numbers} == numbers
+    assert [format_number(number, 4) for number in (1234.5, 9999.6, 18612.3)] == ["1234", "10000", "18612"]
