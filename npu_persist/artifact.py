@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from npu_persist.digest import digest_bytes, digest_file
@@ -38,7 +38,10 @@ from npu_persist.manifest.reading import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from dataclasses import dataclass
     from pathlib import Path
+else:
+    from npu_persist.frozen import dataclass
 
 ARTIFACT_FILE = "artifact.json"
 """Name of the description."""

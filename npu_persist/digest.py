@@ -30,8 +30,8 @@ HEX_LENGTH = 64
 BUFFER_SIZE = 8 * 1024 * 1024
 """Bytes read at a time: enough that several threads share the work of one update."""
 
-CACHED_SIZE = 1024 * 1024
-"""Bytes read at a time that a core's cache still holds when they are hashed: a third less work than from memory."""
+MAPPED_SIZE = 64 * 1024 * 1024
+"""Bytes hashed at a time of a mapped file."""
 
 _DIGEST = re.compile(rf"{ALGORITHM}:[0-9a-f]{{{HEX_LENGTH}}}", re.ASCII)
 
@@ -46,8 +46,13 @@ class Hasher:
     True
     """
 
-    def __init__(self, *, is_beside: bool = False) -> None:
-        self._hash = _new_hash(is_beside=is_beside)
+    def __init__(self, *, threads: int | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            threads: How many may share the work of a large piece; None for as many as there are processors.
+        """
+        self._hash = _new_hash(threads)
 
     def update(self, data: Bytes) -> None:
         """Add `data`, any contiguous bytes-like object. Large pieces are hashed by several threads, without the GIL."""
@@ -83,25 +88,53 @@ def digest_file(path: str | PathLike[str], *, progress: Callable[[int], object] 
         return digest_stream(file, progress=progress)
 
 
-def digest_stream(
-    file: FileIO, *, progress: Callable[[int], object] | None = None, is_beside: bool = False
-) -> str:
+def digest_stream(file: FileIO, *, progress: Callable[[int], object] | None = None) -> str:
     """Return the digest of what is left to read of a file that was opened without a buffer.
 
     Args:
         file: The file.
         progress: Called after each piece with the number of bytes in it.
-        is_beside: Take one thread, and pieces that stay in its cache: least work where other threads are busy.
 
     Raises:
         OSError: The file cannot be read.
     """
-    hasher = Hasher(is_beside=is_beside)
-    buffer = memoryview(bytearray(BUFFER_SIZE if not is_beside else CACHED_SIZE))
+    hasher = Hasher()
+    buffer = memoryview(bytearray(BUFFER_SIZE))
     while count := file.readinto(buffer):
         hasher.update(buffer[:count])
         if progress is not None:
             progress(count)
+    return hasher.digest()
+
+
+def digest_mapped(file: FileIO, *, progress: Callable[[int], object] | None = None) -> str:
+    """Return the digest of a whole file, with one thread that hardly ever needs the GIL: to run beside other work.
+
+    The file is mapped, which costs half of what copying its pages does where OpenVINO maps them anyway; and pieces are
+    large, since a thread waits up to 5 ms for the GIL after each while another runs Python.
+
+    Args:
+        file: The file, opened without a buffer. Nobody may shorten it meanwhile.
+        progress: Called after each piece with the number of bytes in it.
+
+    Raises:
+        OSError: The file cannot be mapped.
+    """
+    import mmap
+    import os
+
+    hasher = Hasher(threads=1)
+    if not (size := os.fstat(file.fileno()).st_size):
+        return hasher.digest()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        if hasattr(pages, "madvise"):
+            pages.madvise(mmap.MADV_SEQUENTIAL)
+        with memoryview(pages) as data:
+            for start in range(0, size, MAPPED_SIZE):
+                with data[start : start + MAPPED_SIZE] as piece:
+                    hasher.update(piece)
+                    if progress is not None:
+                        progress(len(piece))
     return hasher.digest()
 
 
@@ -123,7 +156,7 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def _new_hash(*, is_beside: bool) -> blake3:
+def _new_hash(threads: int | None) -> blake3:
     from blake3 import blake3  # a native library: not loaded before the first digest
 
-    return blake3(max_threads=1 if is_beside else blake3.AUTO)
+    return blake3(max_threads=blake3.AUTO if threads is None else threads)

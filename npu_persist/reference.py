@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from npu_persist.digest import ALGORITHM, HEX_LENGTH
 from npu_persist.errors import InvalidNameError, ReferenceFormatError
 from npu_persist.files import component_problem
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from npu_persist.frozen import dataclass
 
 MIN_PREFIX_LENGTH = 4
 """Fewest hex digits of a digest prefix."""

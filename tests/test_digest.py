@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npu_persist import digest
-from npu_persist.digest import BUFFER_SIZE, Hasher, digest_bytes, digest_file, is_digest, parse_digest
+from npu_persist.digest import (
+    BUFFER_SIZE,
+    MAPPED_SIZE,
+    Hasher,
+    digest_bytes,
+    digest_file,
+    digest_mapped,
+    is_digest,
+    parse_digest,
+)
 from npu_persist.errors import ReferenceFormatError
 
 if TYPE_CHECKING:
@@ -36,6 +45,18 @@ def test_a_file_digests_like_its_bytes_and_reports_every_one(tmp_path: Path, siz
     path.write_bytes(data[:size])
     seen: list[int] = []
     assert digest_file(path, progress=seen.append) == digest_bytes(data[:size])
+    assert sum(seen) == size
+
+
+@pytest.mark.parametrize("size", [0, 1, MAPPED_SIZE - 1, MAPPED_SIZE, MAPPED_SIZE + 1])
+def test_a_mapped_file_digests_like_its_bytes(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.write(b"begin"[:size])
+    seen: list[int] = []
+    with path.open("rb", buffering=0) as opened:
+        assert digest_mapped(opened, progress=seen.append) == digest_file(path)
     assert sum(seen) == size
 
 

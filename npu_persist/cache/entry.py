@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,13 @@ from npu_persist.files import is_directory
 from npu_persist.reference import StoreReference
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass
     from pathlib import Path
 
     from npu_persist.artifact import Artifact
     from npu_persist.cache.hold import Hold
+else:
+    from npu_persist.frozen import dataclass
 
 _SHOWN_DIGITS = 12
 _LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600

@@ -8,7 +8,7 @@ of a publish is the modification time of the file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.errors import FormatVersionError
@@ -19,6 +19,9 @@ from npu_persist.manifest.writing import files_document, golden_document, graph_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from dataclasses import dataclass
+else:
+    from npu_persist.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

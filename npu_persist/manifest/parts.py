@@ -6,8 +6,12 @@ and what they let through satisfies every rule that is written beside a field he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from npu_persist.frozen import dataclass
 
 FORMAT_VERSION = "1.0"
 """The manifest format that this package writes, and the only one it reads."""

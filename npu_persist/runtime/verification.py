@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from npu_persist.digest import digest_bytes, digest_stream
+from npu_persist.digest import digest_bytes, digest_mapped, digest_stream
 from npu_persist.errors import FileIntegrityError
 from npu_persist.files import replace_file, store_errors
 
@@ -143,7 +143,8 @@ class Verification:
             return
         with store_errors(f"read {path}"), path.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno())
-            digest = digest_stream(file, progress=self._stop_if_canceled, is_beside=is_beside)
+            make = digest_mapped if is_beside else digest_stream
+            digest = make(file, progress=self._stop_if_canceled)
         if found.st_size != entry.size or digest != entry.digest:
             raise _damaged(path, entry.digest, digest)
         self._checked.append((path, entry, found))

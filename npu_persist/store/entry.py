@@ -7,7 +7,7 @@ hiding the others.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from npu_persist.reference import StoreReference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from dataclasses import dataclass
     from pathlib import Path
 
     from npu_persist.store.layout import NameFolder
+else:
+    from npu_persist.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)
