@@ -211,3 +211,12 @@ def test_an_older_version_is_refused(installed: str, monkeypatch: pytest.MonkeyP
     assert isinstance(caught.value, IncompatibleError)
     restored = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own bytes
     assert (restored.found, restored.required) == (installed, FULL)
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_the_import_leaves_the_garbage_collector_as_it_was(was_enabled: bool) -> None:  # noqa: FBT001
+    code = (
+        f"import gc; from npu_persist import core; gc.enable() if {was_enabled} else gc.disable(); "
+        "core.get_core(); print(gc.isenabled())"
+    )
+    assert run_python("-c", code).stdout.split() == [str(was_enabled)]
