@@ -145,16 +145,30 @@ class Bundle:
         data, _ = read_manifest(self.path)
         if digest_bytes(data) != self.digest:
             raise _damaged(self.path / MANIFEST_FILE, f"{self.digest} as when it was opened", digest_bytes(data))
-        for relative, entry in sorted(self.manifest.files.items()):
-            path = self.file(relative)
-            with store_errors(f"read {path}"):
-                digest = digest_file(path, progress=progress)
-            if digest != entry.digest:
-                raise _damaged(path, entry.digest, digest)
+        for relative in sorted(self.manifest.files):
+            self.verify_file(relative, progress=progress)
         for path in self.derived_files():
             with store_errors(f"read {path}"):
                 if os.path.lexists(path) and not self._holds_weights(path):
                     raise _damaged(path, f"what {self.manifest.weights.path} holds", "something else")
+
+    def verify_file(self, relative: str, *, progress: Callable[[int], object] | None = None) -> Path:
+        """Read every byte of one file, compare it with the manifest, and return its path.
+
+        Args:
+            relative: A path as in `manifest.files`.
+            progress: Called after each piece with the number of bytes in it.
+
+        Raises:
+            NotFoundError: The manifest does not name it.
+            FileIntegrityError: It is not what the manifest says.
+        """
+        path, expected = self.file(relative), self.manifest.files[relative].digest
+        with store_errors(f"read {path}"):
+            digest = digest_file(path, progress=progress)
+        if digest != expected:
+            raise _damaged(path, expected, digest)
+        return path
 
     def derived_files(self) -> tuple[Path, ...]:
         """Return where stock OpenVINO looks for the graphs' weights: `model.bin` for `model.xml`."""

@@ -102,7 +102,8 @@ def test_a_program_without_an_interpreter_cannot(monkeypatch: pytest.MonkeyPatch
 
 
 CALLER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
 sys.path.insert(0, {folder!r})
 from npu_persist.compilation.worker import run
 run("jobs_of_a_test:hang", {{"note": {note!r}}}, timeout=600)
@@ -113,14 +114,14 @@ run("jobs_of_a_test:hang", {{"note": {note!r}}}, timeout=600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
 def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
     note = tmp_path / "note"
-    caller = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", CALLER.format(folder=str(tmp_path), note=str(note))],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
-    )
-    assert wait_for(lambda: note.exists() and note.read_text().isdecimal())
-    worker = int(note.read_text())
-    assert is_alive(worker)
-    caller.send_signal(number)
-    assert caller.wait(60) != 0
+    ) as caller:
+        assert wait_for(lambda: note.exists() and note.read_text().isdecimal())
+        worker = int(note.read_text())
+        assert is_alive(worker)
+        caller.send_signal(number)
+        assert caller.wait(60) != 0
     assert wait_for(lambda: not is_alive(worker))

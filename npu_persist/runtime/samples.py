@@ -47,11 +47,12 @@ def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array
 
     Raises:
         UsageError: The bundle has none.
+        FileIntegrityError: It is not what the manifest says.
     """
     golden = bundle.manifest.golden
     if golden is None:
         raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
-    path = bundle.file(golden.path)
+    path = bundle.verify_file(golden.path)
     tensors = read_header(path).tensors
     inputs: dict[str, Array] = {}
     for port in ports:
