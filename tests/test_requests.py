@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +15,42 @@ from npu_persist.runtime.requests import Job, stop, wait_for
 from npu_persist.store import Store
 from tests.graphs import publish_affine, publish_broadcast, publish_power, publish_sum
 from tests.loaded import Loader
+from tests.processes import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from npu_persist import Model
 
 SQUARE = (512, 512)
 ZEROS = np.zeros(SQUARE, np.float32)
+
+
+FORK = """
+import os, signal, sys
+import numpy, npu_persist
+model, x = npu_persist.load("affine", "CPU", store={store!r}), numpy.ones((2, 3), numpy.float32)
+model.submit(x).result()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    sys.stdout.write(str({way}[0, 0]))
+    sys.stdout.flush()
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+OUTLIVE = """
+import sys, threading
+import numpy, npu_persist
+
+def work():
+    threading.main_thread().join()
+    model = npu_persist.load("affine", "CPU", store={store!r})
+    sys.stdout.write(str(model(numpy.ones((2, 3), numpy.float32))[0, 0]))
+
+threading.Thread(target=work).start()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +128,20 @@ class TestNumber:
             with pytest.raises(InferenceError, match=r"no-room:1: CPU could not make one more .* said: ZE_RESULT"):
                 model(x)
         assert model(x).shape == (2, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.parametrize("way", ["model.submit(x).result()", "next(model.map([x]))", "model.start(x).result()"])
+def test_a_forked_child_has_workers_of_its_own(tmp_path: Path, way: str) -> None:
+    publish_affine(Store(tmp_path))
+    found = run_python("-W", "ignore", "-c", FORK.format(store=str(tmp_path), way=way))
+    assert (found.returncode, found.stdout) == (0, "1.5"), found.stderr
+
+
+def test_a_thread_that_outlives_the_main_one_loads_and_calls(tmp_path: Path) -> None:
+    publish_affine(Store(tmp_path))
+    found = run_python("-c", OUTLIVE.format(store=str(tmp_path)))
+    assert found.stdout == "1.5", found.stderr
 
 
 def count_while(run: Callable[[], object]) -> float:

@@ -6,9 +6,10 @@ read after its call returned; and a model with a state runs its inferences one a
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from npu_persist.signature import describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     import openvino as ov
 
@@ -118,6 +119,7 @@ class Requests:
         self._idle = [self.new_lane()]
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+        self._process = 0
         self._has_state = _has_state(self._idle[0])
 
     @property
@@ -208,11 +210,16 @@ class Requests:
     def queue(self, job: Callable[[], Any]) -> Future[Any]:
         """Run a job as soon as a worker is free; there are as many workers as `optimal`, and they keep the order."""
         with self._lock:
-            if self._executor is None:
+            # A forked child inherits the executor without its threads: a job would wait for them forever.
+            if self._executor is None or self._process != os.getpid():
+                # Imported now: it cannot be when the main thread has ended, and until then a call does without.
+                from concurrent.futures import ThreadPoolExecutor
+
                 # Threads that run blocking inferences, not AsyncInferQueue nor callbacks: after a failed inference
                 # OpenVINO 2026.4 does not call the callback, and the queue raises the error at whoever comes next.
                 # Frames per second are the same.
                 self._executor = ThreadPoolExecutor(self.optimal, thread_name_prefix="npu_persist")
+                self._process = os.getpid()
             return self._executor.submit(job)
 
     def reset(self) -> None:
