@@ -730,6 +730,12 @@ def test_a_failed_tag_or_removal_leaves_the_store_as_it_was(store: Store) -> Non
         assert staging_of(store) == []
 
 
+@pytest.mark.parametrize("path", [b"store", 1, "a\0b"])
+def test_a_home_that_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(UsageError, match="store: expected a directory"):
+        Store(path)
+
+
 def test_a_home_that_cannot_be_one_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file")

@@ -52,7 +52,11 @@ class Store:
 
         Args:
             path: Its directory; None for `$NPU_PERSIST_HOME`, and the user's data directory if that is not set.
+
+        Raises:
+            UsageError: That is no path.
         """
+        _require_path(path)
         chosen = Path(path) if path is not None else default_home()
         self.home = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 (resolve() would follow links)
         self._bundles = self.home / "bundles"
@@ -300,3 +304,8 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.home)!r})"
+
+
+def _require_path(path: object) -> None:
+    if path is not None and (not isinstance(path, (str, os.PathLike)) or "\0" in str(path)):
+        raise UsageError(f"store: expected a directory, for instance '/srv/models', or None; got {path!r}")
