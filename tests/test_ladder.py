@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openvino as ov
 import pytest
 
 import npu_persist
@@ -14,6 +15,7 @@ from npu_persist import compiled, core, load
 from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
 from npu_persist.cache import CompileCache
 from npu_persist.compilation import recipe as recipes
+from npu_persist.compilation import worker
 from npu_persist.errors import (
     CompilationError,
     CompileTimeoutError,
@@ -267,6 +269,18 @@ class TestWhereNothingCanBeKept:
         assert is_right(model)
         assert any("Permission denied" in note for note in model.report.notes)
 
+    def test_a_folder_of_a_device_that_caches_for_itself(self, store: Store) -> None:
+        load("affine", "MULTI:CPU", store=store)
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        with faults.before_call(refuse, ("mkdir", "open", "rename")):
+            model = load("affine", "MULTI:CPU", store=store)  # what is there cannot be copied to where OpenVINO reads
+        assert is_right(model)
+        assert not model.report.from_cache
+        assert any("not cached: could not make a staging directory" in note for note in model.report.notes)
+
     def test_a_file_system_without_locks(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         import fcntl
 
@@ -330,6 +344,19 @@ class TestAttached:
         (bundle / "compiled").symlink_to(tmp_path / "real")
         assert rungs(load(bundle, "CPU", store=tmp_path / "empty"))[0] == ("cache", "CPU", False)
 
+    def test_a_folder_that_cannot_be_listed_is_passed_over(
+        self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(path: Path) -> object:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(type(bundle), "iterdir", refuse)
+        model = load(bundle, "CPU", store=tmp_path / "empty")
+        assert rungs(model)[0] == ("attached", "CPU", False)
+        assert "Permission denied" in model.report.rungs[0].reason
+        assert is_right(model)
+        assert compiled(bundle, "CPU", store=tmp_path / "none") is None
+
 
 class TestCompiled:
     def test_tells_before_and_after(self, store: Store) -> None:
@@ -385,8 +412,6 @@ class TestSecondDevice:
 
     @pytest.fixture(autouse=True)
     def two_devices(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        import openvino as ov
-
         core.get_core()
         monkeypatch.setattr(core, "_cores", [ov.Core(str(write_plugins(tmp_path)))])
         return iter(())
@@ -505,6 +530,25 @@ class TestCompileTimeout:
     def test_needs_the_cache(self, store: Store) -> None:
         with pytest.raises(UsageError, match="cache"):
             load("affine", "CPU", compile_timeout=5, cache=False, store=store)
+
+    @pytest.mark.parametrize("value", [b"2", ov.properties.hint.PerformanceMode.LATENCY])
+    def test_needs_properties_that_another_process_can_be_given(self, store: Store, value: Any) -> None:
+        with pytest.raises(UsageError, match=r"compile_timeout: .*; PERFORMANCE_HINT is neither\. Write it as text"):
+            load("affine", "CPU", config={"PERFORMANCE_HINT": value}, compile_timeout=5, store=store)
+
+    def test_progress_must_be_a_function(self, store: Store) -> None:
+        with pytest.raises(UsageError, match="progress: expected a function"):
+            load("affine", "CPU", compile_timeout=5, progress=3, store=store)  # type: ignore[arg-type]
+
+    def test_an_interrupt_leaves_nothing_behind(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(*_: object, **__: object) -> None:
+            (store.home / "compile-cache" / "staging" / "0123456789abcdef").mkdir(parents=True)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(worker, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load("affine", "CPU", compile_timeout=5, store=store)
+        assert not list((store.home / "compile-cache" / "staging").iterdir())
 
 
 class TestTogether:

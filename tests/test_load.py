@@ -448,6 +448,18 @@ class TestConfig:
         with pytest.raises(UsageError, match="config: expected OpenVINO properties by name"):
             load("affine", "CPU", config=config, store=store)
 
+    @pytest.mark.parametrize("name", ["NUM_STREAMS", "DEVICE_PROPERTIES"])
+    def test_that_contains_itself_is_refused(self, store: Store, name: str) -> None:
+        config: dict[str, Any] = {}
+        config[name] = config
+        with pytest.raises(UsageError, match="config: expected values that do not contain themselves"):
+            load("affine", "CPU", config=config, store=store)
+
+    @pytest.mark.parametrize("config", [{"NUM_STREAMS": "\ud800"}, {"\ud800": "1"}, {"NUM_STREAMS": {"\ud800": 1}}])
+    def test_text_that_is_none_is_refused(self, store: Store, config: Any) -> None:
+        with pytest.raises(NpuPersistError):
+            load("affine", "CPU", config=config, store=store)
+
     def test_is_not_changed(self, store: Store) -> None:
         config = {"PERFORMANCE_HINT": "LATENCY"}
         load("affine", "CPU", config=config, store=store)

@@ -95,6 +95,19 @@ def test_a_crash_is_an_error_with_its_last_words() -> None:
         run("jobs_of_a_test:crash", {}, timeout=60)
 
 
+def test_runs_nothing_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise SystemExit('the wrong json')")
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("jobs_of_a_test:add", {"a": 1, "b": 2}, timeout=60)["sum"] == 3
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_any_time_will_do(timeout: float) -> None:
+    assert run("jobs_of_a_test:add", {"a": 1, "b": 2}, timeout=timeout)["sum"] == 3
+
+
 def test_a_program_without_an_interpreter_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(CompilationError, match="needs a Python interpreter"):

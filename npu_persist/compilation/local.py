@@ -96,7 +96,7 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
     began = time.perf_counter()
     try:
         compiled = core.compile_model(model, recipe.device, properties)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise (
             explain_missing(core, recipe.device, error)
             or explain_refused(core, recipe.device, recipe.properties, error)

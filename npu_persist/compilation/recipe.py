@@ -96,7 +96,12 @@ class Recipe:
     @property
     def unkeyed(self) -> list[str]:
         """Names of properties that no key can hold: functions, for instance."""
-        return [name for name, value in self.properties.items() if not _is_plain(value)]
+        return [name for name, value in self.properties.items() if not (_has_text(name) and _has_text(value))]
+
+    @property
+    def unsendable(self) -> list[str]:
+        """Names of properties that JSON cannot hold: OpenVINO's enumerations, beside those without a key."""
+        return [name for name, value in self.properties.items() if not (_has_text(value) and _is_plain(value))]
 
     @cached_property
     def key(self) -> str:
@@ -115,13 +120,19 @@ class Recipe:
         return f"{self.bundle.reference} for {self.device}{with_properties}"
 
 
-def _is_plain(value: Any) -> bool:
+def _has_text(value: Any) -> bool:
     """Tell whether a value's text says all of it: numbers, texts, OpenVINO's enumerations, and containers of these."""
+    return _is_plain(value, or_of="openvino")
+
+
+def _is_plain(value: Any, or_of: str | None = None) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return all(isinstance(key, str) and _is_plain(key) and _is_plain(item, or_of) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) or type(value).__module__.startswith("openvino")
+        return all(_is_plain(item, or_of) for item in value)
+    if isinstance(value, str):  # not half of a surrogate pair, which UTF-8 lacks
+        return value.isascii() or value.encode("utf-8", "ignore").decode() == value
+    return isinstance(value, _PLAIN) or (or_of is not None and type(value).__module__.startswith(or_of))
 
 
 def _plain(value: Any) -> Any:

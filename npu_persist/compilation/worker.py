@@ -31,11 +31,15 @@ BEAT = 0.5
 """Seconds between two beats."""
 
 _START = """\
-import json, sys
+import sys
+sys.path[:] = filter(None, sys.path)
+import json
 sys.path[:] = json.loads(sys.stdin.readline())
 from npu_persist.compilation import worker
 worker.main()
 """
+"""The working directory, which `-c` puts first, may hold a `json.py` of whoever is there."""
+
 _LOG_LINES = 20
 
 
@@ -92,7 +96,7 @@ def run(
     said: list[bytes] = []
     reader = threading.Thread(target=_drain, args=(process.stderr, said), daemon=True)
     reader.start()
-    deadline = threading.Timer(max(timeout, 0), process.kill)
+    deadline = threading.Timer(min(max(timeout, 0), threading.TIMEOUT_MAX), process.kill)
     deadline.daemon = True
     deadline.start()
     try:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from npu_persist.artifact import read_artifact
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
-from npu_persist.errors import ArtifactError, CompilationError, DeviceNotFoundError, NpuPersistError, StoreError
+from npu_persist.errors import (
+    ArtifactError,
+    CompilationError,
+    DeviceNotFoundError,
+    NpuPersistError,
+    StoreError,
+    UsageError,
+)
 from npu_persist.files import is_directory
 from npu_persist.manifest import COMPILED_DIRECTORY
 from npu_persist.runtime.report import Rung
@@ -73,7 +80,14 @@ class Ladder:
             DeviceNotFoundError: The device is not there.
             CompilationError: OpenVINO refused the graph or the properties, or took too long.
             IntegrityError: A file of the bundle is not what was persisted.
+            UsageError: A property cannot be handed to a process of its own.
         """
+        if self._timeout is not None and (unsendable := recipe.unsendable):
+            raise UsageError(
+                "compile_timeout: the compilation runs in a process of its own, which is given properties as texts and "
+                f"numbers; {', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': "
+                "'LATENCY'}, or leave out compile_timeout"
+            )
         if unkeyed := recipe.unkeyed:
             self._note(f"not cached: no key can hold the value of {', '.join(unkeyed)}")
             return self._compile(recipe, None)
@@ -157,10 +171,14 @@ class Ladder:
     def _compile(self, recipe: Recipe, cache: CompileCache | None) -> Compiled:
         began = time.perf_counter()
         try:
+            own: OwnCache | None = None
             if cache is not None and not recipe.is_exportable:
-                compiled = self._compile_with(recipe, self._open_own_cache(recipe))
-            else:
-                compiled = self._compile_and_export(recipe, cache)
+                try:
+                    own = self._open_own_cache(recipe)
+                except StoreError as error:  # a cache that can be read, but not written to
+                    self._note(f"not cached: {error}")
+                    cache = None
+            compiled = self._compile_and_export(recipe, cache) if own is None else self._compile_with(recipe, own)
         except (CompilationError, DeviceNotFoundError) as error:
             self._pass("compile", recipe, str(error), began)
             raise
@@ -185,12 +203,13 @@ class Ladder:
         """Compile on a device that caches for itself."""
         try:
             model = self._read(recipe)
+            with self._phase("compile"):
+                compiled = own.compile(model)
+            may_keep = self._may_keep()
         except BaseException:
             own.close()
             raise
-        with self._phase("compile"):
-            compiled = own.compile(model)
-        if self._may_keep():
+        if may_keep:
             own.keep(compiled)
         else:
             own.close()
@@ -217,10 +236,11 @@ class Ladder:
         try:
             with self._phase("compile"):
                 run_in_worker("npu_persist.runtime.load:fill_cache", job, timeout=timeout, progress=self._progress)
-        except CompilationError as error:
+        except BaseException as error:
             with suppress(StoreError):  # it was killed at its work; what it was writing is a leftover for prune, too
                 cache.sweep()
-            self._pass("compile", recipe, str(error), began)
+            if isinstance(error, CompilationError):
+                self._pass("compile", recipe, str(error), began)
             raise
         self._pass("compile", recipe, "done in a process of its own, for the cache", began)
         compiled = self._from_cache(recipe, "compiled in a process of its own")
@@ -289,9 +309,12 @@ def attached(recipe: Recipe) -> Iterator[tuple[Path, Artifact | NpuPersistError]
     this one.
     """
     root = recipe.bundle.path / COMPILED_DIRECTORY
-    if not is_directory(root):
+    try:
+        directories = sorted(path for path in root.iterdir() if is_directory(path)) if is_directory(root) else []
+    except OSError as error:  # another user's
+        yield root, ArtifactError(f"{root}: {error}")
         return
-    for directory in sorted(path for path in root.iterdir() if is_directory(path)):
+    for directory in directories:
         try:
             artifact = read_artifact(directory)
         except (ArtifactError, OSError) as error:

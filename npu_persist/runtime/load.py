@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -100,7 +101,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     began = time.perf_counter()
     devices = _check_devices(device, fallback)
     properties = merge_hint(_check_config(config), hint)
-    _check_options(verify, cache=cache, compile_timeout=compile_timeout)
+    _check_options(verify, cache=cache, compile_timeout=compile_timeout, progress=progress)
     source = store if isinstance(store, Store) else Store(store)
     bundle = source.resolve(reference)
     report = Report(bundle.reference, device, verify)
@@ -227,12 +228,18 @@ def _check_config(config: object) -> dict[str, Any]:
             "config: expected OpenVINO properties by name, for instance {'PERFORMANCE_HINT': 'LATENCY'}; got "
             f"{config!r}"
         )
+    try:
+        json.dumps(dict(config), default=id, skipkeys=True)
+    except (ValueError, RecursionError) as error:  # OpenVINO would follow it until the process crashes
+        raise UsageError(f"config: expected values that do not contain themselves; {error}") from error
     return dict(config)
 
 
-def _check_options(verify: object, *, cache: bool, compile_timeout: object) -> None:
+def _check_options(verify: object, *, cache: bool, compile_timeout: object, progress: object) -> None:
     if verify not in VERIFY:
         raise UsageError(f"verify: expected one of {', '.join(VERIFY)}; got {verify!r}")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress: expected a function of one argument, or None; got {progress!r}")
     if compile_timeout is None:
         return
     if isinstance(compile_timeout, bool) or not isinstance(compile_timeout, (int, float)) or not compile_timeout > 0:
