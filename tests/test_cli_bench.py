@@ -57,6 +57,7 @@ def test_the_table_is_data_and_the_intervals_are_not(run: Run) -> None:
     lines = err.splitlines()
     assert len(lines) >= 4
     assert all(" fps " in line and line.endswith(" ms") for line in lines)
+    assert not any("e+" in line for line in lines)  # thousands of frames per second are written out
 
 
 def test_json_has_what_the_numbers_depend_on(run: Run) -> None:

@@ -68,7 +68,8 @@ def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: O
     )
 
     def listen(interval: Interval) -> None:
-        output.note(f"{interval.case}  {interval.elapsed:6.1f} s  {interval.fps:9.4g} fps  {interval.latency:9.4g} ms")
+        fps, latency = format_number(interval.fps, 4), format_number(interval.latency, 4)
+        output.note(f"{interval.case}  {interval.elapsed:6.1f} s  {fps:>9} fps  {latency:>9} ms")
         output.bar(interval.fraction, str(interval.case))
 
     try:
