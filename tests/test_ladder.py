@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -14,8 +15,8 @@ import npu_persist
 from npu_persist import compiled, core, load
 from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
 from npu_persist.cache import CompileCache
+from npu_persist.compilation import own_cache, worker
 from npu_persist.compilation import recipe as recipes
-from npu_persist.compilation import worker
 from npu_persist.errors import (
     CompilationError,
     CompileTimeoutError,
@@ -25,6 +26,7 @@ from npu_persist.errors import (
     PropertyError,
     UsageError,
 )
+from npu_persist.runtime import ladder
 from npu_persist.store import Store
 from tests import faults
 from tests.graphs import WEIGHTS, XML, publish_affine, publish_scaled
@@ -461,6 +463,39 @@ class TestSecondDevice:
         assert any("out of order" in rung.reason for rung in model.report.rungs)
         with pytest.raises(CompilationError, match="out of order"):
             load("affine", SECOND, store=store, cache=False)
+
+    def test_what_auto_compiles_in_the_background_is_kept_when_it_is_done(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done = threading.Event()
+        monkeypatch.setattr(own_cache, "is_settled", lambda _: done.is_set())
+        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
+        assert is_right(model)
+        assert entries(store) == []
+        done.set()
+        wait_for_threads()
+        assert len(entries(store)) == 1
+        assert load("affine", f"AUTO:{SECOND},CPU", store=store).report.from_cache
+
+    def test_what_auto_compiles_for_a_model_that_is_gone_is_not_kept(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(own_cache, "is_settled", lambda _: False)
+        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
+        assert [thread for thread in threading.enumerate() if thread.name == "compile cache of AUTO"]
+        del model
+        gc.collect()
+        wait_for_threads()
+        assert entries(store) == []
+        assert not list((store.home / "compile-cache").rglob("*.blob"))
+
+    def test_files_that_openvino_does_not_take_are_no_hit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        load("affine", f"AUTO:{SECOND},CPU", store=store)
+        wait_for_threads()
+        monkeypatch.setattr(ladder, "is_from_cache", lambda _: False)
+        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
+        assert not model.report.from_cache
+        assert rungs(model)[-1] == ("compile", f"AUTO:{SECOND},CPU", True)
 
     def test_the_devices_have_entries_of_their_own(self, store: Store) -> None:
         for device in ("CPU", SECOND):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from npu_persist import compiled, digest, load
 from npu_persist.errors import FileIntegrityError, UsageError
 from npu_persist.runtime import verification
-from npu_persist.runtime.verification import STAMP_FOLDER, Verification
+from npu_persist.runtime.verification import STAMP_FOLDER, TICK, Verification
 from npu_persist.store import Store
 from tests.graphs import WEIGHTS, XML, publish_affine
 
@@ -32,6 +33,7 @@ def bundle(store: Store, tmp_path: Path) -> Path:
     """A bundle whose files may be spoiled."""
     target = tmp_path / "copy"
     shutil.copytree(store.resolve("affine").path, target, copy_function=shutil.copyfile)
+    time.sleep(2 * TICK)
     return target
 
 
@@ -86,6 +88,18 @@ class TestStamp:
             path.write_bytes(content)
         read = [load(bundle, "CPU", verify="stamp", store=store).report.verified_bytes for _ in range(2)]
         assert read[0] - read[1] == (bundle / WEIGHTS).stat().st_size
+
+    def test_a_file_that_was_changed_a_moment_before_gets_none(self, store: Store, bundle: Path) -> None:
+        """It could be changed once more at what the file system takes for the same time."""
+        later = time.time() + 3600
+        with Verification("stamp", store.home) as checks:
+            checks._began = (bundle / WEIGHTS).stat().st_ctime + TICK / 2
+            checks.check(bundle / WEIGHTS, store.resolve("affine").manifest.files[WEIGHTS])
+            checks.write_stamps()
+            assert not (store.home / STAMP_FOLDER).exists()
+            checks._began = later
+            checks.write_stamps()
+            assert len(list((store.home / STAMP_FOLDER).iterdir())) == 1
 
     def test_full_writes_and_trusts_none(self, store: Store, bundle: Path) -> None:
         load(bundle, "CPU", verify="stamp", store=store)

@@ -21,6 +21,14 @@ def is_settled(model: ov.CompiledModel) -> bool:
     return not any(name.startswith("(") for name in _ask(model))
 
 
+def is_from_cache(model: ov.CompiledModel) -> bool:
+    """Tell whether OpenVINO took a compiled model from its own cache, the CACHE_DIR."""
+    try:
+        return bool(model.get_property("LOADED_FROM_CACHE"))
+    except RuntimeError:  # not a property of this device
+        return False
+
+
 def _ask(model: ov.CompiledModel) -> list[str]:
     try:
         found = model.get_property("EXECUTION_DEVICES")

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact import read_artifact
+from npu_persist.compilation.execution import is_from_cache
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
 from npu_persist.errors import (
     ArtifactError,
@@ -133,6 +134,11 @@ class Ladder:
             self._verification.finish()  # it may be the weights that are damaged, and not the entry
             self._cache.put_aside(entry or recipe.key, damage)
             return None
+        if entry is not None and entry.artifact is not None and entry.artifact.kind == "cache_dir":
+            if not is_from_cache(compiled.model):
+                self._take("compile", recipe, "OpenVINO did not take the files in the cache", began)
+                return compiled
+            self._verification.count(entry.artifact.size)
         self._take("cache", recipe, how, began)
         self._report.from_cache = True
         return compiled

@@ -32,6 +32,10 @@ STAMP_FOLDER = "stamps"
 """Folder of the store's home with a small file for each file that was checked."""
 
 
+TICK = 0.02
+"""Seconds that the times of a file may lie behind: what was changed so shortly ago could change again unnoticed."""
+
+
 class _CanceledError(Exception):
     """The load ended before the check."""
 
@@ -47,6 +51,7 @@ class Verification:
     def __init__(self, mode: Verify, home: Path) -> None:
         self.mode = mode
         self.seconds = 0.0
+        self._began = time.time()
         self._elsewhere = 0
         self._stamps = home / STAMP_FOLDER
         self._checked: list[tuple[Path, FileEntry, os.stat_result]] = []
@@ -109,12 +114,14 @@ class Verification:
             self.seconds += time.perf_counter() - began
 
     def write_stamps(self) -> None:
-        """Remember what was checked, for "stamp".
+        """Remember what was checked, for "stamp"; but not what was changed in the moment before.
 
         Raises:
             StoreError: The file system refuses.
         """
         for path, entry, found in self._checked if self.mode == "stamp" else ():
+            if self._began - found.st_ctime < TICK:
+                continue
             stamp = self._stamp_path(path)
             with store_errors(f"write {stamp}"):
                 stamp.parent.parent.mkdir(parents=True, exist_ok=True)
