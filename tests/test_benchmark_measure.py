@@ -195,8 +195,9 @@ def test_no_process_is_left(is_busy: bool) -> None:  # noqa: FBT001
     if is_busy:
         next(subject.run(60, 0.01))
     subject.close(patience=0 if is_busy else 30)
-    by_force = 1 if sys.platform == "win32" else -signal.SIGKILL
-    assert subject._process.returncode == (by_force if is_busy else 0)
+    # It may see that it is not wanted any more, and end by itself, before it is killed.
+    by_force = {1, -signal.SIGKILL if sys.platform != "win32" else 1}
+    assert subject._process.returncode in (by_force if is_busy else {0})
     assert not subject._reader.is_alive()
 
 
