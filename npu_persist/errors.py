@@ -18,8 +18,8 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     ├── IntegrityError                      4  integrity
     │   ├── ManifestError
     │   ├── FileIntegrityError
-    │   ├── GraphIntegrityError
-    │   └── ArtifactError
+    │   │   └── ArtifactError
+    │   └── GraphIntegrityError
     ├── IncompatibleError                   5  incompatible
     │   ├── FormatVersionError
     │   └── OpenVINOVersionError
@@ -166,22 +166,8 @@ class GraphIntegrityError(IntegrityError):
     """An IR that points outside of its weights file, or a weights file with a malformed header."""
 
 
-class ArtifactError(IntegrityError):
-    """A compiled artifact that is damaged, or is not what its `artifact.json` says.
-
-    Attributes:
-        path: The file.
-        expected: What was expected there.
-        got: What is on disk.
-    """
-
-    def __init__(
-        self, message: str, *, path: str | None = None, expected: str | None = None, got: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.path = path
-        self.expected = expected
-        self.got = got
+class ArtifactError(FileIntegrityError):
+    """A file of a compiled artifact that is damaged, or is not what its `artifact.json` says."""
 
 
 class IncompatibleError(NpuPersistError):

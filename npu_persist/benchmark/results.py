@@ -101,7 +101,19 @@ def compare(numbers: Sequence[float], first: Sequence[float]) -> Ratio | None:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class _Found:
+    """What was found about one configuration."""
+
+    case: Case
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` shows it."""
+        found = dataclasses.asdict(self)
+        return {**found.pop("case"), **found}
+
+
+@dataclass(frozen=True)
+class Measurement(_Found):
     """What was found about one configuration.
 
     Attributes:
@@ -124,7 +136,6 @@ class Measurement:
         openvino: The version.
     """
 
-    case: Case
     fps: float
     latency: Latency
     rounds: tuple[Round, ...]
@@ -142,14 +153,9 @@ class Measurement:
     full_names: tuple[str, ...]
     openvino: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` shows it."""
-        found = dataclasses.asdict(self)
-        return {**found.pop("case"), **found}
-
 
 @dataclass(frozen=True)
-class FirstInference:
+class FirstInference(_Found):
     """How long one configuration takes to its first output.
 
     Attributes:
@@ -165,7 +171,6 @@ class FirstInference:
         openvino: The version.
     """
 
-    case: Case
     cache: str
     from_start: tuple[float, ...]
     from_load: tuple[float, ...]
@@ -175,11 +180,6 @@ class FirstInference:
     execution_devices: tuple[str, ...]
     full_names: tuple[str, ...]
     openvino: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` shows it."""
-        found = dataclasses.asdict(self)
-        return {**found.pop("case"), **found}
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class TypeSum:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(_Found):
     """Where one configuration spends the time of an inference.
 
     Attributes:
@@ -226,7 +226,6 @@ class Profile:
         openvino: The version.
     """
 
-    case: Case
     inference: float
     total: float
     layers: tuple[Layer, ...]
@@ -234,8 +233,3 @@ class Profile:
     execution_devices: tuple[str, ...]
     full_names: tuple[str, ...]
     openvino: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` shows it."""
-        found = dataclasses.asdict(self)
-        return {**found.pop("case"), **found}
