@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shutil
@@ -12,32 +11,23 @@ import openvino as ov
 import pytest
 
 import npu_persist
-from npu_persist import compiled, core, load
+from npu_persist import compiled, load
 from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
-from npu_persist.cache import CompileCache
-from npu_persist.compilation import own_cache, worker
 from npu_persist.compilation import recipe as recipes
+from npu_persist.compilation import worker
 from npu_persist.errors import (
-    CompilationError,
     CompileTimeoutError,
     DeviceNotFoundError,
-    DeviceWarning,
     FileIntegrityError,
     PropertyError,
     UsageError,
 )
-from npu_persist.runtime import ladder
 from npu_persist.store import Store
-from tests import faults
 from tests.graphs import WEIGHTS, XML, publish_affine, publish_scaled
-from tests.second_device import SECOND, write_plugins
+from tests.loads import GRID, copy_bundle, entries, is_right, rungs, spoil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
-AFFINE_OF_GRID = GRID * [1, 2, 3] + 0.5
 
 
 @pytest.fixture
@@ -45,30 +35,6 @@ def store(tmp_path: Path) -> Store:
     found = Store(tmp_path / "home")
     publish_affine(found)
     return found
-
-
-def is_right(model: npu_persist.Model) -> bool:
-    return np.array_equal(model(GRID), AFFINE_OF_GRID)
-
-
-def rungs(model: npu_persist.Model) -> list[tuple[str, str, bool]]:
-    return [(rung.name, rung.device, rung.taken) for rung in model.report.rungs]
-
-
-def entries(store: Store) -> list[Path]:
-    return [entry.path for entry in CompileCache(store.home).entries()]
-
-
-def spoil(path: Path, data: bytes | None = None) -> None:
-    """Flip the last bit of a read-only file in place, or write something else there."""
-    path.chmod(0o644)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if data is None else data)
-
-
-def copy_bundle(store: Store, target: Path) -> Path:
-    shutil.copytree(store.resolve("affine").path, target, copy_function=shutil.copyfile)
-    return target
 
 
 class TestCache:
@@ -233,69 +199,6 @@ class TestCache:
         assert len(set(keys)) == 3
 
 
-class TestWhereNothingCanBeKept:
-    def test_a_file_in_place_of_the_folder(self, store: Store) -> None:
-        (store.home / "compile-cache").write_text("in the way")
-        model = load("affine", "CPU", store=store)
-        assert is_right(model)
-        assert any(note.startswith("not cached: ") for note in model.report.notes)
-
-    def test_a_full_disk(self, store: Store) -> None:
-        with faults.before_call(faults.disk_full, faults.ALLOCATING):
-            model = load("affine", "CPU", store=store)
-        assert is_right(model)
-        assert any("No space left" in note for note in model.report.notes)
-        assert entries(store) == []
-
-    def test_a_disk_that_is_full_from_some_write_on(self, store: Store) -> None:
-        model = None
-        for enough in range(1, 60):
-
-            def fill(count: int, _: str, enough: int = enough) -> None:
-                if count > enough:
-                    faults.disk_full()
-
-            with faults.before_call(fill, faults.ALLOCATING):
-                model = load("affine", "CPU", store=store)
-            assert is_right(model)
-            if entries(store):
-                break
-        assert len(entries(store)) == 1
-
-    def test_a_folder_that_cannot_be_written_to(self, store: Store) -> None:
-        def refuse(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        with faults.before_call(refuse, ("mkdir", "open", "rename")):
-            model = load("affine", "CPU", store=store)
-        assert is_right(model)
-        assert any("Permission denied" in note for note in model.report.notes)
-
-    def test_a_folder_of_a_device_that_caches_for_itself(self, store: Store) -> None:
-        load("affine", "MULTI:CPU", store=store)
-
-        def refuse(*_: object) -> None:
-            raise PermissionError(13, "Permission denied")
-
-        with faults.before_call(refuse, ("mkdir", "open", "rename")):
-            model = load("affine", "MULTI:CPU", store=store)  # what is there cannot be copied to where OpenVINO reads
-        assert is_right(model)
-        assert not model.report.from_cache
-        assert any("not cached: could not make a staging directory" in note for note in model.report.notes)
-
-    def test_a_file_system_without_locks(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        import fcntl
-
-        def refuse(*_: object) -> None:
-            raise OSError(95, "Operation not supported")
-
-        monkeypatch.setattr(fcntl, "flock", refuse)
-        assert is_right(load("affine", "CPU", store=store))
-        model = load("affine", "CPU", store=store)
-        assert model.report.from_cache
-        assert is_right(model)
-
-
 class TestAttached:
     @pytest.fixture
     def bundle(self, store: Store, tmp_path: Path) -> Path:
@@ -409,134 +312,6 @@ class TestFallback:
             load("affine", "CPU", fallback=fallback, store=store)
 
 
-class TestSecondDevice:
-    """AUTO, HETERO and the like with two devices: the CPU's plugin under two names."""
-
-    @pytest.fixture(autouse=True)
-    def two_devices(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        core.get_core()
-        monkeypatch.setattr(core, "_cores", [ov.Core(str(write_plugins(tmp_path)))])
-        return iter(())
-
-    # MULTI names only one of the two as executing: they are one plugin.
-    @pytest.mark.filterwarnings("ignore::npu_persist.errors.DeviceWarning")
-    @pytest.mark.parametrize("device", [f"AUTO:{SECOND},CPU", f"MULTI:{SECOND},CPU", f"HETERO:{SECOND},CPU"])
-    def test_is_cached(self, store: Store, device: str) -> None:
-        for expected in (False, True):
-            model = load("affine", device, store=store)
-            assert is_right(model)
-            wait_for_threads()
-            assert model.report.from_cache is expected, str(model.report)
-            assert entries(store)
-        assert len(entries(store)) == 1
-
-    def test_a_damaged_file_of_auto_is_made_again(self, store: Store) -> None:
-        device = f"AUTO:{SECOND},CPU"
-        load("affine", device, store=store)
-        wait_for_threads()
-        (path,) = entries(store)
-        (blob,) = (path / "openvino").iterdir()
-        spoil(blob)
-        model = load("affine", device, store=store)
-        assert is_right(model)
-        assert not model.report.from_cache
-        wait_for_threads()
-        assert load("affine", device, store=store).report.from_cache
-
-    def test_a_file_that_was_put_there_is_not_read(self, store: Store) -> None:
-        device = f"AUTO:{SECOND},CPU"
-        load("affine", device, store=store)
-        wait_for_threads()
-        (path,) = entries(store)
-        (path / "openvino" / "1234.blob").write_bytes(b"evil")
-        model = load("affine", device, store=store)
-        assert not model.report.from_cache
-        assert is_right(model)
-
-    def test_a_second_device_that_fails_to_compile_is_fallen_back_from(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        real = core.get_core()
-        monkeypatch.setattr(core, "_cores", [Failing(real, SECOND)])
-        model = load("affine", SECOND, fallback=("CPU",), store=store)
-        assert model.report.loaded_device == "CPU"
-        assert any("out of order" in rung.reason for rung in model.report.rungs)
-        with pytest.raises(CompilationError, match="out of order"):
-            load("affine", SECOND, store=store, cache=False)
-
-    def test_what_auto_compiles_in_the_background_is_kept_when_it_is_done(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        done = threading.Event()
-        monkeypatch.setattr(own_cache, "is_settled", lambda _: done.is_set())
-        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
-        assert is_right(model)
-        assert entries(store) == []
-        done.set()
-        wait_for_threads()
-        assert len(entries(store)) == 1
-        assert load("affine", f"AUTO:{SECOND},CPU", store=store).report.from_cache
-
-    def test_what_auto_compiles_for_a_model_that_is_gone_is_not_kept(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(own_cache, "is_settled", lambda _: False)
-        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
-        assert [thread for thread in threading.enumerate() if thread.name == "compile cache of AUTO"]
-        del model
-        gc.collect()
-        wait_for_threads()
-        assert entries(store) == []
-        assert not list((store.home / "compile-cache").rglob("*.blob"))
-
-    def test_files_that_openvino_does_not_take_are_no_hit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        load("affine", f"AUTO:{SECOND},CPU", store=store)
-        wait_for_threads()
-        monkeypatch.setattr(ladder, "is_from_cache", lambda _: False)
-        model = load("affine", f"AUTO:{SECOND},CPU", store=store)
-        assert not model.report.from_cache
-        assert rungs(model)[-1] == ("compile", f"AUTO:{SECOND},CPU", True)
-
-    def test_the_devices_have_entries_of_their_own(self, store: Store) -> None:
-        for device in ("CPU", SECOND):
-            model = load("affine", device, store=store)
-            assert not model.report.from_cache
-            assert is_right(model)
-        assert len(entries(store)) == 2
-
-
-class TestAuto:
-    def test_is_the_only_device_where_there_is_only_one(self, store: Store) -> None:
-        load("affine", "CPU", store=store)
-        model = load("affine", "AUTO", store=store)
-        if core.get_core().available_devices != ["CPU"]:
-            pytest.skip("this machine has more than a CPU")
-        assert (model.report.device, model.report.loaded_device) == ("AUTO", "CPU")
-        assert model.report.from_cache
-
-    def test_warns_where_it_stays_on_the_cpu(self, store: Store) -> None:
-        if any(name.startswith("NPU") for name in core.get_core().available_devices):
-            pytest.skip("this machine has an NPU")
-        with pytest.warns(DeviceWarning, match=r"AUTO:NPU,CPU was asked for, but only CPU executes it"):
-            model = load("affine", "AUTO:NPU,CPU", store=store)
-        assert model.report.execution_devices == ("CPU",)
-        assert "AUTO:NPU,CPU was asked for" in str(model.report)
-        assert is_right(model)
-
-
-class TestTheNpusPlugin:
-    """The real NPU plugin, which runs on a CPU when it is told to."""
-
-    CONFIG = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}  # noqa: RUF012
-
-    def test_exports_and_imports(self, store: Store) -> None:
-        first = load("affine", "NPU", config=self.CONFIG, store=store)
-        second = load("affine", "NPU", config=self.CONFIG, store=store)
-        assert (first.report.from_cache, second.report.from_cache) == (False, True)
-        assert is_right(first)
-        assert is_right(second)
-
-
 class TestCompileTimeout:
     def test_compiles_in_a_process_of_its_own(self, store: Store) -> None:
         beats: list[npu_persist.CompileProgress] = []
@@ -609,26 +384,3 @@ class TestReport:
         assert shown["verified_bytes"] == sum(model.bundle.manifest.files[path].size for path in (XML, WEIGHTS))
         for part in ("affine:1 for CPU", "passed over  cache", "taken        compile", "verified: full"):
             assert part in str(model.report)
-
-
-class Failing:
-    """A core with a device that is there and compiles nothing."""
-
-    def __init__(self, core: Any, device: str) -> None:
-        self._core = core
-        self._device = device
-
-    def compile_model(self, model: Any, device: str, properties: Any) -> Any:
-        if device == self._device:
-            raise RuntimeError("out of order")
-        return self._core.compile_model(model, device, properties)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._core, name)
-
-
-def wait_for_threads() -> None:
-    """Wait until what AUTO does in the background is kept."""
-    for thread in threading.enumerate():
-        if thread.name == "compile cache of AUTO":
-            thread.join()
