@@ -11,15 +11,22 @@ folder holds exactly the files that it names, of the sizes and digests that it g
       "subject": "blake3:<64 hex digits>",          digest of the bundle's manifest
       "name": "unet",                               the bundle's name, for people
       "graph": "main",
+      "shapes": {"input_ids": [1, 128]},            the inputs' sizes it is for; null: those of the graph
+      "target": "CPU",                              or "NPU:4000": what it runs on
       "device": "CPU",                              OpenVINO's device string
       "identity": {"FULL_DEVICE_NAME": "..."},      what tells the device from others
+      "inputs": [{"name": "input_ids", "dtype": "int64", "shape": [1, 128]}],
+      "outputs": [...],                             both as in the manifest
       "openvino": "2026.4.1-22982-e213a147257-releases/2026/4",
       "properties": {"PERFORMANCE_HINT": "LATENCY"},
       "kind": "blob",                               or "cache_dir": what OpenVINO kept in a CACHE_DIR
       "weightless": true,                           the blob reads the bundle's weights file
       "requirements": "meta=1.0;ov=2026.4.1;isa=Intel AVX2",
+      "toolchain": "plugin",                        what reached the compiler
+      "compiler": "8.4",                            the NPU compiler's version; null elsewhere
       "files": {"model.blob": {"size": 3120, "digest": "blake3:<64 hex digits>"}},
-      "seconds": 3.25                               what the compilation took
+      "seconds": 3.25,                              what the compilation took
+      "peak_memory": 267386880                      bytes that it held at most; null where nobody counted
     }
 """
 
@@ -27,17 +34,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from npu_persist.digest import digest_bytes, digest_file
 from npu_persist.errors import ArtifactError, ManifestError
 from npu_persist.files import is_directory
-from npu_persist.manifest import FileEntry, strict_json
+from npu_persist.manifest import FileEntry, Port, strict_json
 from npu_persist.manifest.reading import Reader
+from npu_persist.manifest.writing import port_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from dataclasses import dataclass
     from pathlib import Path
 else:
@@ -62,6 +71,9 @@ MAX_ARTIFACT_SIZE = 1024 * 1024
 """Largest `artifact.json`, in bytes."""
 
 Kind = Literal["blob", "cache_dir"]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Sizes of inputs that a graph leaves open, by the input's name."""
+
 _OWN_FILES = frozenset({ARTIFACT_FILE, USED_FILE})
 _KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
 _ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes what was put aside"
@@ -75,29 +87,44 @@ class Artifact:
         subject: Digest of the bundle that it was compiled from.
         name: The bundle's name, for people: the digest counts.
         graph: Name of the graph.
+        shapes: Sizes of the inputs for which it was compiled, where the graph leaves them open; None: as in the graph.
+        target: What it runs on: `NPU:4000`, `CPU`.
         device: OpenVINO's device string.
-        identity: What tells the device from others, as `devices.identify` gives it.
+        identity: What tells the device from others, as `device.identify` gives it; of a device that is not here only
+            what the target says of it.
+        inputs: As compiled, in the order of the graph.
+        outputs: As compiled, in the order of the graph.
         openvino: OpenVINO's full version.
         properties: The compilation's properties, as text.
         kind: "blob": exported by OpenVINO; "cache_dir": the files of a CACHE_DIR.
         weightless: Whether the blob reads the bundle's weights file when it is imported.
         requirements: OpenVINO's RUNTIME_REQUIREMENTS of the compiled model; None where the device names none.
+        toolchain: What reached the compiler: "plugin" (this OpenVINO), "libraries" or "wine".
+        compiler: Version of the NPU's compiler; None for other devices.
         files: Size and digest of each file, by relative path.
         seconds: What the compilation took.
+        peak_memory: Bytes that it held at most; None where it ran in the program's own process.
     """
 
     subject: str
     name: str
     graph: str
+    shapes: Shapes | None
+    target: str
     device: str
     identity: Mapping[str, str]
     openvino: str
     properties: Mapping[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     kind: Kind
     weightless: bool
     requirements: str | None
+    toolchain: str
+    compiler: str | None
     files: Mapping[str, FileEntry]
     seconds: float
+    peak_memory: int | None
 
     @property
     def key(self) -> str:
@@ -105,6 +132,7 @@ class Artifact:
         return make_key(
             subject=self.subject,
             graph=self.graph,
+            shapes=self.shapes,
             device=self.device,
             identity=self.identity,
             openvino=self.openvino,
@@ -124,6 +152,9 @@ class Artifact:
             "key": self.key,
             "identity": dict(self.identity),
             "properties": dict(self.properties),
+            "shapes": _shapes_document(self.shapes),
+            "inputs": [port_document(port) for port in self.inputs],
+            "outputs": [port_document(port) for port in self.outputs],
             "files": {path: asdict(entry) for path, entry in self.files.items()},
         }
         return strict_json.dump(document)
@@ -151,10 +182,11 @@ class Artifact:
         return found
 
 
-def make_key(  # noqa: PLR0913 (six things decide, and all have to be named)
+def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
     *,
     subject: str,
     graph: str,
+    shapes: Shapes | None,
     device: str,
     identity: Mapping[str, str],
     openvino: str,
@@ -165,6 +197,7 @@ def make_key(  # noqa: PLR0913 (six things decide, and all have to be named)
         "format_version": FORMAT_VERSION,
         "subject": subject,
         "graph": graph,
+        "shapes": _shapes_document(shapes),
         "device": device,
         "identity": dict(identity),
         "openvino": openvino,
@@ -242,22 +275,29 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
     problems = strict_json.Problems(source)
     document = strict_json.load(data, problems)
     reader = Reader(problems)
-    fields = ("subject", "name", "graph", "device", "identity", "openvino", "properties", "kind", "weightless")
-    got = reader.members(document, "", "format_version", "key", *fields, "requirements", "files", "seconds")
+    names = [name for name in Artifact.__dataclass_fields__ if not name.startswith("_")]
+    got = reader.members(document, "", "format_version", "key", *names)
     reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
     artifact = Artifact(
         subject=reader.digest(got["subject"], "subject"),
         name=reader.bundle_name(got["name"], "name"),
         graph=reader.text(got["graph"], "graph"),
+        shapes=reader.optional(got["shapes"], "shapes", reader.shapes),
+        target=reader.text(got["target"], "target"),
         device=reader.text(got["device"], "device"),
         identity=_texts(reader, got["identity"], "identity"),
         openvino=reader.text(got["openvino"], "openvino"),
         properties=_texts(reader, got["properties"], "properties"),
+        inputs=reader.array(got["inputs"], "inputs", reader.port),
+        outputs=reader.array(got["outputs"], "outputs", reader.port),
         kind=reader.choice(got["kind"], "kind", _KINDS),
         weightless=got["weightless"] is True,
         requirements=reader.optional(got["requirements"], "requirements", reader.any_text),
+        toolchain=reader.text(got["toolchain"], "toolchain"),
+        compiler=reader.optional(got["compiler"], "compiler", reader.text),
         files=reader.files(got["files"], "files"),
         seconds=reader.number(got["seconds"], "seconds"),
+        peak_memory=reader.optional(got["peak_memory"], "peak_memory", reader.integer),
     )
     for relative in sorted(_OWN_FILES.intersection(artifact.files)):
         problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
@@ -266,6 +306,10 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
     key = reader.text(got["key"], "key")
     problems.raise_if_any()
     return artifact, key
+
+
+def _shapes_document(shapes: Shapes | None) -> dict[str, list[int]] | None:
+    return None if shapes is None else {name: list(shape) for name, shape in shapes.items()}
 
 
 def _texts(reader: Reader, value: Any, where: str) -> dict[str, str]:

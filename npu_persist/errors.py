@@ -11,6 +11,8 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   ├── AmbiguousReferenceError
     │   ├── ExampleInputsError
     │   ├── PropertyError
+    │   ├── TargetError
+    │   ├── DynamicShapeError
     │   └── InputError (TypeError)
     ├── NotFoundError (FileNotFoundError)   3  not found
     │   ├── BundleNotFoundError
@@ -19,6 +21,7 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   ├── ManifestError
     │   ├── FileIntegrityError
     │   │   └── ArtifactError
+    │   │       └── BlobError
     │   └── GraphIntegrityError
     ├── IncompatibleError                   5  incompatible
     │   ├── FormatVersionError
@@ -26,7 +29,10 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     ├── ConversionError                     1
     ├── ParityError                         1
     ├── CompilationError                    1
-    │   └── CompileTimeoutError (TimeoutError)
+    │   ├── CompileTimeoutError (TimeoutError)
+    │   ├── CompileMemoryError (MemoryError)
+    │   ├── ToolchainError
+    │   └── JobsError
     ├── InferenceError (RuntimeError)       1
     └── StoreError (OSError)                1
 
@@ -89,6 +95,24 @@ class ExampleInputsError(UsageError):
 
 class PropertyError(UsageError):
     """An OpenVINO property that no device knows, or a value that the device refuses."""
+
+
+class TargetError(UsageError):
+    """A text that names nothing that a compiled artifact can be for."""
+
+
+class DynamicShapeError(UsageError):
+    """A graph with axes of varying size, where the device wants fixed ones.
+
+    Attributes:
+        input: Name of the first input that has one.
+        axis: The axis, from 0.
+    """
+
+    def __init__(self, message: str, *, input: str | None = None, axis: int | None = None) -> None:  # noqa: A002
+        super().__init__(message)
+        self.input = input
+        self.axis = axis
 
 
 class InputError(UsageError, TypeError):
@@ -170,6 +194,10 @@ class ArtifactError(FileIntegrityError):
     """A file of a compiled artifact that is damaged, or is not what its `artifact.json` says."""
 
 
+class BlobError(ArtifactError):
+    """A compiled blob whose description of itself is damaged, truncated or of no known kind."""
+
+
 class IncompatibleError(NpuPersistError):
     """The bundle is sound, but this installation cannot read or run it."""
 
@@ -247,6 +275,26 @@ class CompilationError(NpuPersistError):
 
 class CompileTimeoutError(CompilationError, TimeoutError):
     """A compilation took longer than `compile_timeout` allows, and was ended."""
+
+
+class CompileMemoryError(CompilationError, MemoryError):
+    """A compilation held more memory than its limit allows, and was ended."""
+
+
+class ToolchainError(CompilationError):
+    """No toolchain can compile for a target here, or the one that could is damaged or of another OpenVINO version."""
+
+
+class JobsError(CompilationError):
+    """Some of several compilations failed; the others are done and attached.
+
+    Attributes:
+        results: What came of each (`JobResult`), in the order in which they were asked for.
+    """
+
+    def __init__(self, message: str, *, results: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class InferenceError(NpuPersistError, RuntimeError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.digest import digest_bytes
+from npu_persist.manifest import Port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +25,22 @@ def make_artifact(**changes: Any) -> Artifact:
         "subject": digest_bytes(b"a manifest"),
         "name": "tiny",
         "graph": "main",
+        "shapes": None,
+        "target": "CPU",
         "device": "CPU",
         "identity": {"FULL_DEVICE_NAME": "A processor", "DEVICE_ARCHITECTURE": "intel64"},
         "openvino": "2026.4.1-22982-e213a147257-releases/2026/4",
         "properties": {"PERFORMANCE_HINT": "LATENCY"},
+        "inputs": (Port("x", "float32", (1, 4)),),
+        "outputs": (Port("y", "float32", (1, 2)),),
         "kind": "blob",
         "weightless": True,
         "requirements": "meta=1.0;ov=2026.4.1;isa=AVX2",
+        "toolchain": "plugin",
+        "compiler": None,
         "files": {},
         "seconds": 3.25,
+        "peak_memory": None,
     }
     return Artifact(**(fields | changes))
 

@@ -19,7 +19,7 @@ from npu_persist.artifact import (
     read_artifact,
 )
 from npu_persist.errors import ArtifactError
-from npu_persist.manifest import FileEntry
+from npu_persist.manifest import DTYPES, Dimension, FileEntry, Port
 from tests.artifacts import fill, make_artifact
 
 if TYPE_CHECKING:
@@ -32,22 +32,33 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 mappings = st.dictionaries(texts, st.text(st.characters(codec="utf-8"), max_size=20), max_size=4)
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True).filter(lambda name: name != "used")
 digests = st.from_regex(r"blake3:[0-9a-f]{64}", fullmatch=True)
+axes = st.integers(0, 2**40) | st.builds(Dimension, st.none() | texts, st.integers(0, 9), st.none() | st.integers(9))
+ports = st.lists(
+    st.builds(Port, texts, st.sampled_from(DTYPES), st.lists(axes, max_size=3).map(tuple)), max_size=2
+).map(tuple)
 artifacts = st.builds(
     Artifact,
     subject=digests,
     name=st.just("unet"),
     graph=texts,
+    shapes=st.none() | st.dictionaries(texts, st.lists(st.integers(0, 2**40), max_size=3).map(tuple), max_size=2),
+    target=texts,
     device=texts,
     identity=mappings,
     openvino=texts,
     properties=mappings,
+    inputs=ports,
+    outputs=ports,
     kind=st.sampled_from(["blob", "cache_dir"]),
     weightless=st.booleans(),
     requirements=st.none() | texts,
+    toolchain=texts,
+    compiler=st.none() | texts,
     files=st.dictionaries(
         st.builds("x{}/y{}".format, names, names), st.builds(FileEntry, st.integers(0, 2**63 - 1), digests), max_size=3
     ),
     seconds=st.floats(0, 1e9),
+    peak_memory=st.none() | st.integers(0, 2**60),
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -135,6 +146,7 @@ def test_what_does_not_fit_is_an_error(changes: dict[str, Any]) -> None:
     [
         {"subject": "blake3:" + "1" * 64},
         {"graph": "other"},
+        {"shapes": {"x": (1, 8)}},
         {"device": "GPU"},
         {"identity": {"FULL_DEVICE_NAME": "Another processor", "DEVICE_ARCHITECTURE": "intel64"}},
         {"identity": {}},
@@ -149,12 +161,31 @@ def test_everything_that_decides_is_in_the_key(change: dict[str, Any]) -> None:
 
 
 def test_nothing_else_is_in_the_key() -> None:
-    other = make_artifact(name="other", weightless=False, requirements=None, seconds=0.0, kind="cache_dir")
+    other = make_artifact(
+        name="other",
+        target="NPU:4000",
+        weightless=False,
+        requirements=None,
+        seconds=0.0,
+        kind="cache_dir",
+        toolchain="wine",
+        compiler="8.4",
+        peak_memory=7,
+        inputs=(),
+        outputs=(),
+    )
     assert other.key == SOUND.key
 
 
 def test_the_key_does_not_depend_on_the_order_of_properties() -> None:
-    about: dict[str, Any] = {"subject": "s", "graph": "g", "device": "d", "identity": {}, "openvino": "o"}
+    about: dict[str, Any] = {
+        "subject": "s",
+        "graph": "g",
+        "shapes": None,
+        "device": "d",
+        "identity": {},
+        "openvino": "o",
+    }
     assert make_key(**about, properties={"A": "1", "B": "2"}) == make_key(**about, properties={"B": "2", "A": "1"})
 
 

@@ -7,11 +7,11 @@ whatever OpenVINO refuses comes out as one of our errors.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact import BLOB_FILE, Artifact, describe_files
-from npu_persist.compilation.ports import check_ports
+from npu_persist.compilation.ports import check_ports, describe_outputs, fix_inputs
 from npu_persist.core import get_core
 from npu_persist.device import explain_missing, explain_refused
 from npu_persist.digest import digest_bytes
@@ -73,7 +73,31 @@ def read_graph(recipe: Recipe) -> ov.Model:
     except RuntimeError as error:
         raise CompilationError(f"OpenVINO could not read {bundle.reference} ({xml}): {error}") from error
     check_ports(bundle.reference, graph, model)
+    if recipe.shapes:
+        fix_shapes(recipe, model)
     return model
+
+
+def fix_shapes(recipe: Recipe, model: ov.Model) -> None:
+    """Give a graph's inputs the sizes that a recipe asks for.
+
+    Raises:
+        CompilationError: The graph does not work with them.
+    """
+    inputs = fix_inputs(recipe.graph, recipe.shapes)
+    try:
+        model.reshape(
+            {
+                found: list(port.shape)
+                for found, port in zip(model.inputs, inputs, strict=True)
+                if port.name in (recipe.shapes or {})
+            }
+        )
+    except RuntimeError as error:
+        shapes = {name: list(shape) for name, shape in (recipe.shapes or {}).items()}
+        raise CompilationError(
+            f"{recipe.bundle.reference}: its graph does not work with inputs of the sizes {shapes}: {error}"
+        ) from error
 
 
 def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | None = None) -> Compiled:
@@ -127,15 +151,22 @@ def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, i
         subject=recipe.bundle.digest,
         name=recipe.bundle.name,
         graph=recipe.graph.name,
+        shapes=recipe.shapes,
+        target=recipe.device,
         device=recipe.device,
         identity=recipe.identity,
         openvino=recipe.openvino,
         properties=recipe.texts,
+        inputs=fix_inputs(recipe.graph, recipe.shapes),
+        outputs=describe_outputs(recipe.graph, compiled.model),
         kind=kind,
         weightless=is_weightless,
         requirements=_ask_requirements(compiled.model),
+        toolchain="plugin",
+        compiler=None,
         files=describe_files(staging),
         seconds=round(compiled.seconds, 3),
+        peak_memory=None,
     )
 
 
@@ -168,7 +199,8 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
     tensor = ov.Tensor(blob, shared_memory=True)
     try:
         model = get_core().import_model(tensor, recipe.device, properties)
-        check_ports(recipe.bundle.reference, recipe.graph, model)
+        graph = replace(recipe.graph, inputs=fix_inputs(recipe.graph, recipe.shapes))
+        check_ports(recipe.bundle.reference, graph, model)
     except (RuntimeError, GraphIntegrityError) as error:
         raise ArtifactError(
             f"{path}: OpenVINO does not take it for {recipe}: {error}",

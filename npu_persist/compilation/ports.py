@@ -1,11 +1,12 @@
 """Whether a graph has the inputs and outputs that its manifest promises.
 
-The promise: a call that fits the manifest fits the graph. Inputs must be exactly as promised, bounds included; an
-output may be known less exactly to one of the two.
+The promise: a call that fits the manifest fits the graph. Inputs must be exactly as promised, bounds included, or of
+the sizes that were asked for; an output may be known less exactly to one of the two.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import GraphIntegrityError
@@ -14,6 +15,7 @@ from npu_persist.signature import describe_port
 if TYPE_CHECKING:
     import openvino as ov
 
+    from npu_persist.artifact import Shapes
     from npu_persist.manifest import Dimension, Graph, Port
 
 _TYPE_NAMES = {
@@ -21,6 +23,27 @@ _TYPE_NAMES = {
     "uint32": "u32", "uint64": "u64", "float16": "f16", "float32": "f32", "float64": "f64",
 }  # fmt: skip
 """Numpy's names of types to OpenVINO's. `Type.to_dtype` is no help: it calls bf16 float16, and i4 int8."""
+
+
+def fix_inputs(graph: Graph, shapes: Shapes | None) -> tuple[Port, ...]:
+    """Return a graph's inputs, with the sizes that were asked for in place of the open ones."""
+    return tuple(replace(port, shape=(shapes or {}).get(port.name, port.shape)) for port in graph.inputs)
+
+
+def describe_outputs(graph: Graph, model: ov.Model | ov.CompiledModel) -> tuple[Port, ...]:
+    """Return a graph's outputs, with their sizes as a model has them."""
+    return tuple(
+        replace(port, shape=_shape(port, found.get_partial_shape()))
+        for port, found in zip(graph.outputs, model.outputs, strict=True)
+    )
+
+
+def _shape(port: Port, found: ov.PartialShape) -> tuple[int | Dimension, ...]:
+    if found.rank.is_dynamic:
+        return port.shape
+    return tuple(
+        axis.get_length() if axis.is_static else promised for axis, promised in zip(found, port.shape, strict=True)
+    )
 
 
 def check_ports(reference: str, graph: Graph, model: ov.Model | ov.CompiledModel) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from npu_persist.artifact import Shapes
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Graph
 
@@ -40,12 +41,14 @@ class Recipe:
         graph: The graph.
         device: OpenVINO's device string.
         properties: OpenVINO's properties for the compilation.
+        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
     """
 
     bundle: Bundle
     graph: Graph
     device: str
     properties: Mapping[str, Any]
+    shapes: Shapes | None = None
 
     def __post_init__(self) -> None:
         """Refuse properties that would let OpenVINO cache on its own.
@@ -109,6 +112,7 @@ class Recipe:
         return make_key(
             subject=self.bundle.digest,
             graph=self.graph.name,
+            shapes=self.shapes,
             device=self.device,
             identity=self.identity,
             openvino=self.openvino,

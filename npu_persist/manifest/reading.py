@@ -80,6 +80,13 @@ class Reader(ValueReader):
             max=self.optional(got["max"], f"{where}.max", self.integer),
         )
 
+    def shapes(self, value: Any, where: str) -> dict[str, tuple[int, ...]]:
+        """Return sizes of inputs, by name."""
+        if not isinstance(value, dict):
+            self.expected("an object", value, where)
+            return {}
+        return {name: self.array(shape, key_location(where, name), self.integer) for name, shape in value.items()}
+
     def signature(self, value: Any, where: str) -> parts.Signature:
         """Return a signature."""
         got = self.members(value, where, "parameters", "arguments", "result")

@@ -22,10 +22,16 @@ def graph_document(graph: parts.Graph) -> dict[str, Any]:
         "path": graph.path,
         "precision": graph.precision,
         "conversion": graph.conversion,
-        "inputs": [_port_document(port) for port in graph.inputs],
-        "outputs": [_port_document(port) for port in graph.outputs],
+        "inputs": [port_document(port) for port in graph.inputs],
+        "outputs": [port_document(port) for port in graph.outputs],
         "signature": _signature_document(graph.signature),
     }
+
+
+def port_document(port: parts.Port) -> dict[str, Any]:
+    """Return the JSON object of an input or output."""
+    shape = [asdict(axis) if isinstance(axis, parts.Dimension) else axis for axis in port.shape]
+    return {"name": port.name, "dtype": port.dtype, "shape": shape}
 
 
 def golden_document(golden: parts.Golden) -> dict[str, Any]:
@@ -70,11 +76,6 @@ def tree_document(tree: parts.Tree) -> dict[str, Any]:
 
 def _fields_document(fields: tuple[tuple[str, parts.Tree], ...]) -> list[Any]:
     return [[name, tree_document(item)] for name, item in fields]
-
-
-def _port_document(port: parts.Port) -> dict[str, Any]:
-    shape = [asdict(axis) if isinstance(axis, parts.Dimension) else axis for axis in port.shape]
-    return {"name": port.name, "dtype": port.dtype, "shape": shape}
 
 
 def _signature_document(signature: parts.Signature) -> dict[str, Any]:
