@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle import Bundle
     from npu_persist.cache import CompileCache
-    from npu_persist.compilation.worker import CompileProgress
     from npu_persist.device.listing import Device
     from npu_persist.device.listing import list_devices as devices
     from npu_persist.errors import (
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
     from npu_persist.manifest import Tolerance
+    from npu_persist.process import CompileProgress
     from npu_persist.runtime.load import compiled, load
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.profile import LayerTime
@@ -139,7 +139,7 @@ __all__ = [
 _ROOMS = {
     "Bundle": "bundle",
     "CompileCache": "cache",
-    "CompileProgress": "compilation.worker",
+    "CompileProgress": "process",
     "Device": "device.listing",
     "LayerTime": "runtime.profile",
     "Measurement": "benchmark.results",

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +40,21 @@ def poison(folder: Path, *modules: str) -> Path:
         (folder / module).mkdir(parents=True)
         (folder / module / "__init__.py").write_text(f"raise AssertionError('{module} was imported')\n")
     return folder
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs: Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Wait a minute for a condition; tell whether it came true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

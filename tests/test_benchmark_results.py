@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npu_persist.benchmark.memory import read_memory
+from npu_persist.process.memory import read_memory
 from npu_persist.benchmark.results import Case, Latency, Ratio, Round, compare
 
 

@@ -4,18 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.compilation.worker import BEAT, CompileProgress, run
+from npu_persist.compilation.worker import run
 from npu_persist.errors import CompilationError, CompileTimeoutError, DeviceNotFoundError
-from tests.processes import ROOT
+from npu_persist.process import BEAT, CompileProgress
+from tests.processes import ROOT, is_alive, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 JOBS = """
 import os, sys, time
@@ -44,22 +43,6 @@ def refuse():
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jobs_of_a_test.py").write_text(JOBS)
     monkeypatch.syspath_prepend(str(tmp_path))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_calls_a_function_elsewhere() -> None:

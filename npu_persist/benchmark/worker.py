@@ -20,9 +20,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.benchmark.memory import read_memory
 from npu_persist.benchmark.wire import END, encode, pack_error, pack_numbers, unpack_arrays
 from npu_persist.errors import DeviceWarning
+from npu_persist.process.memory import read_memory
 from npu_persist.runtime.load import compiled, load
 
 if TYPE_CHECKING:

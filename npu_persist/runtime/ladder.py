@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.own_cache import OwnCache
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.compilation.worker import CompileProgress
+    from npu_persist.process import CompileProgress
     from npu_persist.runtime.report import Report, RungName
     from npu_persist.runtime.verification import Verification
 

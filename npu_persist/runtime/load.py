@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle import Bundle
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.compilation.worker import CompileProgress
+    from npu_persist.process import CompileProgress
     from npu_persist.runtime.ladder import Ladder
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.verification import Verify

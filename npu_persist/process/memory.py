@@ -1,4 +1,4 @@
-"""How much memory this process holds, from the system's own books.
+"""How much memory a process holds, from the system's own books.
 
 The promise: a number is the system's, in bytes; where the system does not tell, there is None and no guess.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 from typing import Any, NamedTuple
+
+_MAY_QUERY = 0x1010
+"""PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_VM_READ."""
 
 
 class Memory(NamedTuple):
@@ -18,20 +21,24 @@ class Memory(NamedTuple):
     """The most that it has ever held."""
 
 
-def read_memory() -> Memory:
-    """Return what this process holds, and the most that it has held.
+def read_memory(pid: int | None = None) -> Memory:
+    """Return what a process holds, and the most that it has held.
 
-    Sources: `/proc/self/status` on Linux, `VmRSS` and `VmHWM` (proc(5); not `ru_maxrss`, which a process inherits from
-    the one that started it), `GetProcessMemoryInfo` on Windows, `ru_maxrss` elsewhere.
+    Sources: `/proc/<pid>/status` on Linux, `VmRSS` and `VmHWM` (proc(5); not `ru_maxrss`, which a process inherits from
+    the one that started it), `GetProcessMemoryInfo` on Windows, for this process `ru_maxrss` elsewhere.
+
+    Args:
+        pid: The process; None for this one. Of one that has ended nothing is known.
     """
-    return {"linux": _read_linux, "win32": _read_windows}.get(sys.platform, _read_usage)()
+    return {"linux": _read_linux, "win32": _read_windows}.get(sys.platform, _read_usage)(pid)
 
 
-def _read_linux() -> Memory:
+def _read_linux(pid: int | None) -> Memory:
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 (imports less)
+        path = f"/proc/{'self' if pid is None else pid}/status"
+        with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123 (imports less)
             lines = dict(line.split(":", maxsplit=1) for line in file if ":" in line)
-    except OSError:  # no /proc in this container
+    except OSError:  # no /proc in this container, or the process is gone
         return Memory(None, None)
 
     def read(name: str) -> int | None:
@@ -40,14 +47,16 @@ def _read_linux() -> Memory:
     return Memory(read("VmRSS"), read("VmHWM"))
 
 
-def _read_usage() -> Memory:
+def _read_usage(pid: int | None) -> Memory:
+    if pid is not None:
+        return Memory(None, None)
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # https://man.freebsd.org/getrusage(2): kilobytes, but on macOS
     return Memory(None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def _read_windows() -> Memory:
+def _read_windows(pid: int | None) -> Memory:
     # https://learn.microsoft.com/windows/win32/api/psapi/ns-psapi-process_memory_counters
     import ctypes
     from ctypes import wintypes
@@ -67,10 +76,16 @@ def _read_windows() -> Memory:
         )
 
     kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 (type checkers elsewhere do not know it)
-    process, query = kernel.GetCurrentProcess, kernel.K32GetProcessMemoryInfo
-    process.restype = wintypes.HANDLE
+    kernel.GetCurrentProcess.restype = kernel.OpenProcess.restype = wintypes.HANDLE
+    kernel.OpenProcess.argtypes = (wintypes.DWORD, wintypes.BOOL, wintypes.DWORD)
+    kernel.CloseHandle.argtypes = (wintypes.HANDLE,)
+    query = kernel.K32GetProcessMemoryInfo
     query.argtypes = (wintypes.HANDLE, ctypes.POINTER(Counters), wintypes.DWORD)
-    counters = Counters(cb=ctypes.sizeof(Counters))
-    if not query(process(), ctypes.byref(counters), counters.cb):
+    process = kernel.GetCurrentProcess() if pid is None else kernel.OpenProcess(_MAY_QUERY, 0, pid)
+    if not process:
         return Memory(None, None)
-    return Memory(counters.WorkingSetSize, counters.PeakWorkingSetSize)
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    known = query(process, ctypes.byref(counters), counters.cb)
+    if pid is not None:
+        kernel.CloseHandle(process)
+    return Memory(counters.WorkingSetSize, counters.PeakWorkingSetSize) if known else Memory(None, None)

@@ -1,0 +1,375 @@
+"""Watch over a process that does one job: its time, its memory, what it says, and that it ends.
+
+The promise: when `supervise` returns or raises, the process and its children are gone and its pipes are closed,
+whatever it was doing and whatever it wrote; Ctrl-C ends it too. What it holds in this process is bounded, however much
+it says.
+
+The caller writes the request to the process's standard input and keeps that open: its end means that the caller died,
+and the process must end then. The process writes messages to its standard output, JSON objects on a line each:
+
+    {"stage": "compile"}                       what it does now; any number of them
+    {"result": {...}}   or   {"failure": ...}  at the end, once; then it waits for its end, so that its peak memory can
+                                               be read
+
+Any other line there, and every line on its standard error, is its log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast, final
+
+from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError
+from npu_persist.process.memory import Memory, read_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+BEAT = 0.5
+"""Seconds between two calls of `progress`."""
+
+LOG_LINES = 20
+"""How many of the process's last lines are kept."""
+
+_TICK = 0.05
+"""Seconds between two looks at the process."""
+
+_PIECE = 64 * 1024
+_LONGEST_LINE = 1024 * 1024
+"""Bytes of a line; what is beyond them is dropped, and a message that long is none."""
+
+_LONGEST_LOG_LINE = 500
+"""Characters that are kept of a line of the log."""
+
+_LAST_BYTES = 1024 * 1024
+"""Most that is read of a pipe that something else holds open when the process is gone."""
+
+_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
+"""Escape sequences of terminals (ECMA-48): colours and titles."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+class CompileProgress(NamedTuple):
+    """How far a compilation in a process of its own is.
+
+    Attributes:
+        elapsed: Seconds since it began.
+        memory: Bytes of resident memory that it holds; None where that cannot be told.
+        line: The last line that it said itself; None before the first.
+    """
+
+    elapsed: float
+    memory: int | None
+    line: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a process answered.
+
+    Attributes:
+        message: `{"result": ...}` or `{"failure": ...}`.
+        seconds: How long it took, the start of the process included.
+        peak_memory: The most resident memory that it held, in bytes; None where the system does not tell.
+        log: Its last lines.
+    """
+
+    message: Mapping[str, Any]
+    seconds: float
+    peak_memory: int | None
+    log: tuple[str, ...]
+
+    @property
+    def result(self) -> Any:
+        """What it answered at the end of a job that did not fail."""
+        return self.message["result"]
+
+
+def supervise(  # noqa: PLR0913 (each limit is one)
+    command: Sequence[str],
+    request: bytes,
+    *,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+    progress: Callable[[CompileProgress], object] | None = None,
+    cancelled: threading.Event | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> Answer:
+    """Start a process, wait for its answer and end it.
+
+    Args:
+        command: The program and its arguments.
+        request: What it reads from its standard input.
+        timeout: Seconds after which it is ended; None for never.
+        memory_limit: Bytes of resident memory at which it is ended; None for no limit. It is looked at 20 times a
+            second.
+        progress: Called at once, about twice a second, and when the answer is there.
+        cancelled: Ends the process when it is set.
+        env: Its environment; None for this process's own.
+        cwd: Its working directory; None for this process's own.
+
+    Raises:
+        CompileTimeoutError: It took longer.
+        CompileMemoryError: It held more memory.
+        CompilationError: It ended without an answer, cannot be started, or was cancelled; or there is a memory limit
+            and this system does not tell what a process holds.
+    """
+    if memory_limit is not None and read_memory(os.getpid()).now is None:
+        raise CompilationError(
+            "memory_limit: this system does not tell how much memory a process holds (expected /proc on Linux, "
+            "GetProcessMemoryInfo on Windows). Compile without memory_limit"
+        )
+    began = time.monotonic()
+    try:
+        process = subprocess.Popen(  # noqa: S603 (the callers run programs of ours)
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            # Ctrl-C in the terminal is for the caller, who ends the process: OpenVINO would not.
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            start_new_session=sys.platform != "win32",
+        )
+    except OSError as error:
+        raise CompilationError(f"cannot start {command[0]}: {error.strerror or error}") from error
+    with _Hearing(process, request) as hearing:
+        watch = _Watch(process, hearing, began, progress)
+        while not hearing.answered.wait(_TICK) and not _has_ended(process):
+            watch.look()
+            if cancelled is not None and cancelled.is_set():
+                raise CompilationError(f"the compilation was cancelled after {watch.elapsed:.1f} s, and was ended")
+            if timeout is not None and watch.elapsed >= timeout:
+                raise CompileTimeoutError(
+                    f"the compilation was not done after {watch.elapsed:.1f} s, and was ended (limit: {timeout:g} s). "
+                    f"{hearing.say_log()}"
+                )
+            if memory_limit is not None:
+                _check_memory(watch, memory_limit, hearing)
+        watch.finish()
+    if hearing.answer is None:
+        raise CompilationError(
+            f"the compilation's process ended with {_describe_exit(process.returncode)} after {watch.elapsed:.1f} s, "
+            f"without an answer. {hearing.say_log()}"
+        )
+    return Answer(hearing.answer, watch.elapsed, watch.peak, tuple(hearing.log))
+
+
+def _check_memory(watch: _Watch, limit: int, hearing: _Hearing) -> None:
+    held = max(watch.peak or 0, watch.memory.now or 0)
+    if held > limit:
+        raise CompileMemoryError(
+            f"the compilation held {held / 1e6:.0f} MB after {watch.elapsed:.1f} s, more than its limit of "
+            f"{limit / 1e6:.0f} MB, and was ended. {hearing.say_log()}"
+        )
+
+
+class _Watch:
+    """The time and the memory of a process, as far as they have been seen."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        hearing: _Hearing,
+        began: float,
+        progress: Callable[[CompileProgress], object] | None,
+    ) -> None:
+        self.memory = Memory(None, None)
+        self.peak: int | None = None
+        self.elapsed = 0.0
+        self._process = process
+        self._hearing = hearing
+        self._began = began
+        self._progress = progress
+        self._next_beat = 0.0
+
+    def look(self) -> None:
+        self.elapsed = time.monotonic() - self._began
+        self.memory = read_memory(self._process.pid)
+        self.peak = max(filter(None, (self.peak, *self.memory)), default=None)
+        if self.elapsed >= self._next_beat:
+            self._beat()
+
+    def finish(self) -> None:
+        self.look()  # the process waits for its end: this is its peak
+        self._beat()
+
+    def _beat(self) -> None:
+        self._next_beat = self.elapsed + BEAT
+        if self._progress is not None:
+            self._progress(CompileProgress(self.elapsed, self.memory.now, self._hearing.line))
+
+
+@final
+class _Hearing:
+    """What a process says, heard by threads, for as long as the block lasts; then the process is gone.
+
+    Attributes:
+        answered: Set when there is an answer.
+        answer: The message that ended the job.
+        log: The last lines.
+        line: The last line or stage.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], request: bytes) -> None:
+        self.answered = threading.Event()
+        self.answer: dict[str, Any] | None = None
+        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.line: str | None = None
+        self._process = process
+        self._request = request
+        self._over, self._end = os.pipe()
+        streams = ((process.stdout, self._hear_stdout), (process.stderr, self._hear_stderr))
+        self._threads = [
+            threading.Thread(target=hear, args=(stream,), daemon=True)
+            for stream, hear in ((process.stdin, self._send), *streams)
+        ]
+
+    def __enter__(self) -> _Hearing:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end_all(self._process)
+        os.close(self._end)  # the threads end, whoever else holds the pipes
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        os.close(self._over)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            cast("IO[bytes]", stream).close()
+
+    def say_log(self) -> str:
+        return f"Its last words: {' | '.join(self.log) or 'none'}"
+
+    def _send(self, stream: IO[bytes]) -> None:
+        # A thread: the process may not read, and then this would wait for ever. Raw, since closing the stream would
+        # write what is buffered.
+        view = memoryview(self._request)
+        try:
+            while view:
+                view = view[os.write(stream.fileno(), view) :]
+        except OSError:  # it has ended, and its last words say why
+            return
+
+    def _hear_stdout(self, stream: IO[bytes]) -> None:
+        for line in self._lines(stream):
+            message = _parse(line)
+            if message is None:
+                self._keep(line)
+            elif "stage" in message:
+                self.line = _clean(str(message["stage"]).encode())
+            elif self.answer is None:
+                self.answer = message
+                self.answered.set()
+
+    def _hear_stderr(self, stream: IO[bytes]) -> None:
+        for line in self._lines(stream):
+            self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
+        if text := _clean(line):
+            self.log.append(text)
+            self.line = text
+
+    def _lines(self, stream: IO[bytes]) -> Iterator[bytes]:
+        line = bytearray()
+        for piece in self._pieces(stream.fileno()):
+            first, *others = piece.split(b"\n")
+            line += first[: _LONGEST_LINE - len(line)]
+            for other in others:
+                yield bytes(line)
+                line = bytearray(other)
+        if line:
+            yield bytes(line)
+
+    def _pieces(self, descriptor: int) -> Iterator[bytes]:
+        """Yield what comes until the pipe ends, or the block does: something that outlives the process may hold it."""
+        if sys.platform == "win32":
+            while piece := os.read(descriptor, _PIECE):
+                yield piece
+            return
+        left = _LAST_BYTES
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            selector.register(self._over, selectors.EVENT_READ)
+            while True:
+                ready = [key.fd for key, _ in selector.select()]
+                if descriptor not in ready or left <= 0:
+                    return
+                if not (piece := os.read(descriptor, _PIECE)):
+                    return
+                left -= len(piece) if self._over in ready else 0
+                yield piece
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if line.startswith(b"{") and len(line) < _LONGEST_LINE:
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(message, dict) and len(message) == 1 and message.keys() <= {"stage", "result", "failure"}:
+            return message
+    return None
+
+
+def _clean(line: bytes) -> str:
+    text = line[: 4 * _LONGEST_LOG_LINE].decode(errors="replace")
+    return _UNPRINTABLE.sub(" ", _ESCAPE.sub("", text)).strip()[:_LONGEST_LOG_LINE]
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if sys.platform == "win32":
+        return process.poll() is not None
+    # It stays a zombie: nothing else can get its number, or that of its group, before the group is killed.
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # the program reaps its children itself, or ignores SIGCHLD
+        return True
+
+
+def _end_all(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children, and wait for the process."""
+    if sys.platform == "win32":
+        if process.poll() is None:
+            # https://learn.microsoft.com/windows-server/administration/windows-commands/taskkill: /t takes children.
+            subprocess.run(  # noqa: S603
+                ["taskkill", "/f", "/t", "/pid", str(process.pid)],  # noqa: S607 (a part of Windows)
+                capture_output=True,
+                check=False,
+            )
+            process.kill()
+    else:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # reaped already
+            pass
+        except PermissionError:  # macOS, of a group of zombies
+            process.kill()
+    process.wait()
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.strsignal(-code) if -code in set(signal.Signals) else None
+    return f"signal {-code} ({name})" if name else f"signal {-code}"
