@@ -13,7 +13,7 @@ import pytest
 from npu_persist.artifact import BLOB_FILE
 from npu_persist.cache import CompileCache, Hold
 from npu_persist.cache import hold as hold_module
-from npu_persist.store.staging import UNLOCKED_AGE
+from npu_persist.staging import UNLOCKED_AGE
 from tests.artifacts import BLOB, KEY, age, fill, held, is_used, make_artifact, publish
 from tests.processes import run_python
 

@@ -29,7 +29,7 @@ from npu_persist.files import (
     try_lock,
     write_file,
 )
-from npu_persist.store.staging import LOCK_SUFFIX, staged
+from npu_persist.staging import LOCK_SUFFIX, staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

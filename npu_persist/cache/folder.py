@@ -7,7 +7,7 @@
         used                        its time is that of the last use; locked while it is in use (see `hold`)
       <key>.lock                    locked by the process that compiles
       aside/<key>-<16 hex digits>/  damaged, or being removed
-      staging/                      entries that are being filled (see `store.staging`)
+      staging/                      entries that are being filled (see `staging`)
 
 The staging folder is in here and not the store's: the cache alone may be on another disk, or be what can be written.
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from npu_persist.cache.entry import Entry, read_entry, read_stamp
 from npu_persist.cache.hold import unused
 from npu_persist.files import is_directory, remove, rename_new, store_errors, try_lock
-from npu_persist.store.staging import LOCK_SUFFIX
+from npu_persist.staging import LOCK_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -40,7 +40,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
     store = npu_persist.Store(arguments.store)
     if arguments.reference:
         bundle = store.resolve(arguments.reference)
-        bundle.verify()
+        store.verify(bundle.reference)
         results = [_result(bundle.reference, bundle.size, None)]
         output.show(results, lambda: _verify_text(results, output))
         return 0
@@ -80,7 +80,7 @@ def _verify_all(
             size = bundle.size
             if bundle.version is not None:
                 store.aliases(bundle.name)
-            bundle.verify()
+            store.verify(reference)
         except BundleNotFoundError:
             continue  # someone removed it meanwhile
         except (IntegrityError, IncompatibleError) as error:

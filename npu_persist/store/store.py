@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.attachment import sweep, verify_attached
 from npu_persist.bundle import Bundle
 from npu_persist.errors import UsageError
 from npu_persist.files import is_directory, remove_file, replace_file, store_errors
@@ -22,12 +23,12 @@ from npu_persist.reference import (
     validate_alias,
     validate_name,
 )
+from npu_persist.staging import prune_staging, staged
 from npu_persist.store.entry import read_entries
 from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
 from npu_persist.store.leftovers import prune_name, remove_if_empty
 from npu_persist.store.lookup import find_name, find_version, missing_alias, missing_version, open_version
 from npu_persist.store.publish import settle, take_number
-from npu_persist.store.staging import prune_staging, staged
 
 if TYPE_CHECKING:
     import builtins
@@ -115,6 +116,8 @@ class Store:
     def verify(self, reference: AnyReference | None = None, *, progress: Callable[[int], object] | None = None) -> None:
         """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
 
+        What was compiled and attached to it is compared with what its `artifact.json` says.
+
         Args:
             reference: The bundle; None for all.
             progress: Called after each piece with the number of bytes in it.
@@ -123,12 +126,14 @@ class Store:
             IntegrityError: The first thing that is not as it was persisted.
         """
         if reference is not None:
-            self.resolve(reference).verify(progress=progress)
+            bundle = self.resolve(reference)
+            bundle.verify(progress=progress)
+            verify_attached(bundle, progress=progress)
             return
         for name in self.names():
             self.aliases(name)
             for number in self.versions(name):
-                self.resolve(StoreReference(name, version=number)).verify(progress=progress)
+                self.verify(StoreReference(name, version=number), progress=progress)
 
     def check_names(self, name: str, alias: str | None = None) -> None:
         """Check that a bundle could be published under a name and alias, before the work of making it is done.
@@ -274,7 +279,10 @@ class Store:
         with store_errors(f"prune {self.home}"):
             removed = [*prune_staging(self._staging)]
             for name in list_names(self._bundles):
-                removed += prune_name(self._folder(name))
+                folder = self._folder(name)
+                removed += prune_name(folder)
+                for number in folder.versions():
+                    removed += sweep(folder.version_path(number))
         return removed
 
     def _folder(self, name: str) -> NameFolder:
