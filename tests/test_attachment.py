@@ -23,7 +23,12 @@ from tests.bundles import publish_tiny, write_tiny
 from tests.faults import ALLOCATING, before_call, disk_full
 from tests.test_store_processes import finish, python
 
-NPU: dict[str, Any] = {"target": "NPU:4000", "device": "NPU", "identity": {"DEVICE_ARCHITECTURE": "4000"}, "properties": {}}
+NPU: dict[str, Any] = {
+    "target": "NPU:4000",
+    "device": "NPU",
+    "identity": {"DEVICE_ARCHITECTURE": "4000"},
+    "properties": {},
+}
 
 needs_kill = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed the POSIX way")
 needs_owner = pytest.mark.skipif(
