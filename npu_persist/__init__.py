@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from npu_persist.export.examples import record
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
-    from npu_persist.manifest import Tolerance
+    from npu_persist.manifest import Padding, Tolerance
     from npu_persist.process import CompileProgress
     from npu_persist.runtime.load import compiled, load
     from npu_persist.runtime.model import Model
@@ -108,6 +108,7 @@ __all__ = [
     "NotFoundError",
     "NpuPersistError",
     "OpenVINOVersionError",
+    "Padding",
     "ParityError",
     "Progress",
     "PropertyError",
@@ -144,6 +145,7 @@ _ROOMS = {
     "LayerTime": "runtime.profile",
     "Measurement": "benchmark.results",
     "Model": "runtime.model",
+    "Padding": "manifest",
     "Progress": "export",
     "Record": "signature",
     "Report": "runtime.report",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from npu_persist.files import path_problem
 from npu_persist.manifest import (
     DTYPES,
+    Buckets,
     DictNode,
     Difference,
     Dimension,
@@ -20,6 +21,7 @@ from npu_persist.manifest import (
     Manifest,
     NamedTupleNode,
     OpaqueNode,
+    Padding,
     Parameter,
     Port,
     Producer,
@@ -121,18 +123,42 @@ def _graphs(draw: st.DrawFn, name: str, path: str) -> Graph:
     arguments = tuple(
         (parameter.name, _numbered(draw(_nested(tensors | constants)), numbers)) for parameter in parameters
     )
-    inputs = next(numbers)
+    inputs = draw(_ports(next(numbers)))
     outputs = draw(st.integers(1, 3))
     return Graph(
         name=name,
         path=path,
         precision=draw(st.sampled_from(["fp16", "fp32"])),
         conversion=draw(st.sampled_from(["trace", "export"])),
-        inputs=draw(_ports(inputs)),
+        inputs=inputs,
         outputs=draw(_ports(outputs)),
         signature=Signature(
             tuple(parameters), arguments, draw(_nested(st.builds(TensorNode, st.integers(0, outputs - 1)) | constants))
         ),
+        buckets=draw(st.none() | _buckets(inputs)),
+    )
+
+
+def _buckets(inputs: tuple[Port, ...]) -> st.SearchStrategy[Buckets]:
+    opened = [port for port in inputs if any(isinstance(axis, Dimension) for axis in port.shape)]
+    if any(isinstance(axis, Dimension) and axis.max == 0 for port in opened for axis in port.shape):
+        return st.nothing()
+    paddings = st.builds(Padding, finite, st.sampled_from(["right", "left"]))
+    shapes = st.fixed_dictionaries(
+        {
+            port.name: st.tuples(
+                *(
+                    st.integers(max(axis.min, 1), axis.max or 2**42) if isinstance(axis, Dimension) else st.just(axis)
+                    for axis in port.shape
+                )
+            )
+            for port in opened
+        }
+    )
+    return st.builds(
+        Buckets,
+        st.lists(shapes, min_size=1, max_size=3).map(tuple),
+        st.fixed_dictionaries({port.name: paddings for port in opened}),
     )
 
 

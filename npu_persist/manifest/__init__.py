@@ -2,7 +2,8 @@
 
 The promise: a manifest that was read satisfies every rule of its format, so that nothing after it has to check again;
 anything else is a `ManifestError` with every problem and its place, or a `FormatVersionError`. `schema.json` in this
-folder says the same as a JSON Schema, but for the rules that relate one part to another (see `checks`).
+folder says the same as a JSON Schema, but for the rules that relate one part to another (see `checks`). A graph without
+buckets has no such member.
 
     {
       "format_version": "1.0",
@@ -20,6 +21,10 @@ folder says the same as a JSON Schema, but for the rules that relate one part to
             ],
             "arguments": [["x", {"tensor": 0}], ["scale", {"value": 2.0}]],
             "result": {"tuple": [{"tensor": 0}, {"value": null}]}
+          },
+          "buckets": {
+            "shapes": [{"x": [1, 4]}, {"x": [8, 4]}],
+            "padding": {"x": {"value": 0.0, "side": "right"}}
           }
         }
       ],
@@ -49,6 +54,7 @@ from npu_persist.manifest.parts import (
     DTYPES,
     FORMAT_VERSION,
     MANIFEST_FILE,
+    Buckets,
     Conversion,
     DictNode,
     Difference,
@@ -59,12 +65,14 @@ from npu_persist.manifest.parts import (
     ListNode,
     NamedTupleNode,
     OpaqueNode,
+    Padding,
     Parameter,
     ParameterKind,
     Port,
     Precision,
     Producer,
     RecordNode,
+    Side,
     Signature,
     TensorNode,
     Tolerance,
@@ -82,6 +90,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "MAX_MANIFEST_SIZE",
+    "Buckets",
     "Conversion",
     "DictNode",
     "Difference",
@@ -93,12 +102,14 @@ __all__ = [
     "Manifest",
     "NamedTupleNode",
     "OpaqueNode",
+    "Padding",
     "Parameter",
     "ParameterKind",
     "Port",
     "Precision",
     "Producer",
     "RecordNode",
+    "Side",
     "Signature",
     "TensorNode",
     "Tolerance",

@@ -41,6 +41,8 @@ def check_graphs(graphs: tuple[parts.Graph, ...], problems: Problems) -> None:
             for number, port in enumerate(ports):
                 _check_shape(port.shape, f"{where}.{direction}[{number}].shape", problems)
         _check_signature(graph, f"{where}.signature", problems)
+        if graph.buckets is not None:
+            _check_buckets(graph, graph.buckets, f"{where}.buckets", problems)
 
 
 def check_files(
@@ -107,6 +109,34 @@ def _check_shape(shape: tuple[int | parts.Dimension, ...], where: str, problems:
     for axis, size in enumerate(shape):
         if isinstance(size, parts.Dimension) and size.max is not None and size.max < size.min:
             problems.add(f"{where}[{axis}].max", f"expected at least min, {size.min}, got {size.max}")
+
+
+def _check_buckets(graph: parts.Graph, buckets: parts.Buckets, where: str, problems: Problems) -> None:
+    opened = {
+        port.name: port.shape for port in graph.inputs if any(isinstance(axis, parts.Dimension) for axis in port.shape)
+    }
+    if not buckets.shapes:
+        problems.add(f"{where}.shapes", "expected at least one bucket, got none")
+    named = [(f"{where}.shapes[{index}]", shapes) for index, shapes in enumerate(buckets.shapes)]
+    for place, names in [*named, (f"{where}.padding", buckets.padding)]:
+        if set(names) != set(opened):
+            problems.add(
+                place, f"expected the inputs with open axes, {show(sorted(opened))}, got {show(sorted(names))}"
+            )
+    for place, shapes in named:
+        for name, shape in shapes.items():
+            if not _fits(opened.get(name, shape), shape):
+                problems.add(
+                    key_location(place, name), f"expected sizes that the input allows, got {show(list(shape))}"
+                )
+
+
+def _fits(promised: tuple[int | parts.Dimension, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether a shape is one that an input allows; relations between its axes are no matter of the format."""
+    return len(promised) == len(shape) and all(
+        axis == size if isinstance(axis, int) else max(axis.min, 1) <= size and (axis.max is None or size <= axis.max)
+        for axis, size in zip(promised, shape, strict=True)
+    )
 
 
 def _check_signature(graph: parts.Graph, where: str, problems: Problems) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from dataclasses import dataclass
 else:
     from npu_persist.frozen import dataclass
@@ -52,13 +53,17 @@ ParameterKind: TypeAlias = Literal[
 ]
 """`inspect.Parameter.kind`, in lower case."""
 
+Side: TypeAlias = Literal["right", "left"]
+"""Where an input is filled up: after its values or before them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
     """A dynamic axis of a shape.
 
     Attributes:
-        name: The symbol that axes of equal size share, or None.
+        name: The symbol that axes of equal size share (`batch`), one computed from it (`2*batch+1`, `(batch+1)//2`), or
+            None.
         min: Smallest allowed size, at least 0.
         max: Largest allowed size, at least `min`; None is unbounded.
     """
@@ -176,6 +181,32 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Padding:
+    """How an input is filled up to the size that a graph was compiled for.
+
+    Attributes:
+        value: What is put there: a finite number that the input's dtype can hold.
+        side: "right": after the caller's values; "left": before them. On every axis that is filled.
+    """
+
+    value: float = 0.0
+    side: Side = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The sizes that a graph with open axes is compiled for.
+
+    Attributes:
+        shapes: For each bucket a full shape for each input that has open axes, by its name.
+        padding: How each of these inputs is filled up, by its name.
+    """
+
+    shapes: tuple[Mapping[str, tuple[int, ...]], ...]
+    padding: Mapping[str, Padding]
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """One OpenVINO IR file.
 
@@ -187,6 +218,7 @@ class Graph:
         inputs: In the order of the IR.
         outputs: In the order of the IR.
         signature: How the module was called.
+        buckets: The sizes that it is compiled for; None (in JSON: no such member) where nothing was said of them.
     """
 
     name: str
@@ -196,6 +228,7 @@ class Graph:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     signature: Signature
+    buckets: Buckets | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ _KINDS: tuple[parts.ParameterKind, ...] = (
     "keyword_only",
     "var_keyword",
 )
+_SIDES: tuple[parts.Side, ...] = ("right", "left")
 _FORMAT_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
 
 
@@ -49,7 +50,10 @@ class Reader(ValueReader):
 
     def graph(self, value: Any, where: str) -> parts.Graph:
         """Return a graph."""
-        got = self.members(value, where, "name", "path", "precision", "conversion", "inputs", "outputs", "signature")
+        names = ["name", "path", "precision", "conversion", "inputs", "outputs", "signature"]
+        # Absent where there are none, so that bundles without buckets are what they were before there were any.
+        has_buckets = isinstance(value, dict) and "buckets" in value
+        got = self.members(value, where, *names, *(["buckets"] if has_buckets else []))
         return parts.Graph(
             name=self.text(got["name"], f"{where}.name"),
             path=self.path(got["path"], f"{where}.path"),
@@ -58,6 +62,27 @@ class Reader(ValueReader):
             inputs=self.array(got["inputs"], f"{where}.inputs", self.port),
             outputs=self.array(got["outputs"], f"{where}.outputs", self.port),
             signature=self.signature(got["signature"], f"{where}.signature"),
+            buckets=self.buckets(got["buckets"], f"{where}.buckets") if has_buckets else None,
+        )
+
+    def buckets(self, value: Any, where: str) -> parts.Buckets:
+        """Return the sizes that a graph is compiled for."""
+        got = self.members(value, where, "shapes", "padding")
+        padding = got["padding"]
+        if not isinstance(padding, dict):
+            self.expected("an object", padding, f"{where}.padding")
+            padding = {}
+        return parts.Buckets(
+            shapes=self.array(got["shapes"], f"{where}.shapes", self.shapes),
+            padding={name: self.padding(one, key_location(f"{where}.padding", name)) for name, one in padding.items()},
+        )
+
+    def padding(self, value: Any, where: str) -> parts.Padding:
+        """Return how an input is filled up."""
+        got = self.members(value, where, "value", "side")
+        return parts.Padding(
+            value=self.number(got["value"], f"{where}.value"),
+            side=self.choice(got["side"], f"{where}.side", _SIDES),
         )
 
     def port(self, value: Any, where: str) -> parts.Port:

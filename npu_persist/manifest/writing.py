@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def graph_document(graph: parts.Graph) -> dict[str, Any]:
     """Return a graph's JSON object."""
-    return {
+    document: dict[str, Any] = {
         "name": graph.name,
         "path": graph.path,
         "precision": graph.precision,
@@ -26,6 +26,14 @@ def graph_document(graph: parts.Graph) -> dict[str, Any]:
         "outputs": [port_document(port) for port in graph.outputs],
         "signature": _signature_document(graph.signature),
     }
+    if graph.buckets is not None:
+        document["buckets"] = {
+            "shapes": [{name: list(shape) for name, shape in one.items()} for one in graph.buckets.shapes],
+            "padding": {
+                name: {"value": float(one.value), "side": one.side} for name, one in graph.buckets.padding.items()
+            },
+        }
+    return document
 
 
 def port_document(port: parts.Port) -> dict[str, Any]:

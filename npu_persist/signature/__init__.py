@@ -15,7 +15,7 @@ from npu_persist.signature.describe import (
 )
 from npu_persist.signature.plan import CallPlan
 from npu_persist.signature.record import Record
-from npu_persist.signature.symbols import read_symbol, size_of
+from npu_persist.signature.symbols import read_symbol, size_of, write_symbol
 from npu_persist.signature.tree import rebuild
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "read_symbol",
     "rebuild",
     "size_of",
+    "write_symbol",
 ]
