@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from npu_persist.core import get_core
 from npu_persist.device.identity import can_export
+from npu_persist.device.machine import read_compiler_version
 from npu_persist.device.names import ask, head
 
 
@@ -55,7 +56,7 @@ def list_devices() -> tuple[Device, ...]:
             architecture=_text(ask(core, name, "DEVICE_ARCHITECTURE")),
             capabilities=tuple(ask(core, name, "OPTIMIZATION_CAPABILITIES") or ()),
             driver=_text(ask(core, name, f"{head(name)}_DRIVER_VERSION")),
-            compiler=_version(ask(core, name, f"{head(name)}_COMPILER_VERSION")),
+            compiler=read_compiler_version(ask(core, name, f"{head(name)}_COMPILER_VERSION")),
             can_export=can_export(core, name),
         )
         for name in core.available_devices
@@ -64,8 +65,3 @@ def list_devices() -> tuple[Device, ...]:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _version(value: object) -> str | None:
-    """Return a version for people: OpenVINO has the NPU compiler's as one number, the major one in the upper half."""
-    return f"{value >> 16}.{value & 0xFFFF}" if isinstance(value, int) else _text(value)
