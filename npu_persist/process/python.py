@@ -43,6 +43,7 @@ def run_python(  # noqa: PLR0913 (each limit is one)
     memory_limit: int | None = None,
     progress: Callable[[CompileProgress], object] | None = None,
     cancelled: threading.Event | None = None,
+    tidy: Callable[[str], str | None] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
     """Call a function in a process of its own.
@@ -54,6 +55,7 @@ def run_python(  # noqa: PLR0913 (each limit is one)
         memory_limit: Bytes of resident memory at which it is ended; None for no limit.
         progress: Called about twice a second.
         cancelled: Ends the process when it is set.
+        tidy: Called with each line of the log, in threads; returns what is kept of it, or None.
         env: Its environment; None for this process's own.
 
     Returns:
@@ -78,6 +80,7 @@ def run_python(  # noqa: PLR0913 (each limit is one)
         memory_limit=memory_limit,
         progress=progress,
         cancelled=cancelled,
+        tidy=tidy,
         env=env,
     )
     if "failure" in answer.message:

@@ -104,6 +104,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
     memory_limit: int | None = None,
     progress: Callable[[CompileProgress], object] | None = None,
     cancelled: threading.Event | None = None,
+    tidy: Callable[[str], str | None] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
 ) -> Answer:
@@ -117,6 +118,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
             second.
         progress: Called at once, about twice a second, and when the answer is there.
         cancelled: Ends the process when it is set.
+        tidy: Called with each line of the log, in threads; returns what is kept of it, or None.
         env: Its environment; None for this process's own.
         cwd: Its working directory; None for this process's own.
 
@@ -146,7 +148,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
         )
     except OSError as error:
         raise CompilationError(f"cannot start {command[0]}: {error.strerror or error}") from error
-    with _Hearing(process, request) as hearing:
+    with _Hearing(process, request, tidy) as hearing:
         watch = _Watch(process, hearing, began, progress)
         while not hearing.answered.wait(_TICK) and not _has_ended(process):
             watch.look()
@@ -224,13 +226,16 @@ class _Hearing:
         line: The last line or stage.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], request: bytes) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], request: bytes, tidy: Callable[[str], str | None] | None
+    ) -> None:
         self.answered = threading.Event()
         self.answer: dict[str, Any] | None = None
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.line: str | None = None
         self._process = process
         self._request = request
+        self._tidy = tidy
         self._over, self._end = os.pipe()
         streams = ((process.stdout, self._hear_stdout), (process.stderr, self._hear_stderr))
         self._threads = [
@@ -286,7 +291,10 @@ class _Hearing:
             self._keep(line)
 
     def _keep(self, line: bytes) -> None:
-        if text := _clean(line):
+        text: str | None = _clean(line)
+        if text and self._tidy is not None:
+            text = self._tidy(text)
+        if text:
             self.log.append(text)
             self.line = text
 
