@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import npu_persist
+from npu_persist.compilation.refusal import first_lines
 from npu_persist.errors import ConversionError
-from npu_persist.export.blame import first_lines
 
 
 def test_a_layer_that_openvino_refuses_is_named() -> None:

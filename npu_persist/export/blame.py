@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from npu_persist.compilation.refusal import first_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,14 +37,6 @@ def describe_refusal(operation: str | None, path: str | None, error: Exception) 
     where = "" if path is None else f" in {path or 'the module itself'}"
     text = f"OpenVINO could not convert {operation or 'an operation'}{where}: {first_lines(str(error))}"
     return f"{text} {_ADVICE[operation]}" if operation in _ADVICE else text
-
-
-def first_lines(text: str, limit: int = 600) -> str:
-    """Return a message of several lines as one, without OpenVINO's source locations, cut at `limit` characters."""
-    text = re.sub(r"Check '[^']*' failed at \S+:\d+:|Exception from \S+:\d+:|FrontEnd API failed with \w+:", "", text)
-    text = text.replace("Model wasn't fully converted.", "").replace("Summary:", "")
-    short = " ".join(text.split())
-    return short if len(short) <= limit else f"{short[:limit]}..."
 
 
 def _path(scope: str) -> str:

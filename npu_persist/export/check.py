@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from npu_persist.compilation.refusal import first_lines
 from npu_persist.core import get_core
 from npu_persist.errors import CompilationError, ParityError
-from npu_persist.export.blame import first_lines
 from npu_persist.manifest import Difference, Precision, Tolerance
 
 if TYPE_CHECKING:

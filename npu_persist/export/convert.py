@@ -23,8 +23,9 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+from npu_persist.compilation.refusal import first_lines
 from npu_persist.errors import ConversionError
-from npu_persist.export.blame import describe_refusal, find_operation, first_lines
+from npu_persist.export.blame import describe_refusal, find_operation
 from npu_persist.export.dynamic import Axes, to_export_shapes
 from npu_persist.export.operations import extensions, fold_constant_results, make_integer_divisions_exact
 from npu_persist.manifest import Dimension, Port

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from npu_persist.compilation.refusal import first_lines
 from npu_persist.errors import ConversionError
 from npu_persist.export import check as parity
-from npu_persist.export.blame import first_lines
 from npu_persist.export.convert import dependences
 from npu_persist.export.dynamic import Axes, other_sizes
 
