@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from npu_persist.toolchain.native import COMPILER_VARIABLE
+from npu_persist.toolchain.wine import HOME_VARIABLE
 from tests.second_device import second_device as second_device  # noqa: PLC0414 (a fixture is found by its name here)
+from tests.toolchains import wine as wine  # noqa: PLC0414
+from tests.toolchains import wine_home as wine_home  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +55,11 @@ def _no_store_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def store_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default store of this test: empty, and nobody else's."""
+    """The default store of this test: empty, and nobody else's; no toolchain is installed in it."""
     home = tmp_path / "home"
     monkeypatch.setenv("NPU_PERSIST_HOME", str(home))
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    monkeypatch.delenv(COMPILER_VARIABLE, raising=False)
     return home
 
 

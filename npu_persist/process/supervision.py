@@ -41,6 +41,9 @@ BEAT = 0.5
 LOG_LINES = 20
 """How many of the process's last lines are kept."""
 
+_SAID_LINES = 8
+"""How many of them an error says."""
+
 _TICK = 0.05
 """Seconds between two looks at the process."""
 
@@ -202,17 +205,13 @@ class _Watch:
         self.elapsed = time.monotonic() - self._began
         self.memory = read_memory(self._process.pid)
         self.peak = max(filter(None, (self.peak, *self.memory)), default=None)
-        if self.elapsed >= self._next_beat:
-            self._beat()
+        if self._progress is not None and self.elapsed >= self._next_beat:
+            self._next_beat = self.elapsed + BEAT
+            self._progress(CompileProgress(self.elapsed, self.memory.now, self._hearing.line))
 
     def finish(self) -> None:
+        self._next_beat = 0
         self.look()  # the process waits for its end: this is its peak
-        self._beat()
-
-    def _beat(self) -> None:
-        self._next_beat = self.elapsed + BEAT
-        if self._progress is not None:
-            self._progress(CompileProgress(self.elapsed, self.memory.now, self._hearing.line))
 
 
 @final
@@ -263,7 +262,7 @@ class _Hearing:
             cast("IO[bytes]", stream).close()
 
     def say_log(self) -> str:
-        return f"Its last words: {' | '.join(self.log) or 'none'}"
+        return f"Its last words: {' | '.join([*self.log][-_SAID_LINES:]) or 'none'}"
 
     def _send(self, stream: IO[bytes]) -> None:
         # A thread: the process may not read, and then this would wait for ever. Raw, since closing the stream would

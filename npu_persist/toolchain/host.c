@@ -282,8 +282,13 @@ int main(void) {
         die("host: cannot start a thread");
 
     begin("start");
-    if ((status = ov_get_openvino_version(&version)) != OK || (status = ov_core_create(&core)) != OK ||
-        (status = set_properties(core, &request)) != OK)
+    if ((status = ov_get_openvino_version(&version)) != OK || (status = ov_core_create(&core)) != OK)
+        return fail_with(status);
+    /* Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with
+     * the exception's code in it, and crash. */
+    if (ov_core_get_property(core, DEVICE, "NPU_COMPILER_VERSION", &compiler) != OK)
+        compiler = NULL;
+    if ((status = set_properties(core, &request)) != OK)
         return fail_with(status);
     begin("read");
     if ((status = ov_core_read_model(core, find(&request, "model"), find(&request, "weights"), &model)) != OK)
@@ -296,8 +301,6 @@ int main(void) {
     begin("export");
     if ((status = ov_compiled_model_export_model(compiled, find(&request, "output"))) != OK)
         return fail_with(status);
-    if (ov_core_get_property(core, DEVICE, "NPU_COMPILER_VERSION", &compiler) != OK)
-        compiler = NULL;
     say("result", "requirements", ask(compiled, "RUNTIME_REQUIREMENTS"), "openvino", version.buildNumber, "compiler",
         compiler, NULL);
     return wait_for_end();

@@ -176,6 +176,9 @@ def compile_graph(  # noqa: PLR0913 (what a job is, as JSON can hold it)
     from npu_persist.core import get_core, get_version
 
     core = get_core()
+    # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with the
+    # exception's code in it, and crash (seen on Windows).
+    _ask(core, DEVICE, "NPU_COMPILER_VERSION")
     try:
         core.set_property(DEVICE, dict(properties))
         model = core.read_model(graph, weights)
@@ -190,10 +193,10 @@ def compile_graph(  # noqa: PLR0913 (what a job is, as JSON can hold it)
     return {"requirements": _ask(compiled, "RUNTIME_REQUIREMENTS"), "openvino": get_version()}
 
 
-def _ask(compiled: Any, name: str) -> str | None:
+def _ask(where: Any, *question: str) -> str | None:
     try:
-        return str(compiled.get_property(name))
-    except RuntimeError:  # weightless blobs have none (openvino pull request 36795)
+        return str(where.get_property(*question))
+    except RuntimeError:  # weightless blobs have no requirements (openvino pull request 36795)
         return None
 
 
