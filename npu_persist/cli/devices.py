@@ -14,9 +14,11 @@ import npu_persist
 from npu_persist.cache import CompileCache
 from npu_persist.cli.errors import EXIT_FAILED
 from npu_persist.cli.output import format_fields, format_section, format_size, format_table
+from npu_persist.cli.toolchain import describe_toolchains
 from npu_persist.core import get_version
 from npu_persist.device.diagnosis import diagnose
 from npu_persist.errors import NpuPersistError
+from npu_persist.toolchain.wine import find_home
 
 if TYPE_CHECKING:
     import argparse
@@ -43,6 +45,7 @@ def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
     diagnoses = diagnose()
     store = npu_persist.Store(arguments.store)
     version, bundles, cache = get_version(), _examine_store(store), _examine_cache(store.home)
+    toolchains = describe_toolchains(find_home(store.home))
     works = any(diagnosis.devices for diagnosis in diagnoses)
     data = {
         "works": works,
@@ -50,8 +53,9 @@ def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
         "kinds": [dataclasses.asdict(diagnosis) for diagnosis in diagnoses],
         "store": bundles,
         "cache": cache,
+        "toolchains": toolchains,
     }
-    output.show(data, lambda: _doctor_text(version, diagnoses, bundles, cache, output))
+    output.show(data, lambda: _doctor_text(version, diagnoses, bundles, cache, toolchains, output))
     if not works:
         output.error("OpenVINO can use no device of this machine, not even its CPU")
     return 0 if works else EXIT_FAILED
@@ -112,11 +116,12 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def _doctor_text(
+def _doctor_text(  # noqa: PLR0913, PLR0917 (its sections)
     version: str,
     diagnoses: Sequence[Diagnosis],
     bundles: Mapping[str, Any],
     cache: Mapping[str, Any],
+    toolchains: Sequence[Mapping[str, Any]],
     output: Output,
 ) -> str:
     sections = {"openvino": [version]}
@@ -125,6 +130,7 @@ def _doctor_text(
         sections[f"{diagnosis.kind}: {state}"] = _diagnosis_lines(diagnosis)
     sections["store"] = _state_lines(bundles, ("path", "writable", "bundles"))
     sections["compile cache"] = _state_lines(cache, ("path", "writable", "entries", "damaged", "size", "quota"))
+    sections["toolchains for the NPU"] = _toolchain_lines(toolchains)
     return "\n\n".join(format_section(output.heading(title), lines) for title, lines in sections.items())
 
 
@@ -134,6 +140,15 @@ def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
     lines = format_fields(fields)
     for missing in diagnosis.missing:
         lines += ["", f"{missing.what}:", *(f"  {line}" for line in textwrap.wrap(missing.advice, _WIDTH))]
+    return lines
+
+
+def _toolchain_lines(toolchains: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = format_fields({each["name"]: "usable" if each["usable"] else "cannot be used" for each in toolchains})
+    for each in toolchains:
+        texts = [f"{each['name']}: {each['reason']}.", *([f"Run: {each['advice']}"] if each["advice"] else [])]
+        wrapped = textwrap.wrap(" ".join(texts), _WIDTH, break_long_words=False, break_on_hyphens=False)
+        lines += ["", *wrapped]
     return lines
 
 

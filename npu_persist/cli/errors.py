@@ -49,6 +49,7 @@ ADVICE: dict[type[BaseException], str] = {
         "--precision fp32 stays closer to torch, --tolerance allows a larger difference, --no-check measures none"
     ),
     errors.ConversionError: f"{TRACEBACK_VARIABLE}=1 shows where in the module it came from",
+    errors.ToolchainError: "`npu-persist toolchain list` shows every way to the NPU's compiler and what it lacks",
     errors.CompilationError: "try --device CPU; if that works, the device's driver refused the graph",
     errors.StoreError: "check free space and permissions; `npu-persist prune` removes what crashed publishes left",
 }

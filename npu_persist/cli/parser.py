@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_machine(verbs)
     _add_keeping(verbs)
     _add_cache(verbs)
+    _add_toolchain(verbs)
     return parser
 
 
@@ -175,7 +176,13 @@ def _add_showing(verbs: Any) -> None:
 
 def _add_machine(verbs: Any) -> None:
     _add(verbs, "devices", "devices:run_devices", "list the devices of this machine that models can be loaded on")
-    _add(verbs, "doctor", "devices:run_doctor", "look for what devices, store and cache lack, and say what to do")
+    _add(
+        verbs,
+        "doctor",
+        "devices:run_doctor",
+        "look for what devices, store, cache and toolchains lack, and say what to do",
+    )
+    _add(verbs, "targets", "toolchain:run_targets", "list what can be compiled for, and the toolchain that would do it")
 
 
 def _add_keeping(verbs: Any) -> None:
@@ -221,3 +228,20 @@ def _add_cache(verbs: Any) -> None:
         "take in an exported entry; a device runs what is in it, so import only what you trust",
     )
     parser.add_argument("directory", metavar="DIR", help="what `cache export` made")
+
+
+def _add_toolchain(verbs: Any) -> None:
+    text = "look after what compiles for an NPU that is not in this machine"
+    toolchain = verbs.add_parser("toolchain", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    verbs = toolchain.add_subparsers(metavar="VERB", required=True)
+    _add(
+        verbs,
+        "install",
+        "toolchain:run_install",
+        "install the NPU compiler of OpenVINO's Windows wheel under wine: NPU_PERSIST_TOOLCHAINS, or the store's home",
+    )
+    _add(verbs, "list", "toolchain:run_list", "list the toolchains, and what each lacks")
+    parser = _add(verbs, "remove", "toolchain:run_remove", "remove what was installed, and what interrupted runs left")
+    parser.add_argument("version", metavar="VERSION", nargs="?", help="OpenVINO's version (default: all)")
+    parser = _add(verbs, "check", "toolchain:run_check", "compare every byte, and compile one operation")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="plugin, libraries or wine (default: all usable ones)")

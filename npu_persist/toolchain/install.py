@@ -8,6 +8,7 @@ are.
 from __future__ import annotations
 
 import filecmp
+import functools
 import logging
 import os
 import platform
@@ -19,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import ToolchainError
-from npu_persist.files import remove, rename_new
+from npu_persist.files import rename_new
 from npu_persist.staging import prune_staging, staged
 from npu_persist.toolchain.native import installed_version
-from npu_persist.toolchain.probe import TIMEOUT, probe
+from npu_persist.toolchain.probe import PROBED, probe
 from npu_persist.toolchain.record import BIN, PREFIX, Record, list_files, read_record, verify, write_record
 from npu_persist.toolchain.wheels import check_wheel, extract, list_members
 from npu_persist.toolchain.wine import (
@@ -53,9 +54,6 @@ LIBRARIES = (
 
 RUNTIME = ("msvcp140.dll", "vcruntime140.dll", "vcruntime140_1.dll")
 """What is taken from the wheel of Microsoft's runtime."""
-
-PROBED = ("3720", "4000")
-"""Platforms that a check compiles for."""
 
 _MSVC = "msvc-runtime==14.44.35112"
 _HEADERS = "openvino/include/openvino/"
@@ -105,7 +103,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         with _ended(made / PREFIX):
             _make_prefix(made / PREFIX, staging)
             tell("compiling one operation")
-            outcome = probe(lambda job: compile_in(made, job, timeout=TIMEOUT), PROBED[-1])
+            outcome = probe(functools.partial(compile_in, made), PROBED[-1])
         record = Record(
             openvino=version,
             build=outcome.openvino,
@@ -122,20 +120,6 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
             os.rename(target, staging / "replaced")  # noqa: PTH104
         rename_new(made, target)
     return target
-
-
-def check(folder: Path) -> Record:
-    """Compare every byte with its digest, and compile one operation for two platforms.
-
-    Raises:
-        ToolchainError: A file is not what was installed.
-        CompilationError: It does not compile.
-    """
-    record = read_record(folder)
-    verify(folder, record)
-    for number in PROBED:
-        probe(lambda job: compile_in(folder, job, timeout=TIMEOUT), number)
-    return record
 
 
 def uninstall(home: Path, version: str | None = None) -> list[Path]:
@@ -259,9 +243,3 @@ def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str
         last = " | ".join(said.strip().splitlines()[-5:]) or "nothing"
         raise ToolchainError(f"{' '.join(command[:4])} ... ended with {done.returncode}; it said: {last}")
     return said
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder of a toolchain, whatever is in it."""
-    _end_wine(path / PREFIX)
-    remove(path)

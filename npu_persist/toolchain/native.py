@@ -176,8 +176,8 @@ def compile_graph(  # noqa: PLR0913 (what a job is, as JSON can hold it)
     from npu_persist.core import get_core, get_version
 
     core = get_core()
-    # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with the
-    # exception's code in it, and crash (seen on Windows).
+    # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with
+    # the exception's code in it, and crash (seen on Windows).
     _ask(core, DEVICE, "NPU_COMPILER_VERSION")
     try:
         core.set_property(DEVICE, dict(properties))

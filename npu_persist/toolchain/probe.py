@@ -14,7 +14,21 @@ from npu_persist.errors import ToolchainError
 from npu_persist.toolchain.base import CompileJob, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Protocol
+
+    from typing_extensions import Unpack
+
+    from npu_persist.toolchain.base import Limits
+
+    class Compile(Protocol):
+        """What compiles a job: `Toolchain.compile`."""
+
+        def __call__(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+            """Compile."""
+
+
+PROBED = ("3720", "4000")
+"""Platforms that a check compiles for."""
 
 TIMEOUT = 300.0
 """Seconds for one operation: it takes half a second where nothing is wrong."""
@@ -38,7 +52,7 @@ _GRAPH = f"""\
 """
 
 
-def probe(compile_job: Callable[[CompileJob], Outcome], platform: str) -> Outcome:
+def probe(compile_job: Compile, platform: str) -> Outcome:
     """Compile one operation for a platform.
 
     Raises:
@@ -50,7 +64,7 @@ def probe(compile_job: Callable[[CompileJob], Outcome], platform: str) -> Outcom
         graph, weights, output = folder / "probe.xml", folder / "probe.bin", folder / "probe.blob"
         graph.write_text(_GRAPH, encoding="utf-8")
         weights.touch()
-        outcome = compile_job(CompileJob(graph, weights, output, platform))
+        outcome = compile_job(CompileJob(graph, weights, output, platform), timeout=TIMEOUT)
         blob = read_blob(output, "NPU")
         if not blob.is_elf or blob.requirements is None or blob.requirements.platform != platform:
             raise ToolchainError(

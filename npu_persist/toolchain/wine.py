@@ -51,7 +51,7 @@ _PACKAGES = {"wine": "wine", "wineserver": "wine", "wineboot": "wine", GCC: "gcc
 
 _FOLDER = re.compile(r"wine-([0-9]{1,6}(\.[0-9]{1,6}){1,3})", re.ASCII)
 _BUILTIN_OFF = "mscoree=d;mshtml=d;winemenubuilder.exe,winedbg.exe=d;msvcp140,vcruntime140,vcruntime140_1=n"
-"""No .NET, no browser, no menus of the user's desktop, no debugger; Microsoft's runtime as installed, not wine's own."""
+"""No .NET, no browser, no menus of the desktop, no debugger; Microsoft's runtime as installed, not wine's own."""
 
 
 class WineToolchain:
