@@ -173,3 +173,14 @@ def test_a_compilation_is_one_line_on_a_terminal() -> None:
     assert "compiling  1 min 15 s" in shown
     assert shown.endswith("\rdone\n")
     assert Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO()).beat() is None
+
+
+def test_compilations_that_have_names_say_what_they_do() -> None:
+    stderr = Terminal()
+    output = Output(as_json=False, stdout=io.StringIO(), stderr=stderr)
+    show = output.beats()
+    assert show is not None
+    show("unet:3 for NPU:4000", CompileProgress(75.0, 250_000_000, "outliner: Creating 1 functions" * 9))
+    assert "  unet:3 for NPU:4000  1 min 15 s, 250 MB  outliner: Creating" in stderr.getvalue()
+    assert len(stderr.getvalue()) < 80
+    assert Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO()).beats() is None

@@ -13,7 +13,7 @@ from npu_persist.errors import UsageError
 _SIZES: dict[str, int] = {
     "": 1,
     "b": 1,
-    **{f"{prefix}b": int(10 ** (3 * power)) for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}{b}": int(10 ** (3 * power)) for power, prefix in enumerate("kmgt", 1) for b in ("b", "")},
     **{f"{prefix}ib": int(2 ** (10 * power)) for power, prefix in enumerate("kmgt", 1)},
 }
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
@@ -21,7 +21,7 @@ _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]*)", re.ASCII)
 
 
 def parse_size(text: str, where: str = "size") -> int:
-    """Return a size in bytes; units as on a disk's label (1 kB = 1000 B), or KiB, MiB, GiB, TiB, in any case.
+    """Return a size in bytes; units as on a disk's label (1 kB or 1 k = 1000 B), or KiB, MiB, GiB, TiB, in any case.
 
     Args:
         text: A number and a unit; bytes if there is none.

@@ -50,7 +50,12 @@ ADVICE: dict[type[BaseException], str] = {
     ),
     errors.ConversionError: f"{TRACEBACK_VARIABLE}=1 shows where in the module it came from",
     errors.ToolchainError: "`npu-persist toolchain list` shows every way to the NPU's compiler and what it lacks",
-    errors.CompilationError: "try --device CPU; if that works, the device's driver refused the graph",
+    errors.CompilationError: (
+        "try the CPU (--device CPU, --target CPU); if that works, the other device's compiler refused the graph"
+    ),
+    errors.CompileTimeoutError: "allow more time: --timeout with `compile`, --compile-timeout with `run`",
+    errors.CompileMemoryError: "allow more memory (--memory-limit), or compile on a machine that has more",
+    errors.JobsError: "`npu-persist compile` with the targets that failed tries those again",
     errors.StoreError: "check free space and permissions; `npu-persist prune` removes what crashed publishes left",
 }
 """Error class → what to do next on the command line; the nearest class in the error's ancestry counts."""

@@ -60,6 +60,10 @@ class Beat(Protocol):
     def memory(self) -> int | None:
         """Bytes of memory that it holds; None where that cannot be told."""
 
+    @property
+    def line(self) -> str | None:
+        """The last line that it said itself; None before the first."""
+
 
 class Output:
     """One command's output."""
@@ -120,12 +124,17 @@ class Output:
 
     def beat(self) -> Callable[[Beat], None] | None:
         """Return a callback that shows how long a compilation takes, or None where nobody would see it."""
+        return (lambda beat: self._show_beat("compiling", beat)) if self._stderr.isatty() else None
+
+    def beats(self) -> Callable[[str, Beat], None] | None:
+        """Return a callback that shows the same of compilations that have names, or None where nobody would see it."""
         return self._show_beat if self._stderr.isatty() else None
 
-    def _show_beat(self, beat: Beat) -> None:
+    def _show_beat(self, what: str, beat: Beat) -> None:
         held = "" if beat.memory is None else f", {format_size(beat.memory)}"
+        said = f"  {beat.line}" if beat.line else ""
         self._write(self._stderr, "")
-        self._stderr.write(f"  compiling{format_seconds(beat.elapsed):>12}{held}"[:_LINE])
+        self._stderr.write(f"  {what}{format_seconds(beat.elapsed):>12}{held}{said}"[:_LINE])
         self._stderr.flush()
         self._open_bar = True
 

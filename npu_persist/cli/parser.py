@@ -37,9 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"npu-persist {npu_persist.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_persist(verbs)
+    _add_compile(verbs)
     _add_run(verbs)
     _add_bench(verbs)
     _add_showing(verbs)
+    _add_compatibility(verbs)
     _add_machine(verbs)
     _add_keeping(verbs)
     _add_cache(verbs)
@@ -94,6 +96,50 @@ def _add_persist(verbs: Any) -> None:
     parser.add_argument(
         "--metadata", metavar="KEY=VALUE", action="append", default=[], help="kept in the manifest; may be repeated"
     )
+
+
+def _add_compile(verbs: Any) -> None:
+    parser = _add(
+        verbs, "compile", "compile:run_compile", "compile a bundle ahead of time, for other machines too, and attach it"
+    )
+    parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        action="append",
+        required=True,
+        help="NPU:4000 or a processor such as lunar-lake, which need not be here; or what this machine has: NPU, GPU, "
+        "CPU; may be repeated",
+    )
+    parser.add_argument("--graph", metavar="NAME", help="one of the bundle's graphs (default: all)")
+    parser.add_argument(
+        "--config", metavar="KEY=VALUE", nargs="+", default=[], help="OpenVINO properties, such as NPU_TURBO=YES"
+    )
+    parser.add_argument(
+        "--bucket",
+        metavar="INPUT=SHAPE",
+        action="append",
+        default=[],
+        help="sizes for a graph whose axes vary, such as input_ids=1x128,attention_mask=1x128; may be repeated "
+        "(default: the bundle's own)",
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weightless",
+        dest="weightless",
+        action="store_const",
+        const=True,
+        help="leave the weights to the bundle's weights file (default: what is smaller)",
+    )
+    weights.add_argument(
+        "--full", dest="weightless", action="store_const", const=False, help="put the weights into the blob"
+    )
+    parser.add_argument(
+        "--toolchain", metavar="NAME", help="plugin, libraries or wine (default: the first that can be used)"
+    )
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for each compilation (default: no limit)")
+    parser.add_argument("--memory-limit", metavar="SIZE", help="for each compilation, such as 8G (default: no limit)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compilations side by side (default: 1)")
 
 
 def _add_run(verbs: Any) -> None:
@@ -172,6 +218,24 @@ def _add_showing(verbs: Any) -> None:
     parser.add_argument("reference", metavar="REF", help=_REFERENCE)
     parser = _add(verbs, "path", "show:run_path", "print the directory of a bundle")
     parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+
+
+def _add_compatibility(verbs: Any) -> None:
+    parser = _add(
+        verbs,
+        "compatibility",
+        "compatibility:run_compatibility",
+        "tell which attached artifacts run on a device, and why",
+    )
+    parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", default="NPU", help="a device of this machine (default: NPU)")
+    where.add_argument("--target", metavar="T", help="another machine's NPU: NPU:4000, lunar-lake")
+    parser.add_argument(
+        "--elf", metavar="V", help="with --target: newest ELF version that its driver takes, such as 1.2"
+    )
+    parser.add_argument("--mi", metavar="V", help="with --target: newest mapped inference that its driver takes: 11.4")
+    parser.add_argument("--openvino", metavar="V", help="with --target: version of its OpenVINO, such as 2026.4.1")
 
 
 def _add_machine(verbs: Any) -> None:

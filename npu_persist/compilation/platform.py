@@ -27,6 +27,8 @@ from npu_persist.compilation.local import read_graph
 from npu_persist.compilation.ports import describe_outputs, fix_inputs
 from npu_persist.compilation.recipe import OURS
 from npu_persist.compilation.refusal import explain
+from npu_persist.core import get_core
+from npu_persist.device import check_properties
 from npu_persist.errors import (
     CompilationError,
     CompileMemoryError,
@@ -85,6 +87,7 @@ def compile_for_platform(job: Job, bundle: Bundle, staging: Path, watch: Watch) 
     """
     recipe = job.make_recipe(bundle)
     check_config(recipe.properties)
+    check_properties(get_core(), job.target.device, recipe.properties)
     outputs = describe_outputs(recipe.graph, read_graph(recipe))
     bundle.ensure_bin()  # the plugin takes no other name than .bin
     toolchain = choose_toolchain(job.toolchain)
@@ -153,8 +156,8 @@ class _Maker:
         except CompilationError as error:
             log.info("%s: not without its weights: %s", self._job.label, error)
             return self._compile(is_weightless=False)
-        if first.size <= WORTHWHILE * weights:
-            return first
+        if not first.is_weightless or first.size <= WORTHWHILE * weights:
+            return first  # the compiler may leave the weights inside, although it was asked not to
         try:
             second = self._compile(is_weightless=False)
         except CompilationError as error:  # a limit was reached, for instance: there is a blob all the same
@@ -193,7 +196,8 @@ class _Maker:
         except CompilationError as error:
             raise explain(recipe, job.label, error) from error
         blob = read_blob(output, "NPU")
-        return _Made(output, is_weightless, outcome, blob, outcome.seconds, outcome.peak_memory)
+        told = is_weightless if blob.weightless is None else blob.weightless
+        return _Made(output, told, outcome, blob, outcome.seconds, outcome.peak_memory)
 
 
 def _write(value: Any) -> str:
