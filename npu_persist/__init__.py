@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from npu_persist.compilation.job import JobResult
     from npu_persist.device.listing import Device
     from npu_persist.device.listing import list_devices as devices
+    from npu_persist.device.machine import Machine
     from npu_persist.errors import (
         AmbiguousReferenceError,
         ArtifactError,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from npu_persist.export.examples import record
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
+    from npu_persist.judgement import Compatibility
     from npu_persist.manifest import Padding, Tolerance
     from npu_persist.process import CompileProgress
     from npu_persist.runtime.load import compiled, load
@@ -73,8 +75,9 @@ if TYPE_CHECKING:
     from npu_persist.runtime.started import Started
     from npu_persist.signature import Record
     from npu_persist.store import Store
-    from npu_persist.verbs import inspect, prune, remove, tag, verify
+    from npu_persist.verbs import compatibility, inspect, prune, remove, tag, verify
     from npu_persist.verbs import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
+    from npu_persist.verdict import Verdict
 
 __all__ = [
     "AmbiguousReferenceError",
@@ -82,6 +85,7 @@ __all__ = [
     "BlobError",
     "Bundle",
     "BundleNotFoundError",
+    "Compatibility",
     "CompilationError",
     "CompileCache",
     "CompileMemoryError",
@@ -105,6 +109,7 @@ __all__ = [
     "JobResult",
     "JobsError",
     "LayerTime",
+    "Machine",
     "ManifestError",
     "Measurement",
     "Model",
@@ -125,8 +130,10 @@ __all__ = [
     "Tolerance",
     "ToolchainError",
     "UsageError",
+    "Verdict",
     "__version__",
     "bench",
+    "compatibility",
     "compile",
     "compiled",
     "devices",
@@ -143,11 +150,13 @@ __all__ = [
 
 _ROOMS = {
     "Bundle": "bundle",
+    "Compatibility": "judgement",
     "CompileCache": "cache",
     "CompileProgress": "process",
     "Device": "device.listing",
     "JobResult": "compilation.job",
     "LayerTime": "runtime.profile",
+    "Machine": "device.machine",
     "Measurement": "benchmark.results",
     "Model": "runtime.model",
     "Padding": "manifest",
@@ -157,7 +166,9 @@ _ROOMS = {
     "Started": "runtime.started",
     "Store": "store",
     "Tolerance": "manifest",
+    "Verdict": "verdict",
     "bench": "benchmark.measure",
+    "compatibility": "verbs",
     "compile": "compilation.ahead",
     "devices": "device.listing",
     "compiled": "runtime.load",

@@ -1,7 +1,7 @@
 """The verbs that need a store and nothing else, as functions of the front door.
 
 The promise: each is one call of `Store`, on the default store unless another is given, and `prune` one more of its
-compile cache; none imports numpy, openvino or torch.
+compile cache; none imports numpy, openvino or torch, but `compatibility` where a device of this machine is asked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle import Bundle
+    from npu_persist.device.machine import Machine
+    from npu_persist.judgement import Compatibility
     from npu_persist.store import Entry
 
     AnyStore = Store | str | os.PathLike[str] | None
@@ -135,3 +137,51 @@ def prune(*, store: AnyStore = None) -> Sequence[Path]:
 
     chosen = open_store(store)
     return [*chosen.prune(), *(removed.path for removed in CompileCache(chosen.home).sweep())]
+
+
+def compatibility(
+    reference: str | os.PathLike[str], device: str | Machine, *, store: AnyStore = None
+) -> tuple[Compatibility, ...]:
+    """Tell of each artifact that is attached to a bundle whether it runs on a machine, and why.
+
+    Read are `artifact.json` and the ends of the blob, if that is there: neither the blob's payload nor the graph.
+
+    Args:
+        reference: As for `load`.
+        device: OpenVINO's string for a device of this machine: "NPU"; a target, for a machine of which only that is
+            known: "NPU:4000" or "lunar-lake"; or a `Machine`.
+        store: A store, its directory, or None for the default one.
+
+    Returns:
+        One entry for each artifact, those that are damaged among them; empty if there are none.
+
+    Raises:
+        BundleNotFoundError: The reference leads nowhere.
+        TargetError: `device` is neither a device nor a target.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-compatibility", (torch.zeros(1, 4),))
+        >>> npu_persist.compatibility("doc-compatibility", "NPU:4000")
+        ()
+    """
+    from npu_persist.judgement import judge_attached
+
+    machine = _find_machine(device)
+    return tuple(judge_attached(open_store(store).resolve(reference), machine))
+
+
+def _find_machine(device: str | Machine) -> Machine:
+    from npu_persist.core import get_core
+    from npu_persist.device import check_device, head
+    from npu_persist.device.machine import Machine, describe_machine, describe_other
+    from npu_persist.device.names import VIRTUAL
+    from npu_persist.target import parse_target
+
+    if isinstance(device, Machine):
+        return device
+    if head(str(device)) in VIRTUAL:
+        check_device(get_core(), device)
+        return describe_machine(get_core(), device)
+    target = parse_target(device)
+    return describe_machine(get_core(), target.device) if target.platform is None else describe_other(target)

@@ -40,7 +40,7 @@ _READS_METADATA = (2026, 4)
 """The release of OpenVINO that reads an NPU blob's metadata up to the newest version known here, and none newer."""
 
 _UNNUMBERED = (-1,)
-"""Less than any version with numbers, and what those without have in their place."""
+"""What a version without numbers has in their place."""
 
 _INSTRUCTIONS = ("INSTRUCTION_SETS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """What of a CPU's identity decides for which instructions is compiled."""
@@ -154,7 +154,7 @@ def _compare_newest(what: str, needed: str | None, newest: str | None) -> Findin
     text = f"It has version {_or_unknown(needed)} of the {what}; the newest that the machine's driver takes is "
     if needed is None or newest is None:
         return "unknown", f"{text}{_or_unknown(newest)}."
-    (major, minor), (driver_major, driver_minor) = _numbers(needed, 2), _numbers(newest, 2)
+    (major, minor), (driver_major, driver_minor) = version_numbers(needed, 2), version_numbers(newest, 2)
     status: Status = "supported" if major == driver_major and minor <= driver_minor else "unsupported"
     return status, f"{text}{newest}."
 
@@ -162,7 +162,10 @@ def _compare_newest(what: str, needed: str | None, newest: str | None) -> Findin
 def _find_openvino(artifact: Artifact, needs: Requirements, machine: Machine) -> Iterator[Finding]:
     if needs.meta is not None and machine.openvino is not None:
         known = (METADATA_MAJOR, METADATA_MINOR)
-        if _numbers(needs.meta, 2) > known and _UNNUMBERED < _numbers(machine.openvino, 2) <= _READS_METADATA:
+        if (
+            version_numbers(needs.meta, 2) > known
+            and _UNNUMBERED < version_numbers(machine.openvino, 2) <= _READS_METADATA
+        ):
             yield (
                 "unsupported",
                 (
@@ -173,7 +176,7 @@ def _find_openvino(artifact: Artifact, needs: Requirements, machine: Machine) ->
     written_by = needs.openvino or artifact.openvino
     if machine.openvino is None:
         yield "unknown", f"OpenVINO {written_by} made it; the machine's OpenVINO is unknown."
-    elif _UNNUMBERED < _numbers(written_by, 3) == _numbers(machine.openvino, 3):
+    elif _UNNUMBERED < version_numbers(written_by, 3) == version_numbers(machine.openvino, 3):
         yield "supported", f"OpenVINO {written_by} made it, and {machine.openvino} is installed."
     else:
         made = f"OpenVINO {written_by} made it, and {machine.openvino} is installed"
@@ -201,10 +204,10 @@ def _compare(what: str, theirs: str | None, here: str | None) -> Finding:
     return "unsupported", f"{what} is {_or_unknown(theirs)} for it, and {_or_unknown(here)} on the machine."
 
 
-def _numbers(version: str, count: int) -> tuple[int, ...]:
-    """Return the first numbers of a version; builds of others may have none (`custom-master`).
+def version_numbers(version: str, count: int) -> tuple[int, ...]:
+    """Return the first numbers of a version; `(-1,)` where it has none (`custom-master`), which is less than any.
 
-    >>> _numbers("2026.4.1-22982-e213a147257", 3), _numbers("1.2", 3)
+    >>> version_numbers("2026.4.1-22982-e213a147257", 3), version_numbers("1.2", 3)
     ((2026, 4, 1), (1, 2, 0))
     """
     parts = version.partition("-")[0].split(".")

@@ -4,7 +4,8 @@ import logging
 import os
 import shutil
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -25,9 +26,6 @@ from npu_persist.errors import (
 from npu_persist.store import Store
 from tests.graphs import WEIGHTS, XML, publish_affine, publish_scaled
 from tests.loads import GRID, copy_bundle, entries, is_right, rungs, spoil
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -231,7 +229,7 @@ class TestAttached:
     def test_one_for_something_else_is_passed_over_with_the_difference(self, bundle: Path, tmp_path: Path) -> None:
         model = load(bundle, "CPU", hint="THROUGHPUT", store=tmp_path / "empty")
         assert not model.report.rungs[0].taken
-        assert "properties {}, not {'PERFORMANCE_HINT': 'THROUGHPUT'}" in model.report.rungs[0].reason
+        assert "with the properties {}; {'PERFORMANCE_HINT': 'THROUGHPUT'} is asked for" in model.report.rungs[0].reason
         assert is_right(model)
 
     def test_one_of_another_bundle_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:
@@ -252,10 +250,14 @@ class TestAttached:
     def test_a_folder_that_cannot_be_listed_is_passed_over(
         self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(path: Path) -> object:
-            raise PermissionError(13, "Permission denied", str(path))
+        list_all = os.listdir
 
-        monkeypatch.setattr(type(bundle), "iterdir", refuse)
+        def refuse(path: Path) -> list[str]:
+            if Path(path).name == "compiled":
+                raise PermissionError(13, "Permission denied", str(path))
+            return list_all(path)
+
+        monkeypatch.setattr(os, "listdir", refuse)
         model = load(bundle, "CPU", store=tmp_path / "empty")
         assert rungs(model)[0] == ("attached", "CPU", False)
         assert "Permission denied" in model.report.rungs[0].reason

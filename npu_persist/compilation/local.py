@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.compilation.ports import check_ports, describe_outputs, fix_inputs
 from npu_persist.core import get_core
-from npu_persist.device import explain_missing, explain_refused
+from npu_persist.device import explain_missing, explain_refused, head
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
+from npu_persist.manifest import derived_bin
 from npu_persist.weights import check_graph
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
         raise _not_described(path, entry.digest, digest)
     properties = dict(recipe.properties)
     if artifact.weightless:
-        properties |= {**_WEIGHTLESS, "WEIGHTS_PATH": str(recipe.weights)}
+        properties |= _find_weights(recipe)
     tensor = ov.Tensor(blob, shared_memory=True)
     try:
         model = get_core().import_model(tensor, recipe.device, properties)
@@ -209,6 +210,16 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
             got=str(error),
         ) from error
     return Compiled(model, keep=[tensor, blob])
+
+
+def _find_weights(recipe: Recipe) -> dict[str, str]:
+    """Return the properties that let an import find the weights that a blob leaves out."""
+    if head(recipe.device) != "NPU":
+        return {**_WEIGHTLESS, "WEIGHTS_PATH": str(recipe.weights)}
+    # The NPU's plugin goes by the name's end, .bin, and by the offsets that the graph has, which are those of this file
+    # too. It is the weights file by another name, or a copy that was compared with their digest.
+    recipe.bundle.ensure_bin()
+    return {"WEIGHTS_PATH": str(recipe.bundle.path / derived_bin(recipe.graph.path))}
 
 
 def _ask_requirements(model: ov.CompiledModel) -> str | None:

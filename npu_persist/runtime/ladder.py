@@ -12,14 +12,12 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import read_artifact
 from npu_persist.compilation.execution import is_from_cache
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
 from npu_persist.errors import (
     ArtifactError,
     CompilationError,
     DeviceNotFoundError,
-    NpuPersistError,
     StoreError,
     UsageError,
 )
@@ -96,17 +94,24 @@ class Ladder:
         return self._from_attached(recipe) or self._from_cache(recipe, "found") or self._from_graph(recipe)
 
     def _from_attached(self, recipe: Recipe) -> Compiled | None:
-        for directory, artifact in attached(recipe):
+        if not is_directory(recipe.bundle.path / COMPILED_DIRECTORY):
+            return None
+        from npu_persist.runtime.choice import choose_attached  # with a lot that only bundles with artifacts need
+
+        began = time.perf_counter()
+        choice = choose_attached(recipe)
+        for reason in choice.passed:
+            self._pass("attached", recipe, reason, began)
+        for folder, artifact, _, reason in choice.candidates:
             began = time.perf_counter()
             try:
-                if isinstance(artifact, NpuPersistError):
-                    raise artifact
-                compiled = self._import(recipe, artifact, directory)
+                compiled = self._import(recipe, artifact, folder)
             except (ArtifactError, OSError) as error:
-                self._pass("attached", recipe, f"{directory.name}: {error}", began)
+                self._pass("attached", recipe, f"{folder.name}: {error}", began)
             else:
-                self._take("attached", recipe, f"{directory.name} is for this machine", began)
+                self._take("attached", recipe, reason, began)
                 self._report.from_cache = True
+                self._report.key = artifact.key
                 return compiled
         return None
 
@@ -306,46 +311,6 @@ class Ladder:
         log.info("%s: %s", self._report.reference, text)
         if text not in self._report.notes:
             self._report.notes.append(text)
-
-
-def attached(recipe: Recipe) -> Iterator[tuple[Path, Artifact | NpuPersistError]]:
-    """Yield the folders of artifacts that are attached to a bundle, each with what is said of it or why it is not used.
-
-    An artifact is used if its key is the recipe's: it was compiled from this bundle, by this OpenVINO, on a device like
-    this one.
-    """
-    root = recipe.bundle.path / COMPILED_DIRECTORY
-    try:
-        directories = sorted(path for path in root.iterdir() if is_directory(path)) if is_directory(root) else []
-    except OSError as error:  # another user's
-        yield root, ArtifactError(f"{root}: {error}")
-        return
-    for directory in directories:
-        try:
-            artifact = read_artifact(directory)
-        except (ArtifactError, OSError) as error:
-            yield directory, error if isinstance(error, ArtifactError) else ArtifactError(f"{directory}: {error}")
-            continue
-        if artifact.key == recipe.key:
-            yield directory, artifact
-        else:
-            yield directory, ArtifactError(f"it is for {differences(artifact, recipe)}")
-
-
-def differences(artifact: Artifact, recipe: Recipe) -> str:
-    """Say in what an artifact is for something else than a recipe."""
-    pairs = {
-        "bundle": (artifact.subject, recipe.bundle.digest),
-        "graph": (artifact.graph, recipe.graph.name),
-        "device": (artifact.device, recipe.device),
-        "OpenVINO": (artifact.openvino, recipe.openvino),
-        "properties": (dict(artifact.properties), recipe.texts),
-        **{
-            name: (artifact.identity.get(name), recipe.identity.get(name))
-            for name in sorted({*artifact.identity, *recipe.identity})
-        },
-    }
-    return "; ".join(f"{what} {theirs}, not {ours}" for what, (theirs, ours) in pairs.items() if theirs != ours)
 
 
 def _since(began: float) -> float:

@@ -165,7 +165,7 @@ def compiled(
         True
 
     """
-    from npu_persist.runtime.ladder import attached
+    from npu_persist.runtime.choice import choose_attached
 
     source = store if isinstance(store, Store) else Store(store)
     bundle = source.resolve(reference)
@@ -174,9 +174,8 @@ def compiled(
     (recipe,) = _make_recipes(bundle, _check_devices(device, ()), properties, report)
     if recipe.unkeyed:
         return None
-    for _, artifact in attached(recipe):
-        if not isinstance(artifact, Exception):
-            return artifact
+    for candidate in choose_attached(recipe).candidates:
+        return candidate.artifact
     entry = CompileCache(source.home).find(recipe.key)
     return None if entry is None else entry.artifact
 

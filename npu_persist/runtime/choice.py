@@ -1,0 +1,95 @@
+"""Which attached artifact a load takes, of those that fit what is loaded.
+
+The promise: an artifact is only chosen if it was compiled from this bundle's graph for these sizes, with every property
+that the load asks for, and nothing speaks against it; each of the others has its reason. Its bytes are not compared
+with their digests here: whoever imports it does that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from npu_persist.core import get_core
+from npu_persist.device import head
+from npu_persist.device.machine import describe_machine
+from npu_persist.judgement import judge_attached
+from npu_persist.verdict import version_numbers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npu_persist.artifact import Artifact
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.verdict import Status
+
+_NAMED = 5
+"""So many folders of artifacts for other graphs and sizes are named in a reason."""
+
+
+class Candidate(NamedTuple):
+    """An artifact that may be imported."""
+
+    folder: Path
+    artifact: Artifact
+    status: Status
+    reason: str
+    """Why, and what is not known of it."""
+
+
+class Choice(NamedTuple):
+    """What there is to import, the best first, and the reason of each that is passed over."""
+
+    candidates: list[Candidate]
+    passed: list[str]
+
+
+def choose_attached(recipe: Recipe) -> Choice:
+    """Return which of the artifacts that are attached to a bundle may stand for a recipe's compilation."""
+    choice = Choice([], [])
+    elsewhere: list[str] = []
+    for found in judge_attached(recipe.bundle, describe_machine(get_core(), recipe.device)):
+        artifact, name = found.artifact, found.folder.name
+        if artifact is None:
+            choice.passed.append(f"{name}: {found.verdict.reasons[0]}")
+        elif (artifact.graph, artifact.shapes) != (recipe.graph.name, recipe.shapes):
+            elsewhere.append(name)
+        elif reasons := [*_differences(artifact, recipe), *_against(found.verdict.status, found.verdict.reasons)]:
+            choice.passed.append(f"{name}: {' '.join(reasons)}")
+        else:
+            how = "is for this machine" if found.verdict.status == "supported" else "may run on this machine:"
+            reason = " ".join((name, how, *found.verdict.reasons))
+            choice.candidates.append(Candidate(found.folder, artifact, found.verdict.status, reason))
+    if elsewhere:
+        names = ", ".join(elsewhere[:_NAMED]) + (f" and {len(elsewhere) - _NAMED} more" * (len(elsewhere) > _NAMED))
+        choice.passed.append(f"{names}: for other graphs or sizes of inputs.")
+    choice.candidates.sort(key=lambda candidate: _rank(candidate, recipe))
+    return choice
+
+
+def _against(status: Status, reasons: tuple[str, ...]) -> tuple[str, ...]:
+    return reasons if status == "unsupported" else ()
+
+
+def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
+    """Return in what an artifact is for something else than a recipe, whatever the machine, as sentences."""
+    differences = []
+    if artifact.device != recipe.device and head(artifact.device) == head(recipe.device) != "NPU":
+        differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
+    # Properties beyond those are none of the load's business: how well the compiler had to try, for instance.
+    lacking = {name: text for name, text in recipe.texts.items() if artifact.properties.get(name) != text}
+    if lacking:
+        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {lacking} is asked for.")
+    return differences
+
+
+def _rank(candidate: Candidate, recipe: Recipe) -> tuple[object, ...]:
+    artifact = candidate.artifact
+    same_release = version_numbers(artifact.openvino, 3) == version_numbers(recipe.openvino, 3)
+    return (
+        candidate.status != "supported",
+        artifact.key != recipe.key,
+        not same_release,
+        dict(artifact.properties) != recipe.texts,
+        [-number for number in version_numbers(artifact.compiler or "0", 3)],
+        candidate.folder.name,
+    )
