@@ -96,6 +96,13 @@ def _add_persist(verbs: Any) -> None:
     parser.add_argument(
         "--metadata", metavar="KEY=VALUE", action="append", default=[], help="kept in the manifest; may be repeated"
     )
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        action="append",
+        default=[],
+        help="compile the bundle ahead of time, as `compile` does: NPU:4000; may be repeated",
+    )
 
 
 def _add_compile(verbs: Any) -> None:

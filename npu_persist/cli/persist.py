@@ -44,6 +44,7 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             store=arguments.store,
             check=arguments.check,
             tolerance=arguments.tolerance,
+            targets=arguments.target or None,
             progress=output.progress(),
         )
     aliases = [arguments.alias] if arguments.alias else []

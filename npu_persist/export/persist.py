@@ -15,6 +15,7 @@ from npu_persist import __version__
 from npu_persist.digest import digest_file
 from npu_persist.errors import ConversionError, FrozenControlFlowWarning, UsageError
 from npu_persist.export import check as parity
+from npu_persist.export.ahead import check_axes, check_targets, compile_published
 from npu_persist.export.capture import Call
 from npu_persist.export.convert import convert_export, convert_trace, describe_ports
 from npu_persist.export.dynamic import Axes, read_dynamic_shapes
@@ -57,6 +58,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     store: Store | str | Path | None = None,
     check: bool = True,
     tolerance: Tolerance | float | None = None,
+    targets: str | Sequence[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Bundle:
     """Convert a module, check it against torch and publish it as the next version of `name`.
@@ -81,6 +83,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         check: whether to run the written bundle on the CPU and compare it with torch.
         tolerance: the largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
             explains: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules.
+        targets: what the published bundle is compiled for at once, as for `compile`: `["NPU:4000"]`. Where that fails
+            the bundle stays published.
         progress: called with a `Progress` at each step; by default stages are shown on a terminal.
 
     Returns:
@@ -91,6 +95,9 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         ConversionError: the forward raised, or neither way of capturing gave a graph that OpenVINO can hold.
         ParityError: OpenVINO's results are beyond tolerance, or torch's hold NaN.
         StoreError: the bundle could not be written.
+        TargetError: a target is none; `ToolchainError` when nothing here compiles for it, `DynamicShapeError` when it
+            wants fixed sizes: all three before the module is traced.
+        CompilationError: the bundle is published, but could not be compiled for a target.
 
     Example:
         >>> import torch, npu_persist
@@ -103,12 +110,14 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     model = unwrap(model)
     target = store if isinstance(store, Store) else Store(store)
     target.check_names(name, alias)
+    wanted = check_targets(targets)
     reporter = Reporter(progress)
     with lend(model), target.stage() as staging:
         with reporter.stage("example"):
             example = find_example(model, args, kwargs)
             call = Call(model, example.args, example.kwargs)
             axes = read_dynamic_shapes(dynamic_shapes, call, call.arguments)
+            check_axes(name, call, axes, wanted)
         allowed = _tolerance(tolerance, call, precision)
         converted, conversion = _capture(call, axes, allowed, reporter)
         if check:
@@ -136,7 +145,11 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         )
         with reporter.stage("publish"):
             (staging / "manifest.json").write_bytes(manifest.to_json())
-            return target.publish(staging, alias=alias)
+            bundle = target.publish(staging, alias=alias)
+    if wanted:
+        with reporter.stage("compile"):
+            compile_published(bundle, wanted, target)
+    return bundle
 
 
 def _check_arguments(model: object, precision: str, metadata: Mapping[str, Any] | None) -> None:

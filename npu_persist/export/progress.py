@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-STAGES = ("example", "trace", "convert", "write", "check", "publish")
-"""The stages of `persist`, in order."""
+STAGES = ("example", "trace", "convert", "write", "check", "publish", "compile")
+"""The stages of `persist`, in order; the last one only with `targets`."""
 
 
 @dataclass(frozen=True)

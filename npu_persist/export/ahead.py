@@ -1,0 +1,67 @@
+"""`persist(..., targets=[...])`: what is published is compiled ahead of time at once.
+
+The promise: what cannot be compiled for a target is said before the module is traced, as far as it is known then; a
+compilation that fails leaves the bundle published, and says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npu_persist.buckets import require_bounds
+from npu_persist.compilation.ahead import check_toolchain, compile_bundle, read_targets
+from npu_persist.errors import NpuPersistError
+from npu_persist.manifest import Port
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.export.capture import Call
+    from npu_persist.export.dynamic import Axes
+    from npu_persist.store import Store
+    from npu_persist.target import Target
+
+
+def check_targets(targets: str | Sequence[str] | None) -> tuple[Target, ...]:
+    """Return the targets, none for None.
+
+    Raises:
+        TargetError: One of them is none.
+        ToolchainError: Nothing here can compile for one of them.
+    """
+    if targets is None:
+        return ()
+    wanted = read_targets(targets)
+    check_toolchain(wanted, None)
+    return wanted
+
+
+def check_axes(name: str, call: Call, axes: Axes, targets: Sequence[Target]) -> None:
+    """Refuse axes without a largest size for a target that wants fixed sizes.
+
+    Raises:
+        DynamicShapeError: There is one.
+    """
+    ports = [
+        Port(input_name, str(tensor.dtype).removeprefix("torch."), axes.shape(index, tensor))
+        for index, (input_name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True))
+    ]
+    for target in targets:
+        if target.kind == "NPU":
+            require_bounds(ports, name, str(target))
+
+
+def compile_published(bundle: Bundle, targets: Sequence[Target], store: Store) -> None:
+    """Compile a bundle that has just been published.
+
+    Raises:
+        NpuPersistError: What `compile` raises; the message says that the bundle is there all the same.
+    """
+    try:
+        compile_bundle(bundle.path if bundle.version is None else bundle.reference, [*map(str, targets)], store=store)
+    except NpuPersistError as error:
+        again = " ".join(f"--target {target}" for target in targets)
+        command = f"npu-persist compile {bundle.reference} {again}"
+        error.args = (f"{bundle.reference} is published, but not compiled; to try again: `{command}`. {error}",)
+        raise
