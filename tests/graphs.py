@@ -13,6 +13,7 @@ from npu_persist import weights as safetensors_file
 from npu_persist.digest import digest_file
 from npu_persist.manifest import (
     DTYPES,
+    Buckets,
     DictNode,
     Dimension,
     FileEntry,
@@ -21,10 +22,12 @@ from npu_persist.manifest import (
     Manifest,
     NamedTupleNode,
     OpaqueNode,
+    Padding,
     Parameter,
     Port,
     Producer,
     RecordNode,
+    Side,
     Signature,
     TensorNode,
     Tree,
@@ -92,6 +95,7 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
     *,
     name: str = "graph",
     openvino: str = "2026.4.1",
+    buckets: Buckets | None = None,
 ) -> Manifest:
     """Write a graph as a bundle into a directory, the manifest last, and return the manifest."""
     draft = directory / "draft.xml"
@@ -107,6 +111,7 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         signature=signature or call_of(inputs, outputs),
+        buckets=buckets,
     )
     return write_manifest(directory, graph, weights, name=name, openvino=openvino)
 
@@ -160,9 +165,9 @@ def publish_graph(
     inputs: Sequence[Port],
     outputs: Sequence[Port],
     signature: Signature | None = None,
-    **options: str,
+    **options: Any,
 ) -> Bundle:
-    """Publish a graph as a bundle: `name=` and `openvino=` as for `write_graph`."""
+    """Publish a graph as a bundle: `name=`, `openvino=` and `buckets=` as for `write_graph`."""
     with store.stage() as staging:
         write_graph(staging, model, inputs, outputs, signature, **options)
         return store.publish(staging)
@@ -337,3 +342,61 @@ def publish_power(store: Store, size: int, steps: int, *, name: str = "power") -
     for _ in range(steps):
         power = ops.matmul(power, x, transpose_a=False, transpose_b=False)
     return publish_graph(store, make_model([x], [("power", power)]), [port], [port], name=name)
+
+
+def publish_text(
+    store: Store, *, buckets: Sequence[Sequence[int]] = (), names: bool = True, side: Side = "right", name: str = "text"
+) -> Bundle:
+    """Publish `ids[batch, sequence], attention_mask=None -> Result(states, pooled, halves)`, with the buckets if any.
+
+    Each id is a row of a table; `pooled` is the mean of the rows that the mask counts, `states` the rows plus that
+    mean, and `halves` every second of the states. `names` says whether the outputs' axes are named after the inputs'.
+    """
+    axes = (Dimension("batch", 1, 4), Dimension("sequence", 1, 64))
+    inputs = [Port("ids", "int64", axes), Port("attention_mask", "int64", axes)]
+    ids, mask = (parameter(port) for port in inputs)
+    rows = ops.gather(constant(TABLE), ids, constant(0, "int64"))
+    counted = ops.unsqueeze(ops.convert(mask, "f32"), constant([2], "int64"))
+    total = ops.reduce_sum(ops.multiply(rows, counted), constant([1], "int64"), keep_dims=True)
+    mean = ops.divide(total, ops.reduce_sum(counted, constant([1], "int64"), keep_dims=True))
+    states = ops.add(rows, mean)
+    start, stop, step = (constant([value], "int64") for value in (0, 2**31 - 1, 2))
+    halves = ops.slice(states, start, stop, step, constant([1], "int64"))
+    pooled = ops.squeeze(mean, constant([1], "int64"))
+    batch, sequence, half = [
+        Dimension(text if names else None, low, high)
+        for text, low, high in (("batch", 1, 4), ("sequence", 1, 64), ("(sequence+1)//2", 1, 32))
+    ]
+    outputs = [
+        Port("states", "float32", (batch, sequence, 4)),
+        Port("pooled", "float32", (batch, 4)),
+        Port("halves", "float32", (batch, half, 4)),
+    ]
+    signature = Signature(
+        parameters=(
+            Parameter("ids", "positional_or_keyword", None),
+            Parameter("attention_mask", "positional_or_keyword", ValueNode(None)),
+        ),
+        arguments=(("ids", TensorNode(0)), ("attention_mask", TensorNode(1))),
+        result=RecordNode("Result", (("states", TensorNode(0)), ("pooled", TensorNode(1)), ("halves", TensorNode(2)))),
+    )
+    found = None
+    if buckets:
+        shapes = tuple({"ids": tuple(size), "attention_mask": tuple(size)} for size in buckets)
+        found = Buckets(shapes, {"ids": Padding(7, side), "attention_mask": Padding(0, side)})
+    model = make_model([ids, mask], [("states", states), ("pooled", pooled), ("halves", halves)])
+    return publish_graph(store, model, inputs, outputs, signature, name=name, buckets=found)
+
+
+TABLE = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+"""What `publish_text` looks ids up in."""
+
+
+def text_of(ids: Any, mask: Any = None) -> dict[str, Any]:
+    """Return what the graph of `publish_text` gives."""
+    ids = np.asarray(ids)
+    counted = np.ones(ids.shape, np.float32) if mask is None else np.asarray(mask, np.float32)
+    rows = TABLE[ids]
+    pooled = (rows * counted[..., None]).sum(1) / counted.sum(1)[:, None]
+    states = rows + pooled[:, None]
+    return {"states": states, "pooled": pooled, "halves": states[:, ::2]}

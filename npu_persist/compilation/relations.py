@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npu_persist.buckets import open_axes, read_sizes
+from npu_persist.errors import DynamicShapeError
 from npu_persist.manifest import Dimension
-from npu_persist.signature import size_of, write_symbol
+from npu_persist.signature import describe_port, size_of, write_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,26 @@ def find_unrelated(inputs: Sequence[Port], outputs: Sequence[Port]) -> tuple[Por
             if isinstance(size, Dimension) and (size.name is None or size_of(size.name, sizes) is None):
                 return port, axis
     return None
+
+
+def require_related(inputs: Sequence[Port], outputs: Sequence[Port], reference: str) -> None:
+    """Check that every output's size follows from one open axis of the inputs.
+
+    Raises:
+        DynamicShapeError: Names the first output that does not.
+    """
+    found = find_unrelated(inputs, outputs)
+    if found is not None:
+        port, axis = found
+        opened = ", ".join(f"{one.name} axis {place.axis}" for one in inputs for place in open_axes(one))
+        raise DynamicShapeError(
+            f"{reference}: buckets: the size of axis {axis} of output {port.name} ({describe_port(port)}) does not "
+            f"follow from one open axis of the inputs ({opened}), so what padding adds to it could not be cut off. "
+            "Give axes that always have equal sizes one name (dynamic_shapes of persist), leave open fewer axes, or do "
+            "without buckets",
+            input=port.name,
+            axis=axis,
+        )
 
 
 _ENOUGH = 2

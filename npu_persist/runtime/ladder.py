@@ -241,6 +241,7 @@ class Ladder:
             "graph": recipe.graph.name,
             "device": recipe.device,
             "config": dict(recipe.properties),
+            "shapes": recipe.shapes,
             "home": str(cache.path.parent),
             "key": recipe.key,
         }
@@ -300,18 +301,18 @@ class Ladder:
             phases[name] = phases.get(name, 0.0) + time.perf_counter() - began
 
     def _take(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
-        self._report.rungs.append(Rung(name, recipe.device, taken=True, reason=reason, seconds=_since(began)))
+        self._rung(name, recipe, reason, began, taken=True)
         self._report.loaded_device = recipe.device
 
     def _pass(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
         log.info("%s: %s passed over: %s", recipe, name, reason)
-        self._report.rungs.append(Rung(name, recipe.device, taken=False, reason=reason, seconds=_since(began)))
+        self._rung(name, recipe, reason, began, taken=False)
+
+    def _rung(self, name: RungName, recipe: Recipe, reason: str, began: float, *, taken: bool) -> None:
+        seconds = time.perf_counter() - began
+        self._report.rungs.append(Rung(name, recipe.device, taken, reason, seconds, recipe.shapes))
 
     def _note(self, text: str) -> None:
         log.info("%s: %s", self._report.reference, text)
         if text not in self._report.notes:
             self._report.notes.append(text)
-
-
-def _since(began: float) -> float:
-    return time.perf_counter() - began

@@ -7,6 +7,8 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.cache import CompileCache
@@ -15,6 +17,7 @@ from npu_persist.errors import (
     CompilationError,
     DeviceNotFoundError,
     DeviceWarning,
+    DynamicShapeError,
     IntegrityError,
     StoreError,
     UsageError,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle import Bundle
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
+    from npu_persist.manifest import Buckets, Port
     from npu_persist.process import CompileProgress
     from npu_persist.runtime.ladder import Ladder
     from npu_persist.runtime.model import Model
@@ -45,6 +49,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     *,
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     verify: Verify = "full",
     fallback: Sequence[str] = (),
     cache: bool = True,
@@ -65,6 +70,10 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names.
         config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}.
         hint: OpenVINO's PERFORMANCE_HINT: "LATENCY", "THROUGHPUT" or "CUMULATIVE_THROUGHPUT".
+        buckets: Sizes to compile a graph with open axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
+            512)}]`: a call runs in the smallest that it fits into, filled up and cut back. None: those that it was
+            persisted with, or else those of the artifacts that are attached for the device. An empty list: the graph
+            as it is, which an NPU takes only if every axis has a largest size.
         verify: "full" compares every byte; "stamp" only what has another size, time or inode than when it was last
             compared by a load with "stamp"; "none" compares nothing, and then nothing is added to the compile cache.
         fallback: Devices to try, in order, when `device` is not there or does not compile. Properties of `config` that
@@ -85,6 +94,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         DeviceNotFoundError: The device is not there, nor any of `fallback`.
         CompilationError: OpenVINO refused the graph or the properties on every device.
         CompileTimeoutError: The compilation took longer than `compile_timeout`.
+        DynamicShapeError: The buckets do not fit the graph; or an NPU was asked for, there are none, and an axis has no
+            largest size.
         PropertyError: A property is misspelt, or one that the compile cache sets itself.
         UsageError: An argument is not of the types above.
 
@@ -119,35 +130,37 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             compile_timeout=compile_timeout,
             progress=progress,
         )
-        compiled = _climb(ladder, recipes, verification, report)
+        loaded = _climb(ladder, recipes, buckets, verification, report)
         verification.finish()
         _write_stamps(verification, report)
     report.verified_bytes = verification.bytes
     report.phases["verify"] = verification.seconds
-    model = _make_model(recipes[0], compiled, report)
+    model = _make_model(loaded, report)
     report.phases["load"] = time.perf_counter() - began
     log.info("%s", report)
     return model
 
 
-def compiled(
+def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     reference: str | Path,
     device: str = "AUTO",
     *,
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     store: Store | str | Path | None = None,
 ) -> Artifact | None:
     """Tell whether a bundle is compiled here already: the artifact that `load` would import, or None.
 
-    Neither the graph nor the weights are read, and the artifact's bytes are not compared with its description: `load`
-    does that.
+    With buckets it is the largest one's, and None if any is missing; its `shapes` say which it is. Neither the graph
+    nor the weights are read, and the artifact's bytes are not compared with its description: `load` does that.
 
     Args:
         reference: As for `load`.
         device: As for `load`.
         config: As for `load`: other properties are another artifact.
         hint: As for `load`.
+        buckets: As for `load`.
         store: As for `load`.
 
     Raises:
@@ -165,7 +178,7 @@ def compiled(
         True
 
     """
-    from npu_persist.runtime.choice import choose_attached
+    from npu_persist.runtime.sizes import pick_buckets, split
 
     source = store if isinstance(store, Store) else Store(store)
     bundle = source.resolve(reference)
@@ -174,14 +187,29 @@ def compiled(
     (recipe,) = _make_recipes(bundle, _check_devices(device, ()), properties, report)
     if recipe.unkeyed:
         return None
+    cache = CompileCache(source.home)
+    found = [_find_compiled(one, cache) for one in split(recipe, pick_buckets(recipe, buckets, report))]
+    return None if None in found else found[-1]
+
+
+def _find_compiled(recipe: Recipe, cache: CompileCache) -> Artifact | None:
+    from npu_persist.runtime.choice import choose_attached
+
     for candidate in choose_attached(recipe).candidates:
         return candidate.artifact
-    entry = CompileCache(source.home).find(recipe.key)
+    entry = cache.find(recipe.key)
     return None if entry is None else entry.artifact
 
 
 def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
-    *, bundle: str, graph: str, device: str, config: Mapping[str, Any], home: str, key: str
+    *,
+    bundle: str,
+    graph: str,
+    device: str,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]] | None,
+    home: str,
+    key: str,
 ) -> bool:
     """Compile a bundle and keep it in the compile cache: what `load` with `compile_timeout` runs in a process.
 
@@ -199,7 +227,8 @@ def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
     cache = CompileCache(store.home)
     with Verification("full", store.home) as verification:
         verification.start(opened.file(described), opened.manifest.files[described])
-        recipe = Recipe(opened, opened.graph(graph), device, dict(config))
+        sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
+        recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
         compiled = Ladder(verification, cache, report).climb(recipe)
         verification.finish()
     if compiled.pending is not None:
@@ -274,14 +303,30 @@ def _make_recipes(
     return recipes
 
 
-def _climb(ladder: Ladder, recipes: Sequence[Recipe], verification: Verification, report: Report) -> Compiled:
+@dataclass
+class _Loaded:
+    """What a load led to: a compiled model for each bucket, or one for the graph as it is."""
+
+    recipe: Recipe
+    buckets: Buckets | None
+    outputs: tuple[Port, ...]
+    compiled: list[Compiled]
+
+
+def _climb(
+    ladder: Ladder, recipes: Sequence[Recipe], given: object, verification: Verification, report: Report
+) -> _Loaded:
+    from npu_persist.runtime.sizes import pick_buckets, relate_outputs, split
+
     for index, recipe in enumerate(recipes):
+        buckets = pick_buckets(recipe, given, report)
+        outputs = recipe.graph.outputs if buckets is None else relate_outputs(recipe, buckets, verification)
         try:
-            return ladder.climb(recipe)
+            return _Loaded(recipe, buckets, outputs, _climb_each(ladder, split(recipe, buckets), report))
         except IntegrityError:
             verification.finish()  # which names the file that is damaged, and with it the cause
             raise
-        except (DeviceNotFoundError, CompilationError) as error:
+        except (DeviceNotFoundError, CompilationError, DynamicShapeError) as error:
             verification.finish()
             if index == len(recipes) - 1:
                 if index:
@@ -291,6 +336,17 @@ def _climb(ladder: Ladder, recipes: Sequence[Recipe], verification: Verification
     raise AssertionError("there is at least one device")
 
 
+def _climb_each(ladder: Ladder, recipes: Sequence[Recipe], report: Report) -> list[Compiled]:
+    compiled: list[Compiled] = []
+    from_cache: list[bool] = []
+    for recipe in recipes:
+        report.from_cache = False
+        compiled.append(ladder.climb(recipe))
+        from_cache.append(report.from_cache)
+    report.from_cache = all(from_cache)
+    return compiled
+
+
 def _write_stamps(verification: Verification, report: Report) -> None:
     try:
         verification.write_stamps()
@@ -298,21 +354,47 @@ def _write_stamps(verification: Verification, report: Report) -> None:
         report.notes.append(f"no stamps, the next load reads every byte again: {error}")
 
 
-def _make_model(recipe: Recipe, compiled: Compiled, report: Report) -> Model:
+def _make_model(loaded: _Loaded, report: Report) -> Model:
     from npu_persist.compilation.execution import executing_devices
     from npu_persist.runtime.model import Model
     from npu_persist.signature import CallPlan
 
-    graph, model = recipe.graph, compiled.model
+    graph, models = loaded.recipe.graph, [one.model for one in loaded.compiled]
+    waiting = [report]
 
     def note_first(seconds: float) -> None:
-        report.phases["first_inference"] = seconds
-        _warn_of_other_device(report, model)
+        with suppress(IndexError):  # another bucket was first
+            waiting.pop().phases["first_inference"] = seconds
+        for model in models:
+            _warn_of_other_device(report, model)
 
-    report._executing = lambda: executing_devices(model)  # noqa: SLF001 (ours to set)
-    _warn_of_other_device(report, model)
+    report._executing = lambda: tuple(  # noqa: SLF001 (ours to set)
+        dict.fromkeys(name for model in models for name in executing_devices(model))
+    )
+    for model in models:
+        _warn_of_other_device(report, model)
+    if loaded.buckets is not None:
+        return _make_bucket_model(loaded, loaded.buckets, report, note_first)
     plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
-    return Model(recipe.bundle, model, plan, report=report, keep=compiled.keep, on_first=note_first)
+    keep = loaded.compiled[0].keep
+    return Model(loaded.recipe.bundle, models[0], plan, report=report, keep=keep, on_first=note_first)
+
+
+def _make_bucket_model(loaded: _Loaded, buckets: Buckets, report: Report, on_first: Callable[[float], None]) -> Model:
+    from npu_persist.compilation.ports import fix_inputs
+    from npu_persist.runtime.buckets import BucketModel, make_plan, require_stateless
+    from npu_persist.runtime.requests import Requests
+    from npu_persist.signature import CallPlan
+
+    graph, bundle = loaded.recipe.graph, loaded.recipe.bundle
+    requests = []
+    for shapes, one in zip(buckets.shapes, loaded.compiled, strict=True):
+        one.model.npu_persist_keep = tuple(one.keep)
+        plan = CallPlan(graph.signature, fix_inputs(graph, shapes), loaded.outputs)
+        requests.append(Requests(one.model, plan, bundle.reference, on_first))
+    require_stateless(requests, bundle.reference)
+    plan = make_plan(graph.signature, graph.inputs, loaded.outputs, buckets)
+    return BucketModel(bundle, loaded.compiled[-1], plan, report, buckets=buckets, requests=requests)
 
 
 def _warn_of_other_device(report: Report, model: Any) -> None:

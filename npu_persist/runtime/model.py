@@ -16,7 +16,7 @@ from npu_persist.manifest import DictNode
 from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
 from npu_persist.runtime.mapping import run_all
 from npu_persist.runtime.profile import read_layers
-from npu_persist.runtime.requests import LENT, Job, Requests
+from npu_persist.runtime.requests import LENT, Job, Requests, run_on_each
 from npu_persist.runtime.samples import make_random, read_golden_inputs
 from npu_persist.runtime.started import Started
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Port, Signature
+    from npu_persist.runtime.buckets import BucketRequests
     from npu_persist.runtime.profile import LayerTime
     from npu_persist.runtime.report import Report
     from npu_persist.signature import CallPlan
@@ -78,6 +79,7 @@ class Model:
         *,
         keep: Sequence[object] = (),
         on_first: Callable[[float], None] | None = None,
+        requests: BucketRequests | None = None,
     ) -> None:
         """Wrap a compiled model; use `npu_persist.load` instead."""
         self.bundle = bundle
@@ -90,7 +92,7 @@ class Model:
         self._wide = [(index, port) for index, port in enumerate(plan.inputs) if port.dtype in WIDE]
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
         self._options = [name for name in _OPTIONS if name not in _names(plan.signature)]
-        self._requests = Requests(compiled, plan, bundle.reference, on_first)
+        self._requests = requests or Requests(compiled, plan, bundle.reference, on_first)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -101,6 +103,15 @@ class Model:
     def outputs(self) -> tuple[Port, ...]:
         """The graph's outputs: name, numpy dtype, shape."""
         return self._plan.outputs
+
+    @property
+    def buckets(self) -> tuple[Mapping[str, tuple[int, ...]], ...]:
+        """The sizes that it is compiled for, smallest first, each with the shapes of the inputs that have open axes.
+
+        A call goes to the smallest bucket that it fits into: its inputs are filled up, and its outputs cut back. Empty
+        for a model that is compiled as the graph is.
+        """
+        return ()
 
     @property
     def signature(self) -> Signature:
@@ -194,7 +205,7 @@ class Model:
 
         """
         plan = self._plan
-        job = Job(self._requests, self._copy(plan.flatten(args, kwargs)))
+        job = self._job(plan.flatten(args, kwargs))
         return self._requests.queue(lambda: plan.rebuild(job()))
 
     def map(self, iterable: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
@@ -243,7 +254,7 @@ class Model:
         """
         values = self._plan.flatten(args, kwargs)
         has_state = self.has_state
-        job = Job(self._requests, self._copy(values), share_outputs=not has_state, is_kept=not has_state)
+        job = self._job(values, share_outputs=not has_state, is_kept=not has_state)
         return Started(self._plan, self._requests.queue(job), job, has_state=has_state)
 
     def reset(self) -> None:
@@ -267,13 +278,11 @@ class Model:
             InferenceError: the device failed.
 
         """
-        arrays = self._copy(self._sample() if values is None else values)
-        requests = self._requests
+        requests, arrays, _ = self._requests.place(self._copy(self._sample() if values is None else values))
         if self.has_state:
             requests.run_on(requests.new_lane(), arrays, LENT, share_outputs=True)
             return
-        for future in [requests.queue(Job(requests, arrays, share_outputs=True)) for _ in range(requests.optimal)]:
-            future.result()
+        run_on_each(requests, arrays)
 
     def profile(
         self, values: Sequence[Any] | Mapping[str, Any] | None = None, *, runs: int = 10
@@ -299,11 +308,11 @@ class Model:
         """
         if runs < 1:
             raise UsageError(f"runs: expected 1 or more; got {runs}")
-        arrays = self._check(self._sample() if values is None else values)
-        lane = self._requests.new_lane()
+        requests, arrays, _ = self._requests.place(self._check(self._sample() if values is None else values))
+        lane = requests.new_lane()
         for _ in range(runs):
-            self._requests.run_on(lane, arrays, LENT, share_outputs=True)
-        return read_layers(self.compiled, lane.request, self.bundle.reference)
+            requests.run_on(lane, arrays, LENT, share_outputs=True)
+        return read_layers(requests.compiled, lane.request, self.bundle.reference)
 
     def _check(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
         """Return an array for each input, or raise."""
@@ -327,6 +336,10 @@ class Model:
         """Return arrays of our own, which may be read after the caller has changed its arrays, and be lent."""
         return [np.array(array, order="C") for array in self._check(values)]
 
+    def _job(self, values: Sequence[Any] | Mapping[str, Any], **options: bool) -> Job:
+        requests, arrays, fit = self._requests.place(self._copy(values))
+        return Job(requests, arrays, fit=fit, **options)
+
     def _sample(self) -> Mapping[str, Array]:
         if self.bundle.manifest.golden is None:
             return make_random(self.inputs, 0)
@@ -339,7 +352,7 @@ class Model:
             values = self._plan.flatten((), item)
         else:
             values = self._plan.flatten((item,), {})
-        job = Job(self._requests, self._copy(values))
+        job = self._job(values)
         return self._requests.queue(job), job
 
     def _by_name(self, values: Mapping[str, Any]) -> list[Any]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from npu_persist.buckets import describe_shapes
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 RungName = Literal["attached", "cache", "compile"]
 
@@ -26,6 +28,7 @@ class Rung:
         taken: Whether it led to the model.
         reason: Why it was taken or passed over.
         seconds: What it took.
+        shapes: The bucket that it is for; None: the graph as it is.
     """
 
     name: RungName
@@ -33,6 +36,7 @@ class Rung:
     taken: bool
     reason: str
     seconds: float
+    shapes: Mapping[str, tuple[int, ...]] | None = None
 
 
 @dataclass
@@ -44,8 +48,8 @@ class Report:
         device: The device string that was asked for.
         loaded_device: The one that the model was loaded for: another one for `AUTO` where there is only one device,
             and when a fallback was taken.
-        from_cache: Whether a compiled artifact spared the compilation.
-        key: The key of the compiled artifact.
+        from_cache: Whether a compiled artifact spared the compilation; with buckets, of each of them.
+        key: The key of the compiled artifact; with buckets, of the largest.
         rungs: What was tried, in order.
         verification: "full", "stamp" or "none".
         verified_bytes: Bytes that were read and compared with their digests.
@@ -83,10 +87,14 @@ class Report:
         how = "from a compiled artifact" if self.from_cache else "compiled"
         lines = [f"{self.reference} for {self.device}: {how} for {self.loaded_device}, runs on {where}"]
         lines += [
-            f"  {'taken      ' if rung.taken else 'passed over'}  {rung.name} ({rung.device}): {rung.reason}, "
-            f"{rung.seconds:.3f} s"
+            f"  {'taken      ' if rung.taken else 'passed over'}  {rung.name} ({rung.device}{_bucket(rung)}): "
+            f"{rung.reason}, {rung.seconds:.3f} s"
             for rung in self.rungs
         ]
         lines.append("  " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items()))
         lines.append(f"  verified: {self.verification}, {self.verified_bytes} bytes")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def _bucket(rung: Rung) -> str:
+    return "" if rung.shapes is None else f", {describe_shapes(rung.shapes)}"

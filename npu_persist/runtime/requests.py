@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+    from npu_persist.runtime.fit import Fit
     from npu_persist.runtime.inputs import Array
     from npu_persist.signature import CallPlan
 
@@ -147,6 +148,10 @@ class Requests:
             lane.on_first = self._on_first
         return lane
 
+    def place(self, arrays: list[Array]) -> tuple[Requests, list[Array], None]:
+        """Return whose request runs a call, on which arrays, and how its outputs are cut: all as it is."""
+        return self, arrays, None
+
     def take(self) -> Lane:
         """Return a request that nobody else uses; it must be given back."""
         try:
@@ -261,13 +266,14 @@ class Job:
         limit: bytes from which they are lent.
         share_outputs: whether it gives views of the request's memory.
         is_kept: whether it keeps its request when it is done, until `release`.
+        fit: how its outputs are cut back, if they are.
 
     Attributes:
         lock: who holds it keeps `release` waiting.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one inference, and what becomes of its outputs)
         self,
         requests: Requests,
         arrays: Sequence[Array],
@@ -275,8 +281,10 @@ class Job:
         *,
         share_outputs: bool = False,
         is_kept: bool = False,
+        fit: Fit | None = None,
     ) -> None:
         self._requests = requests
+        self._fit = fit
         self._arrays = arrays
         self._limit = limit
         self._share_outputs = share_outputs
@@ -297,6 +305,8 @@ class Job:
         is_done = False
         try:
             outputs = self._requests.run_on(lane, self._arrays, self._limit, self._share_outputs)
+            if self._fit is not None:
+                outputs = self._fit.cut(outputs, share_outputs=self._share_outputs)
             is_done = True
         finally:
             with self.lock:
@@ -322,6 +332,12 @@ class Job:
         lane, self._lane = self._lane, None
         if lane is not None:
             self._requests.give_back(lane)
+
+
+def run_on_each(requests: Requests, arrays: Sequence[Array]) -> None:
+    """Run one inference on each request that makes best use of the device; errors as for `Requests.run`."""
+    for future in [requests.queue(Job(requests, arrays, share_outputs=True)) for _ in range(requests.optimal)]:
+        future.result()
 
 
 def wait_for(futures: Collection[Future[Any]], timeout: float | None = None) -> bool:

@@ -17,6 +17,7 @@ from npu_persist.weights import read_header
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from npu_persist.buckets import Shapes
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Port, Signature
 
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
     Call = tuple[list[Any], dict[str, Any]]
 
 
-def make_random(ports: Iterable[Port], seed: int) -> dict[str, Array]:
+def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) -> dict[str, Array]:
     """Make an input for each port: floats standard normal, integers 0 or 1, which every vocabulary has.
 
     Args:
         ports: The graph's inputs; axes that share a name get the same size, the smallest allowed.
         seed: Of the generator.
+        shapes: Other shapes than the smallest, by name.
     """
     generator = np.random.default_rng(seed)
     inputs: dict[str, Array] = {}
     for port in ports:
-        shape = tuple(axis if isinstance(axis, int) else max(axis.min, 1) for axis in port.shape)
+        smallest = tuple(axis if isinstance(axis, int) else max(axis.min, 1) for axis in port.shape)
+        shape = (shapes or {}).get(port.name, smallest)
         if port.dtype.startswith("float"):
             inputs[port.name] = np.asarray(generator.standard_normal(shape), dtype=port.dtype)
         else:

@@ -15,7 +15,7 @@ from npu_persist.signature.describe import (
 )
 from npu_persist.signature.plan import CallPlan
 from npu_persist.signature.record import Record
-from npu_persist.signature.symbols import read_symbol, size_of, write_symbol
+from npu_persist.signature.symbols import find_root, read_symbol, size_of, write_symbol
 from npu_persist.signature.tree import rebuild
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "describe_shape",
     "describe_tree",
     "describe_value",
+    "find_root",
     "read_symbol",
     "rebuild",
     "size_of",

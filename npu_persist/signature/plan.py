@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.errors import InputError, ManifestError, Problem
@@ -35,6 +35,7 @@ _KINDS = {
     "keyword_only": inspect.Parameter.KEYWORD_ONLY,
     "var_keyword": inspect.Parameter.VAR_KEYWORD,
 }
+_POSITIONAL = frozenset({"positional_only", "positional_or_keyword"})
 _VARIABLE = frozenset({"var_positional", "var_keyword"})
 _MISSING = object()
 
@@ -42,8 +43,20 @@ _MISSING = object()
 class CallPlan:
     """A signature made ready for calls: `flatten` turns a call into tensors, `rebuild` turns results into structure."""
 
-    def __init__(self, signature: Signature, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        optional: Container[int] = (),
+    ) -> None:
         """Make a plan for a graph's signature.
+
+        Args:
+            signature: how the module is called.
+            inputs: the graph's inputs.
+            outputs: the graph's outputs.
+            optional: inputs, by index, for which a call may give None, or nothing: `flatten` then gives None.
 
         Raises:
             ManifestError: it is no signature that Python could have, or a parameter without default has no argument.
@@ -53,8 +66,9 @@ class CallPlan:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self._arguments = dict(signature.arguments)
+        self._optional = optional
         try:
-            self._binder = inspect.Signature([_parameter(*part) for part in _parts(signature)])
+            self._binder = inspect.Signature([_parameter(*part) for part in _parts(signature, optional)])
             rebuild(signature.result, self.outputs)  # raises for named tuples that cannot be
         except ValueError as error:
             raise ManifestError(
@@ -115,6 +129,9 @@ class CallPlan:
 
     def _collect(self, tree: Tree, value: Any, where: str, leaves: list[Any]) -> None:
         if isinstance(tree, TensorNode):
+            if value is None and tree.index in self._optional:
+                leaves[tree.index] = None
+                return
             if value is None or isinstance(value, (str, bytes, Mapping)):
                 raise self._error(where, describe_port(self.inputs[tree.index]), value)
             leaves[tree.index] = value
@@ -179,12 +196,21 @@ class CallPlan:
         return describe_call(self.signature, self.inputs, self.outputs)
 
 
-def _parts(signature: Signature) -> Iterator[tuple[str, str, Tree | None]]:
-    given = {name for name, _ in signature.arguments}
-    for parameter in signature.parameters:
-        if parameter.default is None and parameter.kind not in _VARIABLE and parameter.name not in given:
+def _parts(signature: Signature, optional: Container[int]) -> list[tuple[str, str, Tree | None]]:
+    given = dict(signature.arguments)
+    parts: list[tuple[str, str, Tree | None]] = []
+    is_last = True
+    for parameter in reversed(signature.parameters):
+        tree, default = given.get(parameter.name), parameter.default
+        if default is None and parameter.kind not in _VARIABLE and tree is None:
             raise ValueError(f"parameter {parameter.name} has neither a default nor an argument")
-        yield parameter.name, parameter.kind, parameter.default
+        is_positional = parameter.kind in _POSITIONAL
+        if default is None and isinstance(tree, TensorNode) and tree.index in optional:
+            # Python has no positional parameter without a default after one with: there None has to be written.
+            default = ValueNode(None) if is_last or not is_positional else None
+        is_last = is_last and not (is_positional and default is None)
+        parts.append((parameter.name, parameter.kind, default))
+    return parts[::-1]
 
 
 def _parameter(name: str, kind: str, default: Tree | None) -> inspect.Parameter:

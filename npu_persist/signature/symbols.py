@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
 _DERIVED = re.compile(r"([1-9][0-9]{0,8})\*(.+?)([+-][0-9]{1,9})?", re.ASCII)
 
@@ -47,6 +47,18 @@ def size_of(name: str, sizes: Mapping[str, int]) -> int | None:
     if steps is None or steps[1] not in sizes:
         return None
     return factor * ((sizes[steps[1]] + int(steps[2] or 0)) // int(steps[3])) + offset
+
+
+def find_root(name: str, roots: Container[str]) -> str | None:
+    """Return the symbol that an axis follows; None if it is none of those there are.
+
+    >>> find_root("2*((batch+1)//2)", {"batch"})
+    'batch'
+    """
+    root = read_symbol(name).root
+    steps = None if root in roots else _STEPS.fullmatch(root)
+    found = root if steps is None else steps[1]
+    return found if found in roots else None
 
 
 def write_symbol(root: str, *, factor: int = 1, shift: int = 0, stride: int = 1, offset: int = 0) -> str:
