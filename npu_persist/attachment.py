@@ -48,6 +48,12 @@ _STAGING = ".staging"
 _SHORT = 8
 """Hex digits that tell folders of one target apart."""
 
+MAX_ATTACHED = 1000
+"""Most entries of the folder that are looked at."""
+
+MAX_DESCRIPTIONS = 16 * 1024 * 1024
+"""Most bytes of all `artifact.json` together that are read."""
+
 _LOST_RACES = 100
 """How often others may attach the same, before one of theirs is taken for the newest."""
 
@@ -58,21 +64,44 @@ def list_attached(bundle: Bundle) -> Iterator[tuple[Path, Artifact | ArtifactErr
     """Yield the folder of each attached artifact, with what `artifact.json` says or why it cannot be read.
 
     Its other files are not looked at, and neither is whether it was compiled from this bundle: `subject` says that.
+    Where there are more than `MAX_ATTACHED`, or more than `MAX_DESCRIPTIONS` bytes of descriptions, the last is the
+    error that says so: what came with a bundle must not keep a load busy.
     """
     root = bundle.path / COMPILED_DIRECTORY
     try:
-        folders = _folders(root)
+        names = sorted(os.listdir(root)) if is_directory(root) else []  # noqa: PTH208 (no link is followed)
     except OSError as error:  # another user's
         yield root, ArtifactError(f"{root}: cannot be read: {error.strerror}", path=str(root))
         return
-    for folder in folders:
+    left = MAX_DESCRIPTIONS
+    for number, name in enumerate(names):
+        folder = root / name
+        if number >= MAX_ATTACHED:
+            yield root, _too_much(root, len(names))
+            return
+        if name.startswith(".") or not is_directory(folder):
+            continue
         try:
+            left -= (folder / ARTIFACT_FILE).lstat().st_size
+            if left < 0:
+                yield root, _too_much(root, len(names))
+                return
             yield folder, read_artifact(folder)
         except ArtifactError as error:
             yield folder, error
         except OSError as error:
             if folder.exists():  # one that has just been replaced is not
                 yield folder, ArtifactError(f"{folder}: cannot be read: {error.strerror}", path=str(folder))
+
+
+def _too_much(root: Path, number: int) -> ArtifactError:
+    expected = f"at most {MAX_ATTACHED} entries, with {MAX_DESCRIPTIONS} bytes of {ARTIFACT_FILE} together"
+    return ArtifactError(
+        f"{root}: expected {expected}; got {number} entries. The others are not looked at; remove what is not used",
+        path=str(root),
+        expected=expected,
+        got=f"{number} entries",
+    )
 
 
 def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None = None) -> None:
