@@ -331,7 +331,7 @@ class _Hearing:
 def _parse(line: bytes) -> dict[str, Any] | None:
     if line.startswith(b"{") and len(line) < _LONGEST_LINE:
         try:
-            message = json.loads(line)
+            message = json.loads(line.decode(errors="replace"))  # no caller waits for ever for a damaged text
         except (ValueError, RecursionError):
             return None
         if isinstance(message, dict) and len(message) == 1 and message.keys() <= {"stage", "result", "failure"}:

@@ -6,6 +6,7 @@ lacks, and the one command that is nearest.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,7 @@ def find_nearest(states: dict[str, State]) -> State:
     """Return the state of the toolchain that is the easiest to make usable here."""
     if sys.platform == "win32":
         return states["plugin"]
-    # Somebody who set the variable wants that one.
-    if COMPILER_VARIABLE in states["libraries"].reason.partition(": ")[0] and ": " in states["libraries"].reason:
+    if os.environ.get(COMPILER_VARIABLE):  # who set it wants that one
         return states["libraries"]
     return states["wine"] if states["wine"].advice else states["libraries"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import ToolchainError
-from npu_persist.files import rename_new
+from npu_persist.files import rename_new, store_errors
 from npu_persist.staging import prune_staging, staged
 from npu_persist.toolchain.native import installed_version
 from npu_persist.toolchain.probe import PROBED, probe
@@ -115,10 +115,12 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         if not outcome.openvino.startswith(version):
             raise ToolchainError(f"expected OpenVINO {version} in {', '.join(checked)}, got {outcome.openvino}")
         write_record(made, record)
-        if os.path.lexists(target):  # of another format, or damaged
-            _end_wine(target / PREFIX)
-            os.rename(target, staging / "replaced")  # noqa: PTH104
-        rename_new(made, target)
+        with store_errors(f"put the toolchain into {target}"):
+            if os.path.lexists(target):  # of another format, or damaged
+                _end_wine(target / PREFIX)
+                os.rename(target, staging / "replaced")  # noqa: PTH104
+            with suppress(FileExistsError):  # another process was faster, and what it made is as good
+                rename_new(made, target)
     return target
 
 
@@ -137,7 +139,7 @@ def uninstall(home: Path, version: str | None = None) -> list[Path]:
         raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: npu-persist toolchain list shows all")
     for path in found:
         _end_wine(path / PREFIX)
-        with staged(home / _STAGING) as staging:
+        with staged(home / _STAGING) as staging, store_errors(f"remove {path}"):
             os.rename(path, staging / "removed")  # noqa: PTH104
     return [*found, *sweep(home)]
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import struct
 import zipfile
+import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import ToolchainError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 PINNED = {
@@ -61,18 +64,14 @@ def extract(wheel: Path, members: Mapping[str, Path]) -> None:
     Raises:
         ToolchainError: The wheel is damaged or has not got one of them, or one is not as its RECORD says.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            record = _read_record(archive)
-            for name, target in members.items():
-                data = _read(archive, name, record)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    file.write(data)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, UnicodeDecodeError, csv.Error) as error:
-        raise _refuse(wheel.name, f"it is damaged: {error}") from error
-    except _Problem as problem:
-        raise _refuse(wheel.name, str(problem)) from problem
+    with _reading(wheel) as archive:
+        record = _read_record(archive)
+    for name, target in members.items():
+        with _reading(wheel) as archive:
+            data = _read(archive, name, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            file.write(data)
 
 
 def list_members(wheel: Path, prefix: str, suffix: str) -> list[str]:
@@ -81,22 +80,39 @@ def list_members(wheel: Path, prefix: str, suffix: str) -> list[str]:
     Raises:
         ToolchainError: It is no wheel.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return [name for name in archive.namelist() if name.startswith(prefix) and name.endswith(suffix)]
-    except zipfile.BadZipFile as error:
-        raise _refuse(wheel.name, f"it is damaged: {error}") from error
+    with _reading(wheel) as archive:
+        return [name for name in archive.namelist() if name.startswith(prefix) and name.endswith(suffix)]
 
 
 class _Problem(Exception):  # noqa: N818 (it does not leave this module)
     pass
 
 
-def _refuse(name: str, problem: str) -> ToolchainError:
-    return ToolchainError(
-        f"{name}: {problem}. Check the package index that pip uses (`python -m pip config list`), and run "
-        "`npu-persist toolchain install` again"
-    )
+_DAMAGE = (
+    _Problem,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    csv.Error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+"""What zipfile raises on damaged archives, and on members that are encrypted or of unknown compression."""
+
+
+@contextmanager
+def _reading(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except _DAMAGE as error:
+        problem = str(error) if isinstance(error, _Problem) else f"it is damaged ({type(error).__name__}: {error})"
+        raise ToolchainError(
+            f"{wheel.name}: {problem}. Check the package index that pip uses (`python -m pip config list`), and run "
+            "`npu-persist toolchain install` again"
+        ) from error
 
 
 def _read_record(archive: zipfile.ZipFile) -> dict[str, tuple[str, int]]:

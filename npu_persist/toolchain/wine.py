@@ -85,7 +85,7 @@ class WineToolchain:
             return State(False, reason, advice=advice)  # noqa: FBT003
         try:
             record = read_record(self.folder)
-            self._check_version(record)
+            self._check(record)
         except ToolchainError as error:
             return State(False, str(error), advice=INSTALL)  # noqa: FBT003
         if packages := find_missing(building=False):
@@ -100,7 +100,9 @@ class WineToolchain:
         verify(self.folder, read_record(self.folder))
         return compile_in(self.folder, job, **limits)
 
-    def _check_version(self, record: Record) -> None:
+    def _check(self, record: Record) -> None:
+        if not (self.folder / PREFIX / "system.reg").is_file():  # wine would make it again, for a minute, unasked
+            raise ToolchainError(f"{self.folder / PREFIX}: wine's own folder is missing. Install it again: {INSTALL}")
         if record.openvino != self._version:
             raise ToolchainError(
                 f"{self.folder} holds OpenVINO {record.openvino}, and {self._version} is installed here. Install the "
