@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.artifact import BLOB_FILE, describe_files
+from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE, describe_files
 from npu_persist.attachment import attach, stage
 from npu_persist.core import get_version
 from tests.artifacts import make_artifact
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 REQUIREMENTS = f"meta=2.7;ov=2026.4.1;desc=[{DESCRIPTOR}]"
 
 
-def attach_npu(bundle: Bundle, blob: bytes | None = None, **changes: Any) -> Path:
-    """Attach what the compiler for NPU:4000 could have made of a bundle's first graph."""
+def attach_npu(bundle: Bundle, blob: bytes | None = None, *, folder: str | None = None, **changes: Any) -> Path:
+    """Attach what the compiler for NPU:4000 could have made of a bundle's first graph.
+
+    Args:
+        bundle: The bundle.
+        blob: The blob.
+        folder: Name of the folder: it is then only put there, as it came from elsewhere.
+        changes: What else its description says.
+    """
     graph = bundle.manifest.graphs[0]
     fields: dict[str, Any] = {
         "subject": bundle.digest,
@@ -37,6 +44,13 @@ def attach_npu(bundle: Bundle, blob: bytes | None = None, **changes: Any) -> Pat
         "toolchain": "wine",
         "compiler": "8.4",
     }
+    if folder is not None:
+        place = bundle.path / "compiled" / folder
+        place.mkdir(parents=True)
+        (place / BLOB_FILE).write_bytes(real_blob() if blob is None else blob)
+        artifact = make_artifact(**(fields | changes), files=describe_files(place))
+        (place / ARTIFACT_FILE).write_bytes(artifact.to_json())
+        return place
     with stage(bundle) as staging:
         (staging / BLOB_FILE).write_bytes(real_blob() if blob is None else blob)
         artifact = make_artifact(**(fields | changes), files=describe_files(staging))
