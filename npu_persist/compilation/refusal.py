@@ -23,6 +23,9 @@ _MOST = 5
 
 _ATTRIBUTE = re.compile(r"[Aa]ttribute[s]?:? ['\"]?(\w+)|['\"](\w+)['\"]")
 _WORD = re.compile(r"\w+")
+_OPERATION = re.compile(r"\bIE\.(\w+)")
+"""As the compiler writes the operations of its dialect: `IE.SoftMax`."""
+
 _TRACED = re.compile(r"(?:(.*)/)?\w+::\w+(?:/.*)?")
 _PLUMBING = frozenset({"Const", "Parameter", "Result", "Convert"})
 """Kinds of layers that stand everywhere."""
@@ -79,7 +82,8 @@ def find_layers(graph: Path, message: str) -> list[Layer]:
     if having:
         return having
     words = set(_WORD.findall(message)) - _PLUMBING
-    return [layer for layer in layers if layer.kind in words]
+    operations = {word.lower() for word in _OPERATION.findall(message)}
+    return [layer for layer in layers if layer.kind in words or layer.kind.lower() in operations]
 
 
 def first_lines(text: str, limit: int = 600) -> str:
@@ -94,7 +98,7 @@ def _names(message: str, name: str) -> bool:
     # A short name is part of too many words to be meant.
     if "/" not in name or name not in message:
         return False
-    return re.search(rf"(?<![\w./:]){re.escape(name)}(?![\w/:])", message) is not None
+    return re.search(rf"(?<![\w./]){re.escape(name)}(?![\w/]|:[0-9])", message) is not None
 
 
 def _read_layers(graph: Path) -> list[Layer]:
