@@ -1,14 +1,16 @@
 """What the command line says about a bundle: the fields of `--json`, and the lines for people.
 
-The promise: only the manifest and the store are looked at; no array is read and openvino is not imported.
+The promise: only the manifest, the store and what describes attached artifacts are looked at; no array is read and
+openvino is not imported.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.cli.output import format_fields, format_size, format_table
+from npu_persist.cli.output import format_fields, format_seconds, format_size, format_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,6 +57,23 @@ _LONGEST_VALUE = 60
 """Characters of a metadata value that are shown to people; a whole tokenizer can be in there."""
 
 _SHORT_DIGEST = len("blake3:") + 12
+
+_ATTACHED = (
+    "target",
+    "graph",
+    "shapes",
+    "size",
+    "weightless",
+    "toolchain",
+    "compiler",
+    "openvino",
+    "requirements",
+    "properties",
+    "seconds",
+    "peak_memory",
+    "key",
+)
+"""What is shown of an attached artifact."""
 
 
 def describe_bundle(bundle: Described, aliases: Sequence[str]) -> dict[str, Any]:
@@ -157,6 +176,49 @@ def file_lines(bundle: Bundle) -> list[str]:
         [[path, format_size(entry.size), entry.digest] for path, entry in sorted(bundle.manifest.files.items())],
         right=["SIZE"],
     )
+
+
+def describe_attached(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return the artifacts that are attached to a bundle, as `--json` shows them; of damaged ones only the problem."""
+    from npu_persist.artifact import Artifact
+    from npu_persist.attachment import list_attached
+
+    described = []
+    for folder, found in list_attached(bundle):
+        artifact = found if isinstance(found, Artifact) else None
+        fields = {name: getattr(artifact, name, None) for name in _ATTACHED}
+        shapes = fields["shapes"] and {name: list(shape) for name, shape in fields["shapes"].items()}
+        properties = None if artifact is None else dict(artifact.properties)
+        problem = None if artifact is not None else str(found)
+        described.append({
+            "folder": str(folder), **fields, "shapes": shapes, "properties": properties, "problem": problem,
+        })  # fmt: skip
+    return described
+
+
+def attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what `describe_attached` gave."""
+    sound = [entry for entry in attached if entry["problem"] is None]
+    table = format_table(
+        ["FOLDER", "TARGET", "GRAPH", "SIZES", "SIZE", "COMPILER", "TOOK"],
+        [
+            [
+                PurePath(entry["folder"]).name,
+                entry["target"],
+                entry["graph"],
+                " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in (entry["shapes"] or {}).items())
+                or "-",
+                format_size(entry["size"]) + (" weightless" if entry["weightless"] else ""),
+                " ".join(filter(None, (entry["toolchain"], entry["compiler"]))),
+                format_seconds(entry["seconds"]),
+            ]
+            for entry in sound
+        ],
+        right=["TOOK"],
+    )
+    requires = {entry["folder"]: entry["requirements"] for entry in sound if entry["requirements"]}
+    lines = [f"{PurePath(folder).name} requires {text}" for folder, text in requires.items()]
+    return [*(table if sound else ()), *lines, *(entry["problem"] for entry in attached if entry["problem"])]
 
 
 def _plain(value: Any) -> str:

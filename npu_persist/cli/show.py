@@ -1,11 +1,12 @@
 """The verbs that only look: `list`, `inspect`, `path`.
 
-The promise: they read manifests and the store's folders, change nothing and import neither numpy nor openvino.
+The promise: they read manifests, the store's folders and, `inspect`, what describes attached artifacts; they change
+nothing and import neither numpy nor openvino.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli import describe
@@ -40,8 +41,13 @@ def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
     store = npu_persist.Store(arguments.store)
     bundle = store.resolve(arguments.reference)
     aliases = find_aliases(store, bundle)
-    data = {**describe.describe_bundle(bundle, aliases), "manifest": describe.describe_manifest(bundle)}
-    output.show(data, lambda: _inspect_text(bundle, aliases, output))
+    attached = describe.describe_attached(bundle)
+    data = {
+        **describe.describe_bundle(bundle, aliases),
+        "manifest": describe.describe_manifest(bundle),
+        "attached": attached,
+    }
+    output.show(data, lambda: _inspect_text(bundle, aliases, attached, output))
 
 
 def run_path(arguments: argparse.Namespace, output: Output) -> None:
@@ -64,7 +70,7 @@ def _list_text(entries: Sequence[Entry], output: Output) -> str:
     return "\n".join([output.heading(header), *rows])
 
 
-def _inspect_text(bundle: Bundle, aliases: list[str], output: Output) -> str:
+def _inspect_text(bundle: Bundle, aliases: list[str], attached: list[dict[str, Any]], output: Output) -> str:
     manifest = bundle.manifest
     sections = {bundle.reference: describe.head_lines(bundle, aliases)}
     for graph in manifest.graphs:
@@ -73,4 +79,6 @@ def _inspect_text(bundle: Bundle, aliases: list[str], output: Output) -> str:
     if manifest.warnings:
         sections["warnings"] = list(manifest.warnings)
     sections["files"] = describe.file_lines(bundle)
+    if attached:
+        sections["compiled artifacts"] = describe.attached_lines(attached)
     return "\n\n".join(format_section(output.heading(title), lines) for title, lines in sections.items())
