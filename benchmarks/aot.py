@@ -20,7 +20,8 @@ from _report import make_parser, median, print_header, print_json, print_table, 
 
 import npu_persist
 from npu_persist.artifact import BLOB_FILE
-from npu_persist.toolchain.wine import BIN, HOST, INSTALL, PREFIX, WineToolchain, wine_environment
+from npu_persist.toolchain.record import PREFIX
+from npu_persist.toolchain.wine import BIN, HOST, INSTALL, WineToolchain, wine_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,12 +131,12 @@ def measure_two(home: Path, models: list[str], runs: int) -> list[Row]:
     """Compile for two targets, one after the other and side by side, by turns."""
     rows = []
     for name in models:
-        row: Row = {"model": name, 1: [], 2: []}
+        row: Row = {"model": name, "1": [], "2": []}
         for _ in range(runs):
             for jobs in (1, 2):
                 began = time.perf_counter()
                 npu_persist.compile(name, TARGETS[:2], toolchain="wine", jobs=jobs, weightless=False, store=home)
-                row[jobs].append(time.perf_counter() - began)
+                row[str(jobs)].append(time.perf_counter() - began)
         rows.append(row)
     return rows
 
@@ -208,8 +209,8 @@ def report(found: dict[str, Any]) -> None:
     print_table("What the worker costs, NPU:4000", header, rows)
     rows = []
     for row in found["two"]:
-        ratio = median(row[2]) / median(row[1])
-        rows.append([row["model"], spread(row[1]), spread(row[2]), f"{ratio:.2f}", verdict(ratio, MAX_TWO)])
+        ratio = median(row["2"]) / median(row["1"])
+        rows.append([row["model"], spread(row["1"]), spread(row["2"]), f"{ratio:.2f}", verdict(ratio, MAX_TWO)])
     print_table("Two targets", ["model", "--jobs 1, s", "--jobs 2, s", "ratio", "target"], rows)
     times = found["verdict"]
     cells = [spread(times, ".2f"), verdict(median(times), MAX_VERDICT_MS, ".0f")]
