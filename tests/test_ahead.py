@@ -257,6 +257,22 @@ def test_a_device_that_is_not_here_says_so(store: Store) -> None:
     assert inside(bundle) == []
 
 
+def test_without_an_npu_here_the_kinds_of_others_are_named(store: Store) -> None:
+    from npu_persist.core import get_core
+
+    if any(name.startswith("NPU") for name in get_core().available_devices):
+        pytest.skip("this machine has an NPU")
+    publish_affine(store)
+    with pytest.raises(DeviceNotFoundError, match=r"another machine, name its kind: NPU:3720, NPU:4000"):
+        npu_persist.compile("affine", "NPU", store=store)
+
+
+def test_what_a_device_cannot_do_is_said(store: Store) -> None:
+    publish_affine(store)
+    with pytest.raises(UsageError, match="always hold the weights"):
+        npu_persist.compile("affine", "NPU", config=NPUW, weightless=True, store=store)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -16,11 +16,18 @@ from npu_persist import attachment
 from npu_persist.artifact import Artifact
 from npu_persist.buckets import describe_shapes
 from npu_persist.bundle import Bundle
-from npu_persist.compilation.local import compile_graph, describe, export_blob, read_graph
+from npu_persist.compilation.local import compile_graph, export_blob, read_graph
 from npu_persist.compilation.recipe import Recipe
-from npu_persist.errors import CompilationError, FileIntegrityError, NpuPersistError, UsageError
+from npu_persist.errors import (
+    CompilationError,
+    DeviceNotFoundError,
+    FileIntegrityError,
+    NpuPersistError,
+    UsageError,
+)
 from npu_persist.files import store_errors
 from npu_persist.process import run_python
+from npu_persist.target import PLATFORMS
 
 if TYPE_CHECKING:
     import threading
@@ -186,18 +193,23 @@ def compile_here(  # noqa: PLR0913 (a recipe in words)
     check_properties(get_core(), device, config)
     sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
     recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
-    model = read_graph(recipe)
+    inside = weightless is False
+    try:
+        compiled = compile_graph(recipe, read_graph(recipe), {} if inside else None)
+    except DeviceNotFoundError as error:
+        if device != "NPU":
+            raise
+        known = ", ".join(f"NPU:{number}" for number in PLATFORMS)
+        raise DeviceNotFoundError(
+            f"{error} To compile for an NPU of another machine, name its kind: {known}"
+        ) from error
     if not recipe.is_exportable:
-        compile_graph(recipe, model)  # which says it if the device is not there, or refuses the graph
         raise CompilationError(f"{recipe}: OpenVINO's {device} does not give away what it compiles. `load` compiles it")
     if weightless and not recipe.is_weightless:
         raise UsageError(f"weightless: blobs for {device} always hold the weights. Leave it out")
-    if weightless is False:
-        compiled = compile_graph(recipe, model, {})
-        export_blob(recipe, compiled, Path(staging))
-        artifact = describe(recipe, compiled, Path(staging), kind="blob", is_weightless=False)
-    else:
-        artifact = export_blob(recipe, compile_graph(recipe, model), Path(staging))
+    artifact = export_blob(recipe, compiled, Path(staging))
+    if inside:
+        artifact = replace(artifact, weightless=False)
     return artifact.to_json().decode()
 
 
