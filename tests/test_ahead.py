@@ -29,7 +29,7 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.store import Store
-from tests.graphs import publish_affine, publish_dynamic, publish_power, publish_scaled
+from tests.graphs import publish_affine, publish_dynamic, publish_power, publish_scaled, publish_text
 from tests.loads import is_right, rungs, spoil
 from tests.second_device import SECOND
 
@@ -135,6 +135,16 @@ def test_each_bucket_has_an_artifact(store: Store) -> None:
     assert first.label == "dynamic:1 for CPU, x=2x4,y=2x3,z=5"
     assert len(inside(bundle)) == 2
     store.verify()
+
+
+def test_the_bundles_own_buckets_are_compiled_and_load_takes_each(store: Store) -> None:
+    bundle = publish_text(store, buckets=[(1, 8), (2, 16)])
+    results = npu_persist.compile("text", "CPU", jobs=2, store=store)
+    assert [result.shapes and result.shapes["ids"] for result in results] == [(1, 8), (2, 16)]
+    assert len(inside(bundle)) == 2
+    model = npu_persist.load("text", "CPU", store=store)
+    assert {(rung.name, rung.taken) for rung in model.report.rungs if rung.taken} == {("attached", True)}
+    assert sum(rung.taken for rung in model.report.rungs) == 2
 
 
 def test_a_dynamic_graph_is_compiled_as_it_is_where_that_works(store: Store) -> None:

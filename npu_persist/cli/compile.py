@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def run_compile(arguments: argparse.Namespace, output: Output) -> int:
     """`npu-persist compile REF --target T`."""
     limit = arguments.memory_limit
+    show = output.beats()
     try:
         results = npu_persist.compile(
             arguments.reference,
@@ -39,7 +40,8 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
             timeout=arguments.timeout,
             memory_limit=None if limit is None else parse_size(limit, "--memory-limit"),
             jobs=arguments.jobs,
-            progress=output.beats(),
+            # Of one bundle, the target says which.
+            progress=None if show is None else lambda label, beat: show(label.rpartition(" for ")[2], beat),
             store=arguments.store,
         )
     except JobsError as error:
