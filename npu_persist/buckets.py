@@ -69,7 +69,10 @@ def resolve(inputs: Sequence[Port], buckets: object, padding: object = None) -> 
             graph has no open axis at all.
         UsageError: No such input, another rank, a bucket twice, a value that the dtype cannot hold, or no buckets.
     """
-    given = _check_buckets(buckets)
+    given = read_buckets(buckets)
+    names = [port.name for port in inputs]
+    for name in (name for bucket in given for name in bucket if name not in names):
+        raise UsageError(f"buckets: expected one of the inputs {', '.join(names)}; got {name!r}")
     opened = [port for port in inputs if open_axes(port)]
     if not opened:
         raise DynamicShapeError(
@@ -126,7 +129,12 @@ def require_bounds(inputs: Iterable[Port], reference: str, device: str) -> None:
                 )
 
 
-def _check_buckets(buckets: object) -> list[dict[str, tuple[int, ...]]]:
+def read_buckets(buckets: object) -> list[dict[str, tuple[int, ...]]]:
+    """Return what a caller wrote as a list of buckets, whatever the graph.
+
+    Raises:
+        UsageError: It is none.
+    """
     if isinstance(buckets, (str, bytes, Mapping)) or not isinstance(buckets, Sequence) or not buckets:
         raise UsageError(f"buckets: {_EXPECTED}; got {buckets!r}")
     return [_check_bucket(bucket) for bucket in buckets]
@@ -149,8 +157,6 @@ def _resolve_shapes(inputs: Sequence[Port], opened: Sequence[Port], bucket: Shap
     ports = {port.name: port for port in inputs}
     sizes: dict[str, int] = {}
     for name, shape in bucket.items():
-        if name not in ports:
-            raise UsageError(f"buckets: expected one of the inputs {', '.join(ports)}; got {name!r}")
         port = ports[name]
         if len(shape) != len(port.shape):
             raise UsageError(

@@ -262,3 +262,9 @@ def test_looking_at_the_cache_imports_neither_openvino_nor_numpy(cache: CompileC
         print(*sorted({"openvino", "numpy", "torch"} & sys.modules.keys()), file=sys.stderr)
     """
     assert run_python("-c", code).stderr.splitlines()[-1] == ""
+
+
+def test_an_entry_for_a_bucket_shows_its_sizes(run: Run, cache: CompileCache) -> None:
+    entry = publish(cache, shapes={"ids": (1, 128), "mask": (1, 128)})
+    assert f"{entry.reference} ids=1x128,mask=1x128" in run("list")[1]
+    assert as_json(run, "list")[0]["shapes"] == {"ids": [1, 128], "mask": [1, 128]}

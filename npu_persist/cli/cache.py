@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
+from npu_persist.buckets import describe_shapes
 from npu_persist.cache import CompileCache
 from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.cli.errors import find_advice
@@ -152,7 +153,8 @@ def _differences(artifact: Artifact) -> list[str]:
 
 def _describe(entry: Entry, owners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     artifact = entry.artifact
-    about: dict[str, Any] = dict.fromkeys(("bundle", "graph", "device", "openvino", "kind", "weightless", "seconds"))
+    names = ("bundle", "graph", "shapes", "device", "openvino", "kind", "weightless", "seconds")
+    about: dict[str, Any] = dict.fromkeys(names)
     if artifact is not None:
         about = {name: getattr(artifact, name) for name in about if name != "bundle"}
         about |= {
@@ -172,6 +174,12 @@ def _describe(entry: Entry, owners: Mapping[str, Sequence[str]]) -> dict[str, An
     }
 
 
+def _subject(entry: Mapping[str, Any]) -> str:
+    """Return what was compiled: the bundle, and the bucket if it is one."""
+    bundle = ", ".join(entry["references"]) or entry["bundle"] or "?"
+    return f"{bundle} {_plain(describe_shapes(entry['shapes']))}" if entry["shapes"] else bundle
+
+
 def _list_text(entries: Sequence[Mapping[str, Any]], output: Output) -> str:
     if not entries:
         return ""
@@ -180,7 +188,7 @@ def _list_text(entries: Sequence[Mapping[str, Any]], output: Output) -> str:
         [
             [
                 entry["key"][:_SHOWN_DIGITS],
-                ", ".join(entry["references"]) or entry["bundle"] or "?",
+                _subject(entry),
                 _plain(entry["device"]),
                 format_size(entry["size"]),
                 datetime.fromisoformat(entry["last_used"]).astimezone().strftime("%Y-%m-%d %H:%M"),

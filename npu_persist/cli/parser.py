@@ -83,6 +83,21 @@ def _add_persist(verbs: Any) -> None:
     parser.add_argument(
         "--precision", choices=["fp16", "fp32"], default="fp16", help="of float weights (default: fp16)"
     )
+    parser.add_argument(
+        "--bucket",
+        metavar="INPUT=SHAPE",
+        action="append",
+        default=[],
+        help="sizes that calls are filled up to, such as input_ids=1x128,attention_mask=1x128; axes that differ from "
+        "the example's may vary; may be repeated",
+    )
+    parser.add_argument(
+        "--pad",
+        metavar="INPUT=VALUE[:left]",
+        action="append",
+        default=[],
+        help="what an input is filled up with, and on which side (default: 0, on the right); may be repeated",
+    )
     parser.add_argument("--alias", help="point this alias to the new version")
     parser.add_argument(
         "--inputs", metavar="FILE.npz", help="example inputs by argument name, in place of the factory's args"

@@ -14,6 +14,7 @@ from npu_persist.cli import describe
 from npu_persist.cli.arrays import read_arrays
 from npu_persist.cli.factory import as_tensors, make_model
 from npu_persist.cli.output import format_section
+from npu_persist.cli.shapes import parse_buckets, parse_padding
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             arguments.name,
             args,
             kwargs,
+            buckets=parse_buckets(arguments.bucket),
+            padding=parse_padding(arguments.pad),
             precision=arguments.precision,
             alias=arguments.alias,
             metadata=metadata,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from npu_persist.buckets import require_bounds
 from npu_persist.compilation.ahead import check_toolchain, compile_bundle, read_targets
 from npu_persist.errors import NpuPersistError
-from npu_persist.manifest import Port
+from npu_persist.export.dynamic import input_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,13 +43,9 @@ def check_axes(name: str, call: Call, axes: Axes, targets: Sequence[Target]) -> 
     Raises:
         DynamicShapeError: There is one.
     """
-    ports = [
-        Port(input_name, str(tensor.dtype).removeprefix("torch."), axes.shape(index, tensor))
-        for index, (input_name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True))
-    ]
     for target in targets:
         if target.kind == "NPU":
-            require_bounds(ports, name, str(target))
+            require_bounds(input_ports(call, axes), name, str(target))
 
 
 def compile_published(bundle: Bundle, targets: Sequence[Target], store: Store) -> None:

@@ -94,6 +94,11 @@ class Call:
         return Signature(describe_parameters(self.module.forward), self.arguments, self._result)
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the module's forward."""
+        return tuple(forward_signature(self.module.forward).parameters)
+
+    @property
     def has_bfloat16(self) -> bool:
         """Whether any parameter or buffer of the module is bfloat16."""
         return any(t.dtype is torch.bfloat16 for t in (*self.module.parameters(), *self.module.buffers()))

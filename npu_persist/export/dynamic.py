@@ -17,6 +17,7 @@ from npu_persist.manifest import (
     Dimension,
     ListNode,
     NamedTupleNode,
+    Port,
     RecordNode,
     TensorNode,
     Tree,
@@ -164,6 +165,14 @@ def _symbol(dim: Any) -> str:
     return f"{factor}*{root.__name__}" + (f"{offset:+d}" if offset else "")
 
 
+def input_ports(call: Call, axes: Axes) -> tuple[Port, ...]:
+    """Return the inputs that the graph of a call will have."""
+    return tuple(
+        Port(name, str(tensor.dtype).removeprefix("torch."), axes.shape(index, tensor))
+        for index, (name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True))
+    )
+
+
 def to_export_shapes(call: Call, axes: Axes) -> Any:
     """Return the specification for `torch.export.export` of the wrapped call, whose arguments are all tensors."""
     if not axes:
@@ -183,21 +192,35 @@ def other_sizes(call: Call, axes: Axes) -> list[torch.Tensor] | None:
         for size, axis in zip(tensor.shape, shape, strict=True):
             if isinstance(axis, Dimension) and "*" not in (axis.name or ""):
                 chosen.setdefault(axis.name or f"?{len(chosen)}", _another(size, axis))
-    tensors, changed, unnamed = [], False, iter([size for name, size in chosen.items() if name.startswith("?")])
-    for tensor, shape in zip(call.tensors, shapes, strict=True):
-        resized = tensor
-        for axis, (size, dimension) in enumerate(zip(tensor.shape, shape, strict=True)):
-            if not isinstance(dimension, Dimension):
+    unnamed = iter([size for name, size in chosen.items() if name.startswith("?")])
+    wanted_shapes: list[tuple[int, ...]] = []
+    for shape in shapes:
+        wanted_shape: list[int] = []
+        for dimension in shape:
+            if isinstance(dimension, int):
+                wanted_shape.append(dimension)
                 continue
             wanted = next(unnamed) if dimension.name is None else size_of(dimension.name, chosen)
             if wanted is None or wanted < dimension.min or (dimension.max is not None and wanted > dimension.max):
                 return None
+            wanted_shape.append(wanted)
+        wanted_shapes.append(tuple(wanted_shape))
+    if all(tuple(tensor.shape) == shape for tensor, shape in zip(call.tensors, wanted_shapes, strict=True)):
+        return None
+    return resize(call.tensors, wanted_shapes)
+
+
+def resize(tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...] | None]) -> list[torch.Tensor]:
+    """Return tensors of other shapes, None for the same: repeated or cut, so that values stay in their range."""
+    resized = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        other = tensor
+        for axis, (size, wanted) in enumerate(zip(tensor.shape, shape or tensor.shape, strict=True)):
             repeats = [1] * tensor.ndim
             repeats[axis] = -(-wanted // max(size, 1))
-            resized = resized.repeat(repeats).narrow(axis, 0, wanted)
-            changed = changed or wanted != size
-        tensors.append(resized.clone())
-    return tensors if changed else None
+            other = other.repeat(repeats).narrow(axis, 0, wanted) if wanted != size else other
+        resized.append(other.clone())
+    return resized
 
 
 def _another(size: int, axis: Dimension) -> int:

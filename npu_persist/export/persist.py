@@ -12,24 +12,29 @@ import openvino as ov
 import torch
 
 from npu_persist import __version__
+from npu_persist.compilation.relations import name_outputs, require_related
 from npu_persist.digest import digest_file
 from npu_persist.errors import ConversionError, FrozenControlFlowWarning, UsageError
 from npu_persist.export import check as parity
 from npu_persist.export.ahead import check_axes, check_targets, compile_published
+from npu_persist.export.buckets import check_buckets, resolve_buckets
 from npu_persist.export.capture import Call
 from npu_persist.export.convert import convert_export, convert_trace, describe_ports
 from npu_persist.export.dynamic import Axes, read_dynamic_shapes
 from npu_persist.export.examples import find_example, unwrap
+from npu_persist.export.infer import infer_axes
 from npu_persist.export.ir import Written, write_ir
 from npu_persist.export.preserve import lend
 from npu_persist.export.probe import probe
 from npu_persist.export.progress import ProgressCallback, Reporter
 from npu_persist.manifest import (
+    Buckets,
     Conversion,
     FileEntry,
     Golden,
     Graph,
     Manifest,
+    Padding,
     Precision,
     Producer,
     Tolerance,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from npu_persist.buckets import Shapes
     from npu_persist.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -52,6 +58,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    padding: Mapping[str, Padding] | None = None,
     precision: Precision = "fp16",
     alias: str | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -76,6 +84,14 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         kwargs: keyword arguments of the example call.
         dynamic_shapes: axes that may vary, as `torch.export.export` takes them; otherwise all shapes are fixed, which
             is what an NPU wants.
+        buckets: sizes that the graph is compiled for where it is loaded, as in `[{"input_ids": (1, 128)}, {"input_ids":
+            (1, 512)}]`: one graph and one weights file; a call runs in the smallest that it fits into, filled up and
+            cut back. Without `dynamic_shapes`, axes whose sizes differ from the example's become dynamic by
+            themselves, and those of several inputs that are always equal become one (see `export.infer`). Each
+            bucket is compared with torch at its own size and at a smaller one.
+        padding: what inputs are filled up with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros
+            on the right. An input `attention_mask` of two axes is made of ones where a call gives none, and filled up
+            with zeros.
         precision: what float weights are stored as, "fp16" or "fp32".
         alias: a name for this version, for instance "prod".
         metadata: anything JSON can hold, kept in the manifest.
@@ -93,7 +109,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     Raises:
         UsageError: a bad name, precision or example; `ExampleInputsError` when there is no example.
         ConversionError: the forward raised, or neither way of capturing gave a graph that OpenVINO can hold.
-        ParityError: OpenVINO's results are beyond tolerance, or torch's hold NaN.
+        ParityError: OpenVINO's results are beyond tolerance, or torch's hold NaN; or padding changes them.
+        DynamicShapeError: a bucket does not fit the inputs, or padded outputs could not be cut back.
         StoreError: the bundle could not be written.
         TargetError: a target is none; `ToolchainError` when nothing here compiles for it, `DynamicShapeError` when it
             wants fixed sizes: all three before the module is traced.
@@ -117,14 +134,23 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             example = find_example(model, args, kwargs)
             call = Call(model, example.args, example.kwargs)
             axes = read_dynamic_shapes(dynamic_shapes, call, call.arguments)
-            check_axes(name, call, axes, wanted)
+            if dynamic_shapes is None and buckets is not None:
+                axes = infer_axes(call, buckets)
+            sizes = _resolve(call, axes, buckets, padding)
+            if sizes is None:
+                check_axes(name, call, axes, wanted)
         allowed = _tolerance(tolerance, call, precision)
-        converted, conversion = _capture(call, axes, allowed, reporter)
+        converted, conversion = _capture(call, axes, allowed, reporter, () if sizes is None else sizes.shapes)
         if check:
             parity.check_results(call)
         for line in call.frozen:
             warnings.warn(f"{type(model).__name__}: {line}", FrozenControlFlowWarning, stacklevel=2)
         inputs, outputs = describe_ports(converted, call, axes)
+        if sizes is not None:
+            outputs = name_outputs(converted, inputs, outputs, sizes.shapes)
+            require_related(inputs, outputs, name)
+        graph = Graph("main", "model.xml", precision, conversion, inputs, outputs, call.signature, sizes)
+        notes = list(call.frozen)
         with reporter.stage("write"):
             written = write_ir(converted, model, staging, precision=precision, report=reporter.moved)
             _write_golden(call, staging / "golden.safetensors")
@@ -133,14 +159,16 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         if check:
             with reporter.stage("check"):
                 differences = _check(call, staging, allowed)
+                if sizes is not None:
+                    notes += check_buckets(call, graph, sizes, staging, allowed)
         manifest = Manifest(
             name=name,
             producer=Producer(__version__, ov.get_version(), torch.__version__),
-            graphs=(Graph("main", "model.xml", precision, conversion, inputs, outputs, call.signature),),
+            graphs=(graph,),
             weights=written.weights,
             golden=Golden("golden.safetensors", allowed if check else None, differences),
             files=_files(staging, written),
-            warnings=tuple(call.frozen),
+            warnings=tuple(notes),
             metadata=dict(metadata or {}),
         )
         with reporter.stage("publish"):
@@ -150,6 +178,14 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         with reporter.stage("compile"):
             compile_published(bundle, wanted, target)
     return bundle
+
+
+def _resolve(call: Call, axes: Axes, buckets: object, padding: object) -> Buckets | None:
+    if buckets is not None:
+        return resolve_buckets(call, axes, buckets, padding)
+    if padding is not None:
+        raise UsageError("padding says how calls are filled up to buckets: give buckets too, or leave it out")
+    return None
 
 
 def _check_arguments(model: object, precision: str, metadata: Mapping[str, Any] | None) -> None:
@@ -198,21 +234,23 @@ def _tolerance(given: Tolerance | float | None, call: Call, precision: Precision
     return Tolerance(float(given), min(default.cosine, max(-1.0, 1.0 - float(given))))
 
 
-def _capture(call: Call, axes: Axes, tolerance: Tolerance, reporter: Reporter) -> tuple[ov.Model, Conversion]:
+def _capture(
+    call: Call, axes: Axes, tolerance: Tolerance, reporter: Reporter, sizes: Sequence[Shapes]
+) -> tuple[ov.Model, Conversion]:
     """Convert the call, by tracing it or, where that fails, by torch.export."""
     try:
         with reporter.stage("trace"):
             traced = call.trace(fix_sizes=not axes)
         with reporter.stage("convert"):
             model = convert_trace(call, traced, axes)
-            probe(call, axes, model, tolerance)
+            probe(call, axes, model, tolerance, sizes)
     except ConversionError as first:
         log.info("tracing failed, trying torch.export: %s", first)
         call.evaluate()  # a forward that raises by itself needs no second way
         try:
             with reporter.stage("convert"):
                 model = convert_export(call, axes)
-                probe(call, axes, model, tolerance)
+                probe(call, axes, model, tolerance, sizes)
         except ConversionError as second:
             raise ConversionError(
                 f"{first} A second way, torch.export, failed too: {second}",

@@ -11,7 +11,7 @@ from npu_persist.compilation.refusal import first_lines
 from npu_persist.errors import ConversionError
 from npu_persist.export import check as parity
 from npu_persist.export.convert import dependences
-from npu_persist.export.dynamic import Axes, other_sizes
+from npu_persist.export.dynamic import Axes, other_sizes, resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     import openvino as ov
     import torch
 
+    from npu_persist.buckets import Shapes
     from npu_persist.export.capture import Call
     from npu_persist.manifest import Tolerance
 
 
-def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance) -> None:
+def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance, sizes: Sequence[Shapes] = ()) -> None:
     """Check a graph at a second size if it has dynamic axes, and with second values if it ignores an input.
+
+    The second size is one of `sizes`, which are more than guesses: the module may take multiples of a number only.
 
     Torch's own forward tells which inputs each result depends on; a graph in which a result does not depend on one of
     them is run with the inputs' values in reverse order, and compared.
@@ -33,7 +36,7 @@ def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance) -> None
         ConversionError: the graph froze a size or a value, and is wrong for other inputs.
 
     """
-    if axes and (resized := other_sizes(call, axes)) is not None:
+    if axes and (resized := _find_other(call, sizes) or other_sizes(call, axes)) is not None:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in resized)
         _compare(call, model, resized, tolerance, f"inputs of shape {shapes}")
     depends_on = dependences(model)
@@ -49,6 +52,16 @@ def probe(call: Call, axes: Axes, model: ov.Model, tolerance: Tolerance) -> None
         _compare(
             call, model, reversed_values, tolerance, f"other values of {', '.join(names)}, which the graph ignores"
         )
+
+
+def _find_other(call: Call, sizes: Sequence[Shapes]) -> list[torch.Tensor] | None:
+    for shapes in sizes:
+        wanted = [
+            shapes.get(name, tuple(tensor.shape)) for name, tensor in zip(call.input_names, call.tensors, strict=True)
+        ]
+        if wanted != [tuple(tensor.shape) for tensor in call.tensors]:
+            return resize(call.tensors, wanted)
+    return None
 
 
 def _compare(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], tolerance: Tolerance, what: str) -> None:

@@ -1,0 +1,154 @@
+"""`persist(..., buckets=[...])`: which axes buckets leave open, and the check that filling up changes no answer.
+
+The promise: a bundle is published with buckets only if its outputs can be cut back, and if the very code that a load
+fills inputs up and cuts outputs back with gives torch's own answers, at each bucket's size and at one below it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.buckets import choose, describe_shapes, open_axes, read_sizes, resolve
+from npu_persist.core import get_core
+from npu_persist.errors import ConversionError, InputError, ParityError, UsageError
+from npu_persist.export import check as parity
+from npu_persist.export.dynamic import input_ports, resize
+from npu_persist.manifest import TensorNode, ValueNode
+from npu_persist.runtime.fit import Fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from npu_persist.buckets import Shapes
+    from npu_persist.export.capture import Call
+    from npu_persist.export.dynamic import Axes
+    from npu_persist.manifest import Buckets, Difference, Graph, Port, Tolerance
+
+log = logging.getLogger(__name__)
+
+_MASK = "attention_mask"
+
+
+def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) -> Buckets:
+    """Return the buckets, and refuse those with which a padded call could not be right.
+
+    Raises:
+        DynamicShapeError: A bucket does not fit the module's inputs.
+        UsageError: The example fits no bucket, or the module takes a mask that the example does not give.
+    """
+    ports = input_ports(call, axes)
+    found = resolve(ports, buckets, padding)
+    example = {name: tuple(tensor.shape) for name, tensor in zip(call.input_names, call.tensors, strict=True)}
+    if choose(found.shapes, example) is None:
+        opened = {name: shape for name, shape in example.items() if name in found.padding}
+        raise UsageError(
+            f"buckets: the example, {describe_shapes(opened)}, fits none of "
+            f"{'; '.join(map(describe_shapes, found.shapes))}. Give a smaller example or a larger bucket: the example "
+            "becomes the bundle's golden sample"
+        )
+    given = dict(call.arguments)
+    if _MASK in call.parameters and not isinstance(given.get(_MASK, ValueNode(None)), TensorNode):
+        raise UsageError(
+            f"buckets: {type(call.module).__name__}.forward takes an {_MASK}, and the example gives none: the module "
+            f"would attend to what its inputs are filled up with. Put it into the example, such as kwargs={{..., "
+            f"{_MASK!r}: torch.ones_like(input_ids)}}; callers of the loaded model may leave it out"
+        )
+    return found
+
+
+def check_buckets(call: Call, graph: Graph, buckets: Buckets, directory: Path, tolerance: Tolerance) -> list[str]:
+    """Run the written graph in each bucket, exact and filled up, and compare with torch's answer to the call itself.
+
+    Returns:
+        What could not be compared.
+
+    Raises:
+        ParityError: An answer is beyond tolerance: what is filled up changes it.
+        ConversionError: The module or the graph does not run at a bucket's size.
+    """
+    left_out: list[str] = []
+    for bucket in buckets.shapes:
+        request = _compile(graph, bucket, directory).create_infer_request()
+        _compare(call, Fit(graph.inputs, graph.outputs, buckets, bucket, bucket), bucket, request, tolerance)
+        for shapes in _smaller(graph.inputs, bucket):
+            try:
+                fit = Fit(graph.inputs, graph.outputs, buckets, bucket, shapes)
+                _compare(call, fit, shapes, request, tolerance)
+            except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
+                log.info("%s: no comparison at %s: %s", directory, describe_shapes(shapes), error)
+                continue
+            break
+        else:
+            left_out.append(
+                f"bucket {describe_shapes(bucket)}: the module runs at none of the smaller sizes that were tried, so "
+                "nobody compared padded calls with torch"
+            )
+    return left_out
+
+
+def _compare(call: Call, fit: Fit, shapes: Shapes, request: Any, tolerance: Tolerance) -> None:
+    tensors = resize(call.tensors, [shapes.get(name) for name in call.input_names])
+    expected = call.run(tensors)
+    arrays = fit.fill([tensor.numpy() for tensor in tensors])
+    found = fit.cut([*request.infer(arrays).values()], share_outputs=True)
+    differences = tuple(
+        parity.measure(name, result.detach().numpy(), got)
+        for name, result, got in zip(call.output_names, expected, found, strict=True)
+    )
+    failed = [difference for difference in differences if not parity.is_within(difference, tolerance)]
+    if failed:
+        raise _parity_error(min(failed, key=lambda one: one.cosine), differences, fit, shapes)
+
+
+def _compile(graph: Graph, bucket: Shapes, directory: Path) -> Any:
+    model = get_core().read_model(directory / graph.path, directory / "weights.safetensors")
+    try:
+        model.reshape(
+            {index: list(bucket[port.name]) for index, port in enumerate(graph.inputs) if port.name in bucket}
+        )
+    except RuntimeError as error:
+        raise ConversionError(f"the graph does not run at the bucket {describe_shapes(bucket)}: {error}") from error
+    return parity.compile_for_check(model)
+
+
+def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: Fit, shapes: Shapes) -> ParityError:
+    bucket = describe_shapes(fit.bucket)
+    by = f"by {worst.max_relative:g} of the output's scale, cosine {worst.cosine:.6f}"
+    if fit.is_exact:
+        text = (
+            f"output {worst.output}: at the bucket {bucket} OpenVINO differs from torch {by}, although it does "
+            "not at the example's sizes: what the trace froze cannot vary"
+        )
+    else:
+        text = (
+            f"output {worst.output}: filling {describe_shapes(shapes)} up to the bucket {bucket} changes the "
+            f"result, which differs from torch's {by}. If the module takes a mask, put it into the example; if not, "
+            "try another value or side, padding={input: Padding(value, side)}; and if values at the border or "
+            "means over an axis have to differ, this axis cannot be filled up: give each size a graph of its own"
+        )
+    return ParityError(f"{text}. Nothing was published.", output=worst.output, differences=differences)
+
+
+def _smaller(inputs: Sequence[Port], bucket: Shapes) -> Iterator[Shapes]:
+    """Yield shapes below a bucket's: a third, a half, one less on each open axis, as far as it may be."""
+    top = read_sizes(inputs, bucket)
+    for shares, less in ((3, 0), (2, 0), (0, 1)):
+        sizes = {root: max(size - (size // shares if shares else less), 1) for root, size in top.items()}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for port in inputs:
+            shape = list(bucket.get(port.name, ()))
+            for axis, bounds, factor, root, offset in open_axes(port):
+                shape[axis] = max(factor * sizes[root] + offset, bounds.min)
+            if shape:
+                shapes[port.name] = tuple(shape)
+        # Bounds of axes that are computed from others may have pulled them apart.
+        known = read_sizes(inputs, shapes)
+        is_consistent = all(
+            shapes[port.name][found.axis] == found.factor * known[found.root] + found.offset
+            for port in inputs
+            for found in open_axes(port)
+        )
+        if is_consistent and shapes != dict(bucket):
+            yield shapes
