@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from npu_persist.blob import METADATA_MAJOR, METADATA_MINOR, parse_requirements
+from npu_persist.device.machine import read_platform
 from npu_persist.device.names import head
 from npu_persist.errors import BlobError
 
@@ -128,7 +129,7 @@ def _find_platform(artifact: Artifact, needs: Requirements, machine: Machine) ->
     said = {
         "what it requires": needs.platform,
         "its target": artifact.target.partition(":")[2] or None,
-        "its identity": artifact.identity.get("DEVICE_ARCHITECTURE"),
+        "its identity": read_platform(artifact.identity),
     }
     platforms = sorted({platform for platform in said.values() if platform})
     if len(platforms) > 1:

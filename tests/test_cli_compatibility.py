@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from npu_persist.artifact import ARTIFACT_FILE
 from npu_persist.cli import main
 from npu_persist.store import Store
 from tests.attached import attach_npu
-from tests.graphs import publish_affine
+from tests.graphs import publish_affine, publish_dynamic
 from tests.loads import spoil
 
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ def test_what_another_machine_would_take(run: Run, bundle: Bundle) -> None:
     assert (entry["folder"], entry["target"], entry["status"]) == (str(place), "NPU:4000", "supported")
     assert (entry["graph"], entry["shapes"], entry["size"]) == ("main", None, 193)
     assert len(entry["reasons"]) == 5
+
+
+def test_sizes_are_shown(run: Run, store_home: Path) -> None:
+    bundle = publish_dynamic(Store(store_home))
+    shapes = {"x": (2, 4), "y": (2, 5), "z": (5,)}
+    attach_npu(bundle, shapes=shapes, inputs=tuple(replace(p, shape=shapes[p.name]) for p in bundle.graph().inputs))
+    text = run("compatibility", bundle.name, *KNOWN)[1]
+    assert "(NPU:4000, x=2x4,y=2x5,z=5, 193 B): supported\n" in text
+    assert "x=2x4,y=2x5,z=5" in run("inspect", bundle.name)[1]
+    (entry,) = json.loads(run("inspect", bundle.name, "--json")[1])["attached"]
+    assert entry["shapes"] == {"x": [2, 4], "y": [2, 5], "z": [5]}
 
 
 def test_what_is_unknown_is_no_failure(run: Run, bundle: Bundle) -> None:

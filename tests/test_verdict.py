@@ -118,6 +118,9 @@ class TestNpu:
         assert found.status == "unsupported"
         assert "several platforms: what it requires 4000, its target 3720" in found.reasons[0]
 
+    def test_a_device_may_write_its_platform_with_letters(self) -> None:
+        assert of_npu(identity={"DEVICE_ARCHITECTURE": "NPU4000"}).status == "supported"
+
     def test_it_names_no_platform(self) -> None:
         found = judge(for_npu("t=4;elf=1.2.2;mi=11.4.10", target="NPU", identity={}), LUNAR)
         assert found == Verdict("unknown", ("It does not say for which platform it is; the machine's is 4000.",))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import npu_persist
+from npu_persist.buckets import describe_shapes
 from npu_persist.cli.output import format_section, format_size
 from npu_persist.errors import IncompatibleError, UsageError
 
@@ -68,6 +69,9 @@ def _describe(entry: Compatibility) -> dict[str, Any]:
 
 
 def _section(entry: Compatibility, output: Output) -> str:
-    size = "" if entry.artifact is None else f", {format_size(entry.artifact.size)}"
-    title = f"{entry.folder.name} ({entry.target or 'damaged'}{size}): {entry.verdict.status}"
+    about = ["damaged"]
+    if entry.artifact is not None:
+        sizes = [describe_shapes(entry.artifact.shapes)] if entry.artifact.shapes else []
+        about = [entry.artifact.target, *sizes, format_size(entry.artifact.size)]
+    title = f"{entry.folder.name} ({', '.join(about)}): {entry.verdict.status}"
     return format_section(output.heading(title), list(entry.verdict.reasons))

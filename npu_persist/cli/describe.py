@@ -198,6 +198,8 @@ def describe_attached(bundle: Bundle) -> list[dict[str, Any]]:
 
 def attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
     """Return the table of what `describe_attached` gave."""
+    from npu_persist.buckets import describe_shapes
+
     sound = [entry for entry in attached if entry["problem"] is None]
     table = format_table(
         ["FOLDER", "TARGET", "GRAPH", "SIZES", "SIZE", "COMPILER", "TOOK"],
@@ -206,8 +208,7 @@ def attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
                 PurePath(entry["folder"]).name,
                 entry["target"],
                 entry["graph"],
-                " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in (entry["shapes"] or {}).items())
-                or "-",
+                describe_shapes(entry["shapes"]) if entry["shapes"] else "-",
                 format_size(entry["size"]) + (" weightless" if entry["weightless"] else ""),
                 " ".join(filter(None, (entry["toolchain"], entry["compiler"]))),
                 format_seconds(entry["seconds"]),

@@ -64,12 +64,11 @@ def describe_machine(core: ov.Core, device: str) -> Machine:
     kind = head(device)
     # Unlike the core's list of devices, the property loads one plugin and not all.
     found = candidates(core, device) if is_virtual(device) else ask(core, device, "AVAILABLE_DEVICES")
-    platform = _PLATFORM.search(identity.get("DEVICE_ARCHITECTURE", "")) if kind == "NPU" else None
     tiles = identity.get("NPU_MAX_TILES", "")
     return Machine(
         device=device,
         openvino=get_version(),
-        platform=platform[0] if platform else None,
+        platform=read_platform(identity) if kind == "NPU" else None,
         tiles=int(tiles) if tiles.isascii() and tiles.isdigit() else None,
         driver=identity.get(f"{kind}_DRIVER_VERSION"),
         compiler=read_compiler_version(ask(core, device, "NPU_COMPILER_VERSION")) if kind == "NPU" else None,
@@ -115,6 +114,12 @@ def check_with_openvino(core: ov.Core, device: str, requirements: str) -> bool |
     if isinstance(answer, bool):
         return answer
     return {"SUPPORTED": True, "UNSUPPORTED": False}.get(str(answer).upper().rpartition(".")[2])
+
+
+def read_platform(identity: Mapping[str, str]) -> str | None:
+    """Return the NPU's platform that an identity names: "4000", with or without letters before it."""
+    found = _PLATFORM.search(identity.get("DEVICE_ARCHITECTURE", ""))
+    return found[0] if found else None
 
 
 def read_compiler_version(value: Any) -> str | None:

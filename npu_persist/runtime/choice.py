@@ -51,7 +51,7 @@ def choose_attached(recipe: Recipe) -> Choice:
         artifact, name = found.artifact, found.folder.name
         if artifact is None:
             choice.passed.append(f"{name}: {found.verdict.reasons[0]}")
-        elif (artifact.graph, artifact.shapes) != (recipe.graph.name, recipe.shapes):
+        elif artifact.graph != recipe.graph.name or (artifact.shapes or {}) != (recipe.shapes or {}):
             elsewhere.append(name)
         elif reasons := [*_differences(artifact, recipe), *_against(found.verdict.status, found.verdict.reasons)]:
             choice.passed.append(f"{name}: {' '.join(reasons)}")
