@@ -10,7 +10,7 @@ from npu_persist.errors import CompilationError, StoreError, ToolchainError
 from npu_persist.toolchain import install as installing
 from npu_persist.toolchain.install import install, sweep, uninstall
 from npu_persist.toolchain.native import installed_version
-from npu_persist.toolchain.record import read_record, verify
+from npu_persist.toolchain.record import Record, read_record, verify, write_record
 from npu_persist.toolchain.wine import WineToolchain
 from tests.programs import BEHAVIOUR
 from tests.programs import installed as installed  # noqa: PLC0414 (a fixture is found by its name here)
@@ -101,12 +101,10 @@ def test_what_a_killed_one_left_goes_with_the_next(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("programs")
 def test_one_that_was_slower_takes_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = installing.write_record
-
-    def write_after_another(folder: Path, record: object) -> None:
-        monkeypatch.setattr(installing, "write_record", write)
+    def write_after_another(folder: Path, record: Record) -> None:
+        monkeypatch.setattr(installing, "write_record", write_record)
         install(tmp_path / "home")
-        write(folder, record)  # type: ignore[arg-type]
+        write_record(folder, record)
 
     monkeypatch.setattr(installing, "write_record", write_after_another)
     folder = install(tmp_path / "home")
