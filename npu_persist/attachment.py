@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from npu_persist.artifact import ARTIFACT_FILE, check_files, check_layout, read_artifact
 from npu_persist.digest import digest_bytes
-from npu_persist.errors import ArtifactError
+from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.files import (
     fsync_directory,
     fsync_file,
@@ -144,6 +144,8 @@ def stage(bundle: Bundle) -> Iterator[Path]:
         StoreError: It cannot be made, or the disk is full inside the block.
     """
     root = bundle.path / COMPILED_DIRECTORY
+    if os.path.lexists(root) and not is_directory(root):
+        raise StoreError(f"{root}: expected a folder, got a link or a file. Remove it and compile again")
     with suppress(OSError):  # what an earlier one left; where it cannot be removed, making a folder fails and says why
         list(prune_staging(root / _STAGING))
     try:

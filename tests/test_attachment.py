@@ -135,6 +135,20 @@ def test_a_place_that_something_else_has_is_left_to_it(tmp_path: Path) -> None:
     assert list(found(bundle).values()) == [b"new"]
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    bundle = publish_tiny(Store(tmp_path / "store"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    try:
+        (bundle.path / "compiled").symlink_to(elsewhere)
+    except OSError as error:
+        pytest.skip(f"no symbolic links here: {error}")
+    with pytest.raises(StoreError, match="got a link"):
+        attach_npu(bundle)
+    assert list(sweep(bundle.path)) == []
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_what_is_staged_goes_when_the_block_does(tmp_path: Path) -> None:
     bundle = publish_tiny(Store(tmp_path))
 

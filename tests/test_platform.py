@@ -15,7 +15,7 @@ from npu_persist.process import run_python
 from npu_persist.store import Store
 from npu_persist.toolchain import CompileJob, Outcome
 from tests.blobs import npu_blob, npu_trailer
-from tests.graphs import publish_affine, publish_dynamic, publish_scaled
+from tests.graphs import publish_affine, publish_dynamic, publish_scaled, publish_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,6 +214,11 @@ class TestReally:
         (result,) = npu_persist.compile("dynamic", "NPU:4000", buckets=buckets, toolchain="wine", store=store)
         assert result.artifact is not None
         assert [port.shape for port in result.artifact.outputs] == [(2, 4), (2, 3), ()]
+
+    def test_a_refusal_of_sizes_that_vary_names_the_way_to_buckets(self, store: Store) -> None:
+        publish_text(store)
+        with pytest.raises(CompilationError, match=r"ids, attention_mask vary.* buckets=\[\{'ids': \(4, 64\)\}\]"):
+            npu_persist.compile("text", "NPU:4000", toolchain="wine", store=store)
 
     def test_a_disk_that_is_full_leaves_nothing(self, store: Store, small_disk: Path) -> None:
         import shutil

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle import Bundle
     from npu_persist.export.capture import Call
     from npu_persist.export.dynamic import Axes
+    from npu_persist.export.progress import Reporter
     from npu_persist.store import Store
     from npu_persist.target import Target
 
@@ -48,14 +49,17 @@ def check_axes(name: str, call: Call, axes: Axes, targets: Sequence[Target]) -> 
             require_bounds(input_ports(call, axes), name, str(target))
 
 
-def compile_published(bundle: Bundle, targets: Sequence[Target], store: Store) -> None:
-    """Compile a bundle that has just been published.
+def compile_published(bundle: Bundle, targets: Sequence[Target], store: Store, reporter: Reporter) -> None:
+    """Compile a bundle that has just been published, as the reporter's stage.
 
     Raises:
         NpuPersistError: What `compile` raises; the message says that the bundle is there all the same.
     """
     try:
-        compile_bundle(bundle.path if bundle.version is None else bundle.reference, [*map(str, targets)], store=store)
+        with reporter.stage("compile"):
+            compile_bundle(
+                bundle.reference, [*map(str, targets)], progress=lambda *_: reporter.moved(None), store=store
+            )
     except NpuPersistError as error:
         again = " ".join(f"--target {target}" for target in targets)
         command = f"npu-persist compile {bundle.reference} {again}"

@@ -175,8 +175,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             (staging / "manifest.json").write_bytes(manifest.to_json())
             bundle = target.publish(staging, alias=alias)
     if wanted:
-        with reporter.stage("compile"):
-            compile_published(bundle, wanted, target)
+        compile_published(bundle, wanted, target, reporter)
     return bundle
 
 

@@ -57,8 +57,8 @@ class Reporter:
         log.info("%s took %.2f s", name, elapsed)
         self._send(Progress(name, elapsed, done=True))
 
-    def moved(self, fraction: float) -> None:
-        """Report that the running stage is done by `fraction`."""
+    def moved(self, fraction: float | None) -> None:
+        """Report that the running stage goes on, done by `fraction` if that is known."""
         self._send(Progress(self._stage, time.monotonic() - self._started, done=False, fraction=fraction))
 
     def _send(self, event: Progress) -> None:
