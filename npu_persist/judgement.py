@@ -67,10 +67,11 @@ def judge_attached(bundle: Bundle, machine: Machine) -> Iterator[Compatibility]:
         if isinstance(artifact, ArtifactError):
             yield Compatibility(folder, None, Verdict("unsupported", (str(artifact),)))
         else:
-            yield Compatibility(folder, artifact, _judge(bundle, folder, artifact, machine))
+            yield Compatibility(folder, artifact, judge_one(bundle, folder, artifact, machine))
 
 
-def _judge(bundle: Bundle, folder: Path, artifact: Artifact, machine: Machine) -> Verdict:
+def judge_one(bundle: Bundle, folder: Path, artifact: Artifact, machine: Machine) -> Verdict:
+    """Return the verdict on an attached artifact for a machine."""
     if misfit := _differs_from(bundle, artifact):
         return Verdict("unsupported", (misfit,))
     try:

@@ -11,13 +11,14 @@ import pytest
 
 from npu_persist import compiled, load
 from npu_persist.artifact import BLOB_FILE, read_artifact
+from npu_persist.attachment import list_attached
 from npu_persist.compilation import local
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.core import get_core, get_version
 from npu_persist.device.machine import Machine
 from npu_persist.manifest import Port
 from npu_persist.runtime import choice
-from npu_persist.runtime.choice import choose_attached
+from npu_persist.runtime.choice import Choice, choose_attached
 from npu_persist.store import Store
 from tests.attached import REQUIREMENTS, attach_npu
 from tests.blobs import NPU_TRAILERS, npu_blob, npu_trailer, real_blob
@@ -54,6 +55,10 @@ def recipe_for(bundle: Bundle, device: str = "NPU", **properties: Any) -> Recipe
     return Recipe(bundle, bundle.graph(), device, properties)
 
 
+def choose(recipe: Recipe) -> Choice:
+    return choose_attached(recipe, list_attached(recipe.bundle))
+
+
 class TestChoice:
     def test_the_order(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         """Supported before unknown; then the same OpenVINO, the same properties, the newest compiler."""
@@ -67,7 +72,7 @@ class TestChoice:
             ("a", None, {"compiler": "8.4"}),
         ):
             attach_npu(bundle, blob, folder=name, **changes)
-        found = choose_attached(recipe_for(bundle))
+        found = choose(recipe_for(bundle))
         assert [candidate.folder.name for candidate in found.candidates] == ["a", "b", "c", "d", "e"]
         assert [candidate.status for candidate in found.candidates] == ["supported"] * 4 + ["unknown"]
         assert found.passed == []
@@ -78,15 +83,15 @@ class TestChoice:
         recipe = recipe_for(bundle)
         attach_npu(bundle, folder="a")
         exact = attach_npu(bundle, folder="b", identity=recipe.identity, compiler="8.0")
-        found = choose_attached(recipe)
+        found = choose(recipe)
         assert [candidate.folder for candidate in found.candidates] == [exact, bundle.path / "compiled" / "a"]
         assert found.candidates[0].artifact.key == recipe.key
 
     def test_it_has_every_property_that_is_asked_for(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch)
         attach_npu(bundle, properties={"NPU_TURBO": "YES", "NPU_COMPILATION_MODE_PARAMS": "optimization-level=2"})
-        assert len(choose_attached(recipe_for(bundle, NPU_TURBO="YES")).candidates) == 1
-        (reason,) = choose_attached(recipe_for(bundle, NPU_TURBO="NO")).passed
+        assert len(choose(recipe_for(bundle, NPU_TURBO="YES")).candidates) == 1
+        (reason,) = choose(recipe_for(bundle, NPU_TURBO="NO")).passed
         assert "'NPU_TURBO': 'YES'" in reason
         assert "{'NPU_TURBO': 'NO'} is asked for" in reason
 
@@ -97,7 +102,7 @@ class TestChoice:
         for shapes in sizes:
             inputs = tuple(replace(port, shape=shapes[port.name]) for port in bundle.graph().inputs)
             attach_npu(bundle, shapes=shapes, inputs=inputs)
-        found = choose_attached(replace(recipe_for(bundle), shapes=sizes[2]))
+        found = choose(replace(recipe_for(bundle), shapes=sizes[2]))
         (candidate,) = found.candidates
         assert candidate.artifact.shapes == sizes[2]
         (reason,) = found.passed
@@ -129,7 +134,7 @@ class TestChoice:
     ) -> None:
         pretend(monkeypatch)
         place = attach_npu(bundle, blob, folder="npu", **changes)
-        found = choose_attached(recipe_for(bundle))
+        found = choose(recipe_for(bundle))
         assert found.candidates == []
         assert len(found.passed) == 1
         assert found.passed[0].startswith(place.name)
@@ -138,7 +143,7 @@ class TestChoice:
     def test_metadata_that_is_newer_is_tried_last(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch)
         attach_npu(bundle, npu_blob(npu_trailer(kind=1)))
-        (candidate,) = choose_attached(recipe_for(bundle)).candidates
+        (candidate,) = choose(recipe_for(bundle)).candidates
         assert candidate.status == "unknown"
         assert "its payload is of the kind 1" in candidate.reason
 
@@ -154,8 +159,8 @@ class TestChoice:
             return len(asked) == 1
 
         monkeypatch.setattr("npu_persist.judgement.check_with_openvino", check)
-        assert choose_attached(recipe_for(bundle)).candidates[0].status == "supported"
-        assert choose_attached(recipe_for(bundle)).candidates == []
+        assert choose(recipe_for(bundle)).candidates[0].status == "supported"
+        assert choose(recipe_for(bundle)).candidates == []
         assert asked == [("NPU", REQUIREMENTS)] * 2
 
 

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from npu_persist.core import get_core
 from npu_persist.device import head
 from npu_persist.device.machine import describe_machine
-from npu_persist.judgement import judge_attached
+from npu_persist.errors import ArtifactError
+from npu_persist.judgement import judge_one
 from npu_persist.verdict import version_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from npu_persist.artifact import Artifact
     from npu_persist.compilation.recipe import Recipe
+    from npu_persist.device.machine import Machine
     from npu_persist.verdict import Status
 
 _NAMED = 5
@@ -43,31 +46,36 @@ class Choice(NamedTuple):
     passed: list[str]
 
 
-def choose_attached(recipe: Recipe) -> Choice:
-    """Return which of the artifacts that are attached to a bundle may stand for a recipe's compilation."""
+def choose_attached(recipe: Recipe, attached: Iterable[tuple[Path, Artifact | ArtifactError]]) -> Choice:
+    """Return which artifacts may stand for a recipe's compilation.
+
+    Args:
+        recipe: What is loaded.
+        attached: What `list_attached` gave for its bundle.
+    """
     choice = Choice([], [])
+    machine: Machine | None = None
     elsewhere: list[str] = []
-    for found in judge_attached(recipe.bundle, describe_machine(get_core(), recipe.device)):
-        artifact, name = found.artifact, found.folder.name
-        if artifact is None:
-            choice.passed.append(f"{name}: {found.verdict.reasons[0]}")
+    for folder, artifact in attached:
+        name = folder.name
+        if isinstance(artifact, ArtifactError):
+            choice.passed.append(f"{name}: {artifact}")
         elif artifact.graph != recipe.graph.name or (artifact.shapes or {}) != (recipe.shapes or {}):
-            elsewhere.append(name)
-        elif reasons := [*_differences(artifact, recipe), *_against(found.verdict.status, found.verdict.reasons)]:
-            choice.passed.append(f"{name}: {' '.join(reasons)}")
+            elsewhere.append(name)  # whose blob need not be looked at: there may be one for each of many sizes
         else:
-            how = "is for this machine" if found.verdict.status == "supported" else "may run on this machine:"
-            reason = " ".join((name, how, *found.verdict.reasons))
-            choice.candidates.append(Candidate(found.folder, artifact, found.verdict.status, reason))
+            machine = machine or describe_machine(get_core(), recipe.device)
+            verdict = judge_one(recipe.bundle, folder, artifact, machine)
+            status, reasons = verdict.status, verdict.reasons
+            if against := [*_differences(artifact, recipe), *(reasons if status == "unsupported" else ())]:
+                choice.passed.append(f"{name}: {' '.join(against)}")
+                continue
+            how = "is for this machine:" if status == "supported" else "may run on this machine:"
+            choice.candidates.append(Candidate(folder, artifact, status, " ".join((name, how, *reasons))))
     if elsewhere:
         names = ", ".join(elsewhere[:_NAMED]) + (f" and {len(elsewhere) - _NAMED} more" * (len(elsewhere) > _NAMED))
         choice.passed.append(f"{names}: for other graphs or sizes of inputs.")
     choice.candidates.sort(key=lambda candidate: _rank(candidate, recipe))
     return choice
-
-
-def _against(status: Status, reasons: tuple[str, ...]) -> tuple[str, ...]:
-    return reasons if status == "unsupported" else ()
 
 
 def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:

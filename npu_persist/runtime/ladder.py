@@ -71,6 +71,7 @@ class Ladder:
         self._report = report
         self._timeout = compile_timeout
         self._progress = progress
+        self._attached: list[tuple[Path, Artifact | ArtifactError]] | None = None
 
     def climb(self, recipe: Recipe) -> Compiled:
         """Return the compiled model of the first rung that holds.
@@ -96,10 +97,13 @@ class Ladder:
     def _from_attached(self, recipe: Recipe) -> Compiled | None:
         if not is_directory(recipe.bundle.path / COMPILED_DIRECTORY):
             return None
-        from npu_persist.runtime.choice import choose_attached  # with a lot that only bundles with artifacts need
+        from npu_persist.attachment import list_attached  # which only bundles with artifacts need
+        from npu_persist.runtime.choice import choose_attached
 
         began = time.perf_counter()
-        choice = choose_attached(recipe)
+        if self._attached is None:  # one list for all sizes that a load asks for
+            self._attached = list(list_attached(recipe.bundle))
+        choice = choose_attached(recipe, self._attached)
         for reason in choice.passed:
             self._pass("attached", recipe, reason, began)
         for folder, artifact, _, reason in choice.candidates:

@@ -193,9 +193,10 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
 
 
 def _find_compiled(recipe: Recipe, cache: CompileCache) -> Artifact | None:
+    from npu_persist.attachment import list_attached
     from npu_persist.runtime.choice import choose_attached
 
-    for candidate in choose_attached(recipe).candidates:
+    for candidate in choose_attached(recipe, list_attached(recipe.bundle)).candidates:
         return candidate.artifact
     entry = cache.find(recipe.key)
     return None if entry is None else entry.artifact
@@ -384,11 +385,13 @@ def _make_bucket_model(loaded: _Loaded, buckets: Buckets, report: Report, on_fir
     from npu_persist.compilation.ports import fix_inputs
     from npu_persist.runtime.buckets import BucketModel, make_plan, require_stateless
     from npu_persist.runtime.requests import Requests
+    from npu_persist.runtime.sizes import check_outputs
     from npu_persist.signature import CallPlan
 
     graph, bundle = loaded.recipe.graph, loaded.recipe.bundle
     requests = []
     for shapes, one in zip(buckets.shapes, loaded.compiled, strict=True):
+        check_outputs(loaded.recipe, loaded.outputs, shapes, one.model)
         one.model.npu_persist_keep = tuple(one.keep)
         plan = CallPlan(graph.signature, fix_inputs(graph, shapes), loaded.outputs)
         requests.append(Requests(one.model, plan, bundle.reference, on_first))
