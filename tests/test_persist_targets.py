@@ -100,6 +100,25 @@ def test_an_axis_without_a_largest_size_is_refused_before_the_module_is_traced(s
     assert (bundle.path / "compiled" / "cpu").is_dir()
 
 
+def test_each_bucket_is_compiled(store: Store) -> None:
+    buckets = [{"x": (1, 4)}, {"x": (8, 4)}]
+    bundle = npu_persist.persist(Net(), "net", EXAMPLE, buckets=buckets, targets=["CPU"], store=store)
+    assert len(list((bundle.path / "compiled").iterdir())) == 2
+    model = npu_persist.load("net", "CPU", store=store)
+    assert [rung.shapes for rung in model.report.rungs if rung.taken] == [{"x": (1, 4)}, {"x": (8, 4)}]
+    assert {rung.name for rung in model.report.rungs if rung.taken} == {"attached"}
+
+
+@pytest.mark.usefixtures("wine")
+def test_buckets_let_an_npu_take_axes_without_a_largest_size(store: Store) -> None:
+    shapes = ({0: Dim("batch", min=1)},)
+    buckets = [{"x": (1, 4)}, {"x": (8, 4)}]
+    bundle = npu_persist.persist(
+        Net(), "net", EXAMPLE, dynamic_shapes=shapes, buckets=buckets, targets=["NPU:4000"], store=store
+    )
+    assert len(list((bundle.path / "compiled").iterdir())) == 2
+
+
 def test_a_compilation_that_fails_leaves_the_bundle_published(store: Store) -> None:
     command = r"net:1 is published, but .*`npu-persist compile net:1 --target GPU\.7`"
     with pytest.raises(DeviceNotFoundError, match=command):
