@@ -344,13 +344,21 @@ def publish_power(store: Store, size: int, steps: int, *, name: str = "power") -
     return publish_graph(store, make_model([x], [("power", power)]), [port], [port], name=name)
 
 
-def publish_text(
-    store: Store, *, buckets: Sequence[Sequence[int]] = (), names: bool = True, side: Side = "right", name: str = "text"
+def publish_text(  # noqa: PLR0913 - what tests vary
+    store: Store,
+    *,
+    buckets: Sequence[tuple[int, ...]] = (),
+    masks: Sequence[tuple[int, ...]] | None = None,
+    names: bool = True,
+    half: str = "(sequence+1)//2",
+    side: Side = "right",
+    name: str = "text",
 ) -> Bundle:
     """Publish `ids[batch, sequence], attention_mask=None -> Result(states, pooled, halves)`, with the buckets if any.
 
     Each id is a row of a table; `pooled` is the mean of the rows that the mask counts, `states` the rows plus that
-    mean, and `halves` every second of the states. `names` says whether the outputs' axes are named after the inputs'.
+    mean, and `halves` every second of the states. `names` says whether the outputs' axes are named after the inputs',
+    `half` what the manifest says of the last one, and `masks` which sizes the masks have in the buckets.
     """
     axes = (Dimension("batch", 1, 4), Dimension("sequence", 1, 64))
     inputs = [Port("ids", "int64", axes), Port("attention_mask", "int64", axes)]
@@ -363,14 +371,14 @@ def publish_text(
     start, stop, step = (constant([value], "int64") for value in (0, 2**31 - 1, 2))
     halves = ops.slice(states, start, stop, step, constant([1], "int64"))
     pooled = ops.squeeze(mean, constant([1], "int64"))
-    batch, sequence, half = [
+    batch, sequence, every_second = [
         Dimension(text if names else None, low, high)
-        for text, low, high in (("batch", 1, 4), ("sequence", 1, 64), ("(sequence+1)//2", 1, 32))
+        for text, low, high in (("batch", 1, 4), ("sequence", 1, 64), (half, 1, 32))
     ]
     outputs = [
         Port("states", "float32", (batch, sequence, 4)),
         Port("pooled", "float32", (batch, 4)),
-        Port("halves", "float32", (batch, half, 4)),
+        Port("halves", "float32", (batch, every_second, 4)),
     ]
     signature = Signature(
         parameters=(
@@ -382,7 +390,9 @@ def publish_text(
     )
     found = None
     if buckets:
-        shapes = tuple({"ids": tuple(size), "attention_mask": tuple(size)} for size in buckets)
+        shapes = tuple(
+            {"ids": size, "attention_mask": mask} for size, mask in zip(buckets, masks or buckets, strict=True)
+        )
         found = Buckets(shapes, {"ids": Padding(7, side), "attention_mask": Padding(0, side)})
     model = make_model([ids, mask], [("states", states), ("pooled", pooled), ("halves", halves)])
     return publish_graph(store, model, inputs, outputs, signature, name=name, buckets=found)

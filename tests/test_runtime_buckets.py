@@ -13,7 +13,8 @@ import pytest
 from openvino import opset13 as ops
 
 from npu_persist import Padding, compiled, load
-from npu_persist.errors import DynamicShapeError, InputError, UsageError
+from npu_persist.compilation.ahead import compile_bundle
+from npu_persist.errors import DynamicShapeError, GraphIntegrityError, InputError, ManifestError, UsageError
 from npu_persist.manifest import Dimension, Port
 from npu_persist.store import Store
 from tests.graphs import make_model, parameter, publish_dynamic, publish_graph, publish_sum, publish_text, text_of
@@ -322,6 +323,34 @@ class TestLoad:
         publish_open_sum(store)
         with pytest.raises(UsageError, match=r"has a state, which buckets would each have.*buckets=\(\)"):
             load("open-sum", "CPU", store=store, buckets=[{"x": (4,)}])
+
+    def test_buckets_of_a_manifest_that_contradict_the_graph(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        publish_text(store, buckets=[(1, 16)], masks=[(1, 17)])
+        with pytest.raises(ManifestError, match="axis 1 of ids: expected 17, since sequence is 17; got 16"):
+            load("text", "CPU", store=store)
+
+    def test_names_in_a_manifest_that_contradict_the_graph(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        publish_text(store, buckets=[(1, 16)], half="(sequence+3)//4")
+        with pytest.raises(GraphIntegrityError, match=r"halves should be \[1, 4, 4\] .*it is \[1,8,4\]"):
+            load("text", "CPU", store=store)
+
+    def test_those_of_attached_artifacts_are_taken_for_their_device(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        publish_text(store)
+        compile_bundle("text", ["CPU"], buckets=[{"ids": (1, 8)}, {"ids": (2, 20)}], store=store)
+        model = load("text", "CPU", store=store)
+        assert [bucket["ids"] for bucket in model.buckets] == [(1, 8), (2, 20)]
+        assert [rung.name for rung in model.report.rungs if rung.taken] == ["attached", "attached"]
+        assert model.report.from_cache
+        for size in ((1, 3), (1, 8), (2, 9)):
+            x = ids(*size)
+            check(model(x), x)
+        assert load("text", "AUTO:CPU", store=store, buckets=()).buckets == ()
+        found = compiled("text", "CPU", store=store)
+        assert found is not None
+        assert found.shapes == {"ids": (2, 20), "attention_mask": (2, 20)}
 
     def test_a_padding_in_the_manifest_is_that_of_other_buckets_too(self, store: Store) -> None:
         model = load("text", "CPU", store=store, buckets=[{"ids": (1, 30)}])

@@ -131,8 +131,11 @@ def head_lines(bundle: Bundle, aliases: Sequence[str]) -> list[str]:
 
 def graph_lines(graph: Graph) -> list[str]:
     """Return how a graph is called, and its ports."""
+    from npu_persist.buckets import describe_shapes
     from npu_persist.signature import CallPlan, describe_shape
 
+    buckets = () if graph.buckets is None else graph.buckets.shapes
+    padding = {} if graph.buckets is None else graph.buckets.padding
     ports = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
     return [
         *format_fields(
@@ -141,6 +144,8 @@ def graph_lines(graph: Graph) -> list[str]:
                 "weights as": graph.precision,
                 "captured by": {"trace": "torch.jit.trace", "export": "torch.export"}[graph.conversion],
                 "call": str(CallPlan(graph.signature, graph.inputs, graph.outputs)),
+                **{f"bucket {number}": describe_shapes(one) for number, one in enumerate(buckets, 1)},
+                **{f"fills {name}": f"with {one.value:g} on the {one.side}" for name, one in padding.items()},
             }
         ),
         "",

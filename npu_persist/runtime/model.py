@@ -48,7 +48,7 @@ class Model:
 
     Attributes:
         bundle: the bundle it was loaded from.
-        compiled: the `openvino.CompiledModel`, for what this class does not wrap.
+        compiled: the `openvino.CompiledModel`, for what this class does not wrap; with buckets, the largest one's.
         report: how it was loaded.
 
     Example:

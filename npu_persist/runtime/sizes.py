@@ -11,13 +11,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npu_persist.attachment import list_attached
-from npu_persist.buckets import require_bounds, resolve
+from npu_persist.buckets import describe_shapes, read_sizes, require_bounds, resolve
 from npu_persist.compilation.local import read_graph
 from npu_persist.compilation.relations import find_unrelated, name_outputs, require_related
 from npu_persist.device import head
-from npu_persist.errors import ArtifactError, UsageError
+from npu_persist.errors import ArtifactError, GraphIntegrityError, ManifestError, UsageError
+from npu_persist.signature import describe_port, size_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openvino as ov
+
     from npu_persist.artifact import Shapes
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.manifest import Buckets, Port
@@ -41,12 +46,19 @@ def pick_buckets(recipe: Recipe, given: object, report: Report) -> Buckets | Non
 
     Raises:
         DynamicShapeError, UsageError: They do not fit the graph.
+        ManifestError: Those of the bundle do not.
     """
     graph = recipe.graph
     if isinstance(given, (list, tuple)) and not given:
         return None
     if given is None and graph.buckets is not None:
-        return resolve(graph.inputs, graph.buckets.shapes, graph.buckets.padding)
+        try:
+            return resolve(graph.inputs, graph.buckets.shapes, graph.buckets.padding)
+        except UsageError as error:
+            raise ManifestError(
+                f"{recipe.bundle.reference}: the manifest's buckets are none for its graph: {error}. The manifest is "
+                "damaged or npu_persist did not write it: persist the model again, or get another copy of the bundle."
+            ) from error
     padding = None if graph.buckets is None else graph.buckets.padding
     shapes = _attached_shapes(recipe) if given is None else given
     if not shapes:
@@ -85,6 +97,24 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     outputs = name_outputs(read_graph(recipe), graph.inputs, graph.outputs, buckets.shapes)
     require_related(graph.inputs, outputs, recipe.bundle.reference)
     return outputs
+
+
+def check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model: ov.CompiledModel) -> None:
+    """Check that what was compiled for a bucket has outputs of the sizes that the names of their axes say.
+
+    Raises:
+        GraphIntegrityError: An output has another size: it would be cut back wrongly.
+    """
+    sizes = read_sizes(recipe.graph.inputs, shapes)
+    for port, found in zip(outputs, model.outputs, strict=True):
+        wanted = [axis if isinstance(axis, int) else size_of(axis.name or "", sizes) for axis in port.shape]
+        got = found.get_partial_shape()
+        if got.is_dynamic or list(got.to_shape()) != wanted:
+            raise GraphIntegrityError(
+                f"{recipe.bundle.reference}: output {port.name} should be {wanted} in the bucket "
+                f"{describe_shapes(shapes)}, by {describe_port(port)}; compiled for {recipe.device} it is {got}. "
+                "Persist the model again, get another copy of the bundle, or load it with buckets=()"
+            )
 
 
 def _attached_shapes(recipe: Recipe) -> list[Shapes]:
