@@ -18,7 +18,7 @@ from npu_persist.errors import (
     ToolchainError,
     UsageError,
 )
-from npu_persist.toolchain import CompileJob, State, choose_toolchain, find_toolchains
+from npu_persist.toolchain import CompileJob, State, choose_toolchain, find_toolchains, wine
 from npu_persist.toolchain.choice import find_nearest
 from npu_persist.toolchain.log import CompilerLog, explain
 from npu_persist.toolchain.native import COMPILER_VARIABLE, LibrariesToolchain, PluginToolchain, installed_version
@@ -30,14 +30,10 @@ from tests.programs import programs as programs  # noqa: PLC0414
 if TYPE_CHECKING:
     from npu_persist.process import CompileProgress
 
-_STRANGE_FILE = json.dumps(
-    {
-        **dict.fromkeys(("openvino", "build", "compiler", "wine"), ""),
-        "format_version": 1,
-        "wheels": {},
-        "files": {"../x": {"size": 1, "digest": f"blake3:{'0' * 64}"}},
-    }
-)
+
+def describe(**members: Any) -> str:
+    texts = dict.fromkeys(("openvino", "build", "compiler", "wine", "source"), "")
+    return json.dumps({"format_version": 1, **texts, "wheels": {}, "files": {}, **members})
 
 
 @pytest.fixture
@@ -116,6 +112,12 @@ class TestExamine:
         assert not state.usable
         assert f"holds OpenVINO 2025.1.0, and {installed_version()} is installed here" in state.reason
 
+    def test_another_host_program(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wine, "digest_source", lambda: "blake3:another")
+        state = WineToolchain(installed).examine()
+        assert "was made by another version of npu_persist" in state.reason
+        assert state.advice == "npu-persist toolchain install"
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -125,11 +127,13 @@ class TestExamine:
             "null",
             "{}",
             "[" * 100_000,
-            '{"format_version": 2}',
-            '{"format_version": 1, "openvino": 5, "build": "", "compiler": "", "wine": "", "wheels": {}, "files": {}}',
-            '{"format_version": 1, "openvino": "", "build": "", "compiler": "", "wine": "", "wheels": [], "files": {}}',
-            '{"format_version": 1, "openvino": "", "build": "", "compiler": "", "wine": "", "wheels": {}, "files": []}',
-            _STRANGE_FILE,
+            describe(format_version=2),
+            describe(openvino=5),
+            describe(wheels=[]),
+            describe(files=[]),
+            describe(files={"a.dll": {"size": 1}}),
+            describe(files={"a.dll": {"size": "1", "digest": f"blake3:{'0' * 64}"}}),
+            describe(files={"../x": {"size": 1, "digest": f"blake3:{'0' * 64}"}}),
         ],
     )
     def test_a_damaged_description(self, installed: Path, job: CompileJob, text: str) -> None:

@@ -63,6 +63,18 @@ def test_takes_shapes_properties_and_any_folder(wine: WineToolchain, tmp_path: P
     assert told[-1].line is not None
 
 
+def test_a_scalar_stays_one(wine: WineToolchain, tmp_path: Path) -> None:
+    x, y = (op.parameter(ov.PartialShape(shape), np.float32, name=name) for name, shape in (("x", []), ("y", [-1])))
+    for parameter in (x, y):
+        parameter.output(0).tensor.set_names({parameter.friendly_name})
+    ov.save_model(ov.Model([op.add(x, y)], [x, y], "sum"), tmp_path / "model.xml")
+    job = CompileJob(tmp_path / "model.xml", tmp_path / "model.bin", tmp_path / "a.blob", "4000", {"x": (), "y": (3,)})
+    assert wine.compile(job).requirements is not None
+    job = CompileJob(job.graph, job.weights, tmp_path / "b.blob", "4000", {"y": ()})
+    with pytest.raises(CompilationError, match="host: y is no scalar, and cannot be made one"):
+        wine.compile(job)
+
+
 def test_weightless(wine: WineToolchain, tmp_path: Path) -> None:
     job = make_job(tmp_path, weightless=True)
     wine.compile(job)

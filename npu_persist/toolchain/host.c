@@ -227,6 +227,25 @@ static ov_status_e set_properties(const ov_core_t *core, const Request *request)
     return OK;
 }
 
+/* OpenVINO's C API takes a shape without axes for one of unknown rank: leave an input that is a scalar alone, and refuse
+ * to make a scalar of another. */
+static ov_status_e check_scalar(const ov_model_t *model, const char *name) {
+    ov_output_const_port_t *port;
+    ov_partial_shape_t shape;
+    ov_status_e status = ov_model_const_input_by_name(model, name, &port);
+    if (status != OK)
+        return status;
+    if ((status = ov_port_get_partial_shape(port, &shape)) == OK) {
+        if (shape.rank.min != 0 || shape.rank.max != 0) {
+            fprintf(stderr, "host: %s is no scalar, and cannot be made one\n", name);
+            die("host: a shape has no axes");
+        }
+        ov_partial_shape_free(&shape);
+    }
+    ov_output_const_port_free(port);
+    return status;
+}
+
 static ov_status_e reshape(const ov_model_t *model, const Request *request) {
     const char **names = grow(NULL, (request->count + 1) * sizeof *names);
     ov_partial_shape_t *shapes = grow(NULL, (request->count + 1) * sizeof *shapes);
@@ -246,9 +265,12 @@ static ov_status_e reshape(const ov_model_t *model, const Request *request) {
                 die("host: a shape is no list of numbers");
             at = *after == ',' ? after + 1 : after;
         }
-        ov_status_e status = ov_partial_shape_create_static(rank, sizes, &shapes[count]);
+        ov_status_e status = rank == 0 ? check_scalar(model, name)
+                                       : ov_partial_shape_create_static(rank, sizes, &shapes[count]);
         if (status != OK)
             return status;
+        if (rank == 0)
+            continue;
         names[count++] = name;
     }
     ov_status_e status = count == 0 ? OK : ov_model_reshape(model, names, shapes, count);

@@ -24,7 +24,17 @@ from npu_persist.files import rename_new, store_errors
 from npu_persist.staging import prune_staging, staged
 from npu_persist.toolchain.native import installed_version
 from npu_persist.toolchain.probe import PROBED, probe
-from npu_persist.toolchain.record import BIN, PREFIX, Record, list_files, read_record, verify, write_record
+from npu_persist.toolchain.record import (
+    BIN,
+    PREFIX,
+    SOURCE,
+    Record,
+    digest_source,
+    list_files,
+    read_record,
+    verify,
+    write_record,
+)
 from npu_persist.toolchain.wheels import check_wheel, extract, list_members
 from npu_persist.toolchain.wine import (
     GCC,
@@ -109,6 +119,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
             build=outcome.openvino,
             compiler=outcome.compiler,
             wine=_run(["wine", "--version"], 60, staging).strip().splitlines()[-1],
+            source=digest_source(),
             wheels={name: {"sha256": digest, "tested": tested} for name, (digest, tested) in checked.items()},
             files=list_files(made),
         )
@@ -177,7 +188,7 @@ def _build(wheels: Mapping[str, Path], made: Path, staging: Path) -> None:
     headers = [name for name in list_members(openvino, f"{_HEADERS}c/", ".h") if ".." not in name.split("/")]
     members = {name: sources / name.removeprefix("openvino/") for name in headers}
     extract(openvino, members | {"openvino/libs/openvino_c.lib": sources / "openvino_c.lib"})
-    with as_file(files("npu_persist.toolchain") / "host.c") as source:
+    with as_file(files("npu_persist.toolchain") / SOURCE) as source:
         command = [GCC, "-O2", "-std=gnu11", "-Wall", f"-I{sources / 'include'}", str(source)]
         _run([*command, str(sources / "openvino_c.lib"), "-o", str(made / BIN / HOST)], _BUILD_TIME, staging)
 

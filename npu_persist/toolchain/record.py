@@ -11,6 +11,7 @@
       "build": "2026.4.1-22982-e213a147257-releases/2026/4",
       "compiler": "2026.5.0-1-a4b1ef7632b-...",
       "wine": "wine-8.0 (Debian 8.0~repack-4)",
+      "source": "blake3:...",
       "wheels": {"openvino-2026.4.1-...whl": {"sha256": "...", "tested": true}},
       "files": {"host.exe": {"size": 262307, "digest": "blake3:..."}}
     }
@@ -23,9 +24,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.digest import digest_file, is_digest
+from npu_persist.digest import digest_bytes, digest_file, is_digest
 from npu_persist.errors import ToolchainError
 from npu_persist.files import component_problem, write_file
 
@@ -38,6 +40,9 @@ NAME = "toolchain.json"
 
 BIN = "bin"
 """The folder of the files that it describes."""
+
+SOURCE = "host.c"
+"""The host program's source, in this package."""
 
 PREFIX = "prefix"
 """Wine's own folder."""
@@ -55,6 +60,7 @@ class Record:
         build: The same in full, as its libraries say it.
         compiler: The compiler's name of itself.
         wine: Wine's version when it was installed.
+        source: Digest of the host program's source.
         wheels: What it was made of → SHA-256, and whether that wheel was tested with this package.
         files: What is in `bin` → size and digest.
     """
@@ -63,8 +69,14 @@ class Record:
     build: str
     compiler: str | None
     wine: str
+    source: str
     wheels: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, tuple[int, str]]
+
+
+def digest_source() -> str:
+    """Return the digest of the host program's source, as this package has it."""
+    return digest_bytes((files("npu_persist.toolchain") / SOURCE).read_bytes())
 
 
 def list_files(folder: Path) -> dict[str, tuple[int, str]]:
@@ -75,8 +87,8 @@ def list_files(folder: Path) -> dict[str, tuple[int, str]]:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write a toolchain's description."""
-    files = {name: {"size": size, "digest": digest} for name, (size, digest) in record.files.items()}
-    document = {"format_version": _FORMAT_VERSION, **asdict(record), "files": files}
+    listed = {name: {"size": size, "digest": digest} for name, (size, digest) in record.files.items()}
+    document = {"format_version": _FORMAT_VERSION, **asdict(record), "files": listed}
     write_file(folder / NAME, f"{json.dumps(document, indent=2)}\n".encode())
 
 
@@ -92,16 +104,21 @@ def read_record(folder: Path) -> Record:
             document = json.loads(file.read(_MAX_SIZE))
         if document["format_version"] != _FORMAT_VERSION:
             raise _damaged(path, f"expected format_version {_FORMAT_VERSION}, got {document['format_version']!r}")
-        files = {name: (each["size"], each["digest"]) for name, each in document["files"].items()}
-        record = Record(
-            document["openvino"], document["build"], document["compiler"], document["wine"], document["wheels"], files
-        )
+        listed = {name: (each["size"], each["digest"]) for name, each in document["files"].items()}
+        members = {name: document[name] for name in ("openvino", "build", "compiler", "wine", "source", "wheels")}
+        record = Record(**members, files=listed)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"it cannot be read ({type(error).__name__}: {error})") from error
-    texts = (record.openvino, record.build, record.wine, *(() if record.compiler is None else (record.compiler,)))
+    texts = (
+        record.openvino,
+        record.build,
+        record.wine,
+        record.source,
+        *(() if record.compiler is None else (record.compiler,)),
+    )
     if not all(isinstance(text, str) for text in texts) or not isinstance(record.wheels, dict):
-        raise _damaged(path, "expected openvino, build, compiler and wine as text, wheels as an object")
-    for name, (size, digest) in files.items():
+        raise _damaged(path, "expected openvino, build, compiler, wine and source as text, wheels as an object")
+    for name, (size, digest) in listed.items():
         if component_problem(name) or type(size) is not int or not (isinstance(digest, str) and is_digest(digest)):
             raise _damaged(path, f"expected a file's name, size and digest, got {name!r}, {size!r} and {digest!r}")
     return record

@@ -26,7 +26,7 @@ from npu_persist.store.layout import default_home
 from npu_persist.toolchain.base import CompileJob, Outcome, State, checked_blob
 from npu_persist.toolchain.log import CompilerLog, explain
 from npu_persist.toolchain.native import installed_version
-from npu_persist.toolchain.record import BIN, PREFIX, Record, read_record, verify
+from npu_persist.toolchain.record import BIN, PREFIX, Record, digest_source, read_record, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +101,10 @@ class WineToolchain:
         return compile_in(self.folder, job, **limits)
 
     def _check(self, record: Record) -> None:
+        if record.source != digest_source():
+            raise ToolchainError(
+                f"{self.folder} was made by another version of npu_persist. Install it again: {INSTALL}"
+            )
         if not (self.folder / PREFIX / "system.reg").is_file():  # wine would make it again, for a minute, unasked
             raise ToolchainError(f"{self.folder / PREFIX}: wine's own folder is missing. Install it again: {INSTALL}")
         if record.openvino != self._version:
