@@ -9,7 +9,7 @@ import pytest
 from npu_persist.artifact import ARTIFACT_FILE
 from npu_persist.cli import main
 from npu_persist.store import Store
-from tests.attached import attach_npu
+from tests.attached import REQUIREMENTS, attach_npu
 from tests.graphs import publish_affine, publish_dynamic
 from tests.loads import spoil
 
@@ -116,14 +116,15 @@ def test_usage(run: Run, bundle: Bundle, arguments: tuple[str, ...], text: str) 
 
 def test_inspect_shows_what_is_attached(run: Run, bundle: Bundle) -> None:
     assert "compiled artifacts" not in run("inspect", "affine")[1]
-    place = attach_npu(bundle)
+    place = attach_npu(bundle, compiler="8.4-1-a4b1ef7", properties={"NPU_TURBO": "YES"}, folder="npu-4000")
     text = run("inspect", "affine")[1]
     assert "compiled artifacts\n" in text
-    line = next(line for line in text.splitlines() if line.strip().startswith("npu-4000"))
+    line = next(line for line in text.splitlines() if line.strip().startswith("npu-4000 "))
     assert "NPU:4000" in line
     assert "193 B" in line
     assert "wine 8.4" in line
-    assert "npu=4000;t=4" in text
+    assert "8.4-1" not in line
+    assert f"npu-4000: requires {REQUIREMENTS}; compiled with NPU_TURBO=YES\n" in text
     spoil(place / ARTIFACT_FILE, b"{}")
     assert f"{place / ARTIFACT_FILE}: expected the description" in run("inspect", "affine")[1]
 

@@ -62,6 +62,7 @@ def _describe(entry: Compatibility) -> dict[str, Any]:
         "reasons": list(entry.verdict.reasons),
         "graph": artifact and artifact.graph,
         "shapes": artifact and artifact.shapes and {name: list(shape) for name, shape in artifact.shapes.items()},
+        "properties": artifact and dict(artifact.properties),
         "size": artifact and artifact.size,
         "requirements": artifact and artifact.requirements,
         "openvino": artifact and artifact.openvino,

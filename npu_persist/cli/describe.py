@@ -215,15 +215,19 @@ def attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
                 entry["graph"],
                 describe_shapes(entry["shapes"]) if entry["shapes"] else "-",
                 format_size(entry["size"]) + (" weightless" if entry["weightless"] else ""),
-                " ".join(filter(None, (entry["toolchain"], entry["compiler"]))),
+                f"{entry['toolchain']} {(entry['compiler'] or '').partition('-')[0]}".rstrip(),  # without its build
                 format_seconds(entry["seconds"]),
             ]
             for entry in sound
         ],
         right=["TOOK"],
     )
-    requires = {entry["folder"]: entry["requirements"] for entry in sound if entry["requirements"]}
-    lines = [f"{PurePath(folder).name} requires {text}" for folder, text in requires.items()]
+    lines = []
+    for entry in sound:
+        options = ", ".join(f"{name}={value}" for name, value in entry["properties"].items())
+        said = [f"requires {entry['requirements']}"] if entry["requirements"] else []
+        said += [f"compiled with {options}"] if options else []
+        lines += [f"{PurePath(entry['folder']).name}: {'; '.join(said)}"] if said else []
     return [*(table if sound else ()), *lines, *(entry["problem"] for entry in attached if entry["problem"])]
 
 

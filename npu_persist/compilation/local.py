@@ -203,11 +203,12 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
         graph = replace(recipe.graph, inputs=fix_inputs(recipe.graph, recipe.shapes))
         check_ports(recipe.bundle.reference, graph, model)
     except (RuntimeError, GraphIntegrityError) as error:
+        said = str(error).strip()
         raise ArtifactError(
-            f"{path}: OpenVINO does not take it for {recipe}: {error}",
+            f"{path}: OpenVINO does not take it for {recipe}: {said}",
             path=str(path),
             expected=f"a blob for {recipe.device}",
-            got=str(error),
+            got=said,
         ) from error
     return Compiled(model, keep=[tensor, blob])
 
