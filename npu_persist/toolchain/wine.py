@@ -204,7 +204,7 @@ def _write_request(job: CompileJob) -> str:
 def _read_answer(answer: Answer) -> dict[str, Any]:
     if "failure" in answer.message:
         failure = answer.message["failure"]
-        text = explain(str(failure["text"]))
+        text = explain(str(failure["text"]), answer.log)
         if failure["stage"] == "start":
             raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {text}")
         raise CompilationError(f"the NPU's compiler refused the graph: {text}")
