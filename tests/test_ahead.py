@@ -320,6 +320,18 @@ def test_a_compiler_that_crashes_is_an_error_with_its_last_words(store: Store, m
     assert inside(bundle) == []
 
 
+def test_a_system_without_memory_is_that_compilations_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = publish_affine(store)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("npu_persist.compilation.job.run_python", fail)
+    with pytest.raises(CompileMemoryError, match="affine:1 for CPU"):
+        npu_persist.compile("affine", "CPU", store=store)
+    assert inside(bundle) == []
+
+
 def _run_crash(limits: dict[str, Any]) -> Any:
     from npu_persist.process import run_python
 

@@ -20,6 +20,7 @@ from npu_persist.compilation.local import compile_graph, export_blob, read_graph
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.errors import (
     CompilationError,
+    CompileMemoryError,
     DeviceNotFoundError,
     FileIntegrityError,
     NpuPersistError,
@@ -142,6 +143,8 @@ def run_job(job: Job, watch: Watch | None = None) -> JobResult:
                 path = attachment.attach(bundle, artifact, staging)
     except NpuPersistError as error:
         artifact, failure = None, error
+    except MemoryError as error:
+        artifact, failure = None, CompileMemoryError(f"{job.label}: the system has no more memory. {error}")
     return JobResult(
         label=job.label,
         graph=job.graph,
