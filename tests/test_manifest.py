@@ -5,6 +5,7 @@ import inspect
 import json
 import pickle
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -18,8 +19,10 @@ from npu_persist import manifest as room
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import FormatVersionError, ManifestError, NpuPersistError
 from npu_persist.manifest import (
+    Buckets,
     FileEntry,
     Manifest,
+    Padding,
     Producer,
     TensorNode,
     TupleNode,
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
 
 TINY = tiny_manifest()
 DIGEST = digest_bytes(b"")
+BUCKETS: dict[str, Any] = {
+    "shapes": [{"x.0": [1, 16, 4]}, {"x.0": [8, 3, 4]}],
+    "padding": {"x.0": {"value": 0.5, "side": "left"}},
+}
 
 
 def _spoiled(change: Callable[[Any], object]) -> bytes:
@@ -65,6 +72,15 @@ def test_the_manifest_in_the_docstring_is_one() -> None:
 
 
 # What is written comes back
+
+
+def test_buckets_are_written_where_there_are_some_and_nowhere_else() -> None:
+    assert b"buckets" not in TINY.to_json()  # what bundles without buckets are called by stays what it was
+    manifest = Manifest.from_json(_spoiled(lambda document: document["graphs"][0].update(buckets=BUCKETS)))
+    assert manifest.graphs[0].buckets == Buckets(
+        ({"x.0": (1, 16, 4)}, {"x.0": (8, 3, 4)}), {"x.0": Padding(0.5, "left")}
+    )
+    assert json.loads(manifest.to_json())["graphs"][0]["buckets"] == BUCKETS
 
 
 @given(manifests())
@@ -272,6 +288,10 @@ def _set(*place: Any, to: Any) -> Callable[[Any], None]:
     return change
 
 
+def _buckets(**changes: Any) -> Callable[[Any], None]:
+    return _set("graphs", 0, "buckets", to={**BUCKETS, **changes})
+
+
 @pytest.mark.parametrize(
     ("change", "location"),
     [
@@ -298,6 +318,17 @@ def _set(*place: Any, to: Any) -> Callable[[Any], None]:
             _set("graphs", 0, "signature", "result", to={"record": {"type": "T", "fields": [["a", {"value": 1}]] * 2}}),
             "graphs[0].signature.result",
         ),
+        (_buckets(shapes=[]), "graphs[0].buckets.shapes"),
+        (_buckets(shapes=[{}]), "graphs[0].buckets.shapes[0]"),
+        (_buckets(shapes=[{"x.0": [1, 2, 4], "x.1": []}]), "graphs[0].buckets.shapes[0]"),
+        (_buckets(shapes=[{"x.0": [1, 2]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [1, 2, 5]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [9, 2, 4]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [1, 0, 4]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(padding={}), "graphs[0].buckets.padding"),
+        (_buckets(padding={"y": {"value": 0, "side": "left"}}), "graphs[0].buckets.padding"),
+        (_buckets(padding={"x.0": {"value": 0, "side": "top"}}), "graphs[0].buckets.padding['x.0'].side"),
+        (_set("graphs", 0, "buckets", to=None), "graphs[0].buckets"),
         (_set("weights", "data_start", to=4095), "weights.data_start"),
         (_set("weights", "data_start", to=0), "weights.data_start"),
         (_set("weights", "data_size", to=65), "weights.data_size"),
@@ -393,6 +424,8 @@ def test_bytes_changed_anywhere_give_our_errors_only(data: st.DataObject) -> Non
 @settings(max_examples=200, deadline=None)
 def test_the_schema_says_what_the_reader_says(data: st.DataObject) -> None:
     document = json.loads(TINY.to_json())
+    if data.draw(st.booleans()):
+        document["graphs"][0]["buckets"] = deepcopy(BUCKETS)
     for _ in range(data.draw(st.integers(1, 2))):
         document = spoil(document, data)
     problems = strict_json.Problems("it")

@@ -121,6 +121,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         >>> bundle = npu_persist.persist(torch.nn.Linear(4, 2), "doc-linear", (torch.zeros(1, 4),))
         >>> bundle.manifest.graphs[0].inputs[0].shape
         (1, 4)
+        >>> buckets = [{"input": (1, 8)}, {"input": (1, 64)}]
+        >>> _ = npu_persist.persist(torch.nn.ReLU(), "doc-buckets", (torch.zeros(1, 4),), buckets=buckets)
+        >>> npu_persist.load("doc-buckets", device="CPU")(torch.ones(1, 20)).shape
+        (1, 20)
 
     """
     _check_arguments(model, precision, metadata)
