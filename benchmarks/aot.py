@@ -20,8 +20,8 @@ from _report import make_parser, median, print_header, print_json, print_table, 
 
 import npu_persist
 from npu_persist.artifact import BLOB_FILE
-from npu_persist.toolchain.record import PREFIX
-from npu_persist.toolchain.wine import BIN, HOST, INSTALL, WineToolchain, wine_environment
+from npu_persist.toolchain.record import BIN, PREFIX
+from npu_persist.toolchain.wine import HOST, INSTALL, WineToolchain, wine_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
