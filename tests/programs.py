@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 BEHAVIOUR = "FAKE_WINE"
 """Environment variable that says how the host program goes wrong: nothing else in its environment is ours."""
+
+_installed: list[Path] = []
+"""The first that was installed; the others are copies of it."""
 
 _WINE = """
 import json, os, pathlib, sys, time
@@ -111,10 +115,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def installed(programs: Path, tmp_path: Path) -> Path:  # noqa: ARG001 (it is needed)
+def installed(programs: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
     """The folder of toolchains, with one in it."""
-    installing.install(tmp_path / "toolchains")
-    return tmp_path / "toolchains"
+    if not _installed:
+        _installed.append(installing.install(tmp_path_factory.mktemp("installed")).parent)
+    return shutil.copytree(_installed[0], tmp_path / "toolchains", symlinks=True)
 
 
 def _fetch(version: str, folder: Path) -> dict[str, Path]:
