@@ -120,9 +120,9 @@ def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None 
                 raise artifact
             _check_subject(bundle, folder, artifact)
             with store_errors(f"read {folder}"):
-                check_files(folder, artifact)
+                _check_files(folder, artifact)
         except ArtifactError as error:
-            if not folder.exists():  # replaced meanwhile
+            if _is_replaced(folder, artifact):
                 continue
             raise ArtifactError(
                 f"{bundle.reference}: the artifact that is attached in {folder} is of no use: {error}. The bundle "
@@ -134,6 +134,23 @@ def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None 
             ) from error
         if progress is not None:
             progress(artifact.size)
+
+
+def _check_files(folder: Path, artifact: Artifact) -> None:
+    try:
+        check_files(folder, artifact)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{error.filename}: expected a file, got nothing", path=error.filename) from error
+
+
+def _is_replaced(folder: Path, artifact: Artifact | ArtifactError) -> bool:
+    """Tell whether another process has put a newer artifact in the place of this one, or removed it."""
+    try:
+        return read_artifact(folder) != artifact
+    except ArtifactError:
+        return False
+    except FileNotFoundError:
+        return not folder.exists()
 
 
 @contextmanager

@@ -377,6 +377,9 @@ def test_of_several_that_are_attached_at_once_all_succeed_and_one_stays(tmp_path
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+    while any(process.poll() is None for process in processes):
+        verify_attached(bundle)  # what is replaced while it is read is no damage
+        list(sweep(bundle.path))
     for process in processes:
         finish(process)
     assert inside(bundle) == ["npu-4000"]
