@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npu_persist.process.memory import read_memory
 from npu_persist.benchmark.results import Case, Latency, Ratio, Round, compare
+from npu_persist.process.memory import read_memory
 
 
 def test_percentiles_interpolate_between_the_closest_ranks() -> None:

@@ -79,7 +79,8 @@ def test_an_operation_that_the_compiler_refuses_is_named_with_its_place_in_the_m
 
     class Sampler(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.multinomial(x, 3, replacement=True)
+            drawn: torch.Tensor = torch.multinomial(x, 3, replacement=True)
+            return drawn
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -88,7 +89,8 @@ def test_an_operation_that_the_compiler_refuses_is_named_with_its_place_in_the_m
             self.sampler = Sampler()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.sampler(self.body(x).softmax(-1))
+            drawn: torch.Tensor = self.sampler(self.body(x).softmax(-1))
+            return drawn
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
