@@ -129,7 +129,7 @@ class TestCalls:
         for length in (1, 2, 3, 4, 5, 1):
             x = ids(1, length)
             check(model(x), x)
-        assert len(model._requests._fits) <= 3  # type: ignore[union-attr]
+        assert len(model._bucket_requests._fits) <= 3  # type: ignore[attr-defined]
 
 
 class TestChoice:

@@ -7,7 +7,7 @@ and of its outputs it gets what the graph would give for its own sizes, never mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -126,8 +126,6 @@ class BucketRequests:
 class BucketModel(Model):
     """A model that is compiled for several sizes; see `Model`."""
 
-    _requests: BucketRequests
-
     def __init__(  # noqa: PLR0913 (what `load` knows of it)
         self,
         bundle: Bundle,
@@ -140,7 +138,10 @@ class BucketModel(Model):
     ) -> None:
         """Wrap the compiled models; use `npu_persist.load` instead."""
         placed = BucketRequests(plan, buckets, requests)
-        super().__init__(bundle, largest.model, plan, report, keep=largest.keep, requests=placed)
+        # It has of `Requests` what a model calls.
+        shown = cast("Requests", placed)
+        super().__init__(bundle, largest.model, plan, report, keep=largest.keep, requests=shown)
+        self._bucket_requests = placed
         self._buckets = buckets
         self._masks = find_masks(plan.inputs, buckets)
 
@@ -152,7 +153,7 @@ class BucketModel(Model):
     def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:
         """Run the model on each of the device's requests of each bucket, or of that which `values` fit into."""
         if values is None:
-            self._requests.warm_up()
+            self._bucket_requests.warm_up()
         else:
             super().warm_up(values)
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.cache import CompileCache
@@ -16,7 +13,6 @@ from npu_persist.device import merge_hint
 from npu_persist.errors import (
     CompilationError,
     DeviceNotFoundError,
-    DeviceWarning,
     DynamicShapeError,
     IntegrityError,
     StoreError,
@@ -34,9 +30,9 @@ if TYPE_CHECKING:
     from npu_persist.bundle import Bundle
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.manifest import Buckets, Port
     from npu_persist.process import CompileProgress
     from npu_persist.runtime.ladder import Ladder
+    from npu_persist.runtime.loaded import Loaded
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.verification import Verify
 
@@ -135,7 +131,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         _write_stamps(verification, report)
     report.verified_bytes = verification.bytes
     report.phases["verify"] = verification.seconds
-    model = _make_model(loaded, report)
+    from npu_persist.runtime.loaded import make_model
+
+    model = make_model(loaded, report)
     report.phases["load"] = time.perf_counter() - began
     log.info("%s", report)
     return model
@@ -304,26 +302,17 @@ def _make_recipes(
     return recipes
 
 
-@dataclass
-class _Loaded:
-    """What a load led to: a compiled model for each bucket, or one for the graph as it is."""
-
-    recipe: Recipe
-    buckets: Buckets | None
-    outputs: tuple[Port, ...]
-    compiled: list[Compiled]
-
-
 def _climb(
     ladder: Ladder, recipes: Sequence[Recipe], given: object, verification: Verification, report: Report
-) -> _Loaded:
+) -> Loaded:
+    from npu_persist.runtime.loaded import Loaded
     from npu_persist.runtime.sizes import pick_buckets, relate_outputs, split
 
     for index, recipe in enumerate(recipes):
         buckets = pick_buckets(recipe, given, report)
         outputs = recipe.graph.outputs if buckets is None else relate_outputs(recipe, buckets, verification)
         try:
-            return _Loaded(recipe, buckets, outputs, _climb_each(ladder, split(recipe, buckets), report))
+            return Loaded(recipe, buckets, outputs, _climb_each(ladder, split(recipe, buckets), report))
         except IntegrityError:
             verification.finish()  # which names the file that is damaged, and with it the cause
             raise
@@ -353,67 +342,3 @@ def _write_stamps(verification: Verification, report: Report) -> None:
         verification.write_stamps()
     except StoreError as error:
         report.notes.append(f"no stamps, the next load reads every byte again: {error}")
-
-
-def _make_model(loaded: _Loaded, report: Report) -> Model:
-    from npu_persist.compilation.execution import executing_devices
-    from npu_persist.runtime.model import Model
-    from npu_persist.signature import CallPlan
-
-    graph, models = loaded.recipe.graph, [one.model for one in loaded.compiled]
-    waiting = [report]
-
-    def note_first(seconds: float) -> None:
-        with suppress(IndexError):  # another bucket was first
-            waiting.pop().phases["first_inference"] = seconds
-        for model in models:
-            _warn_of_other_device(report, model)
-
-    report._executing = lambda: tuple(  # noqa: SLF001 (ours to set)
-        dict.fromkeys(name for model in models for name in executing_devices(model))
-    )
-    for model in models:
-        _warn_of_other_device(report, model)
-    if loaded.buckets is not None:
-        return _make_bucket_model(loaded, loaded.buckets, report, note_first)
-    plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
-    keep = loaded.compiled[0].keep
-    return Model(loaded.recipe.bundle, models[0], plan, report=report, keep=keep, on_first=note_first)
-
-
-def _make_bucket_model(loaded: _Loaded, buckets: Buckets, report: Report, on_first: Callable[[float], None]) -> Model:
-    from npu_persist.compilation.ports import fix_inputs
-    from npu_persist.runtime.buckets import BucketModel, make_plan, require_stateless
-    from npu_persist.runtime.requests import Requests
-    from npu_persist.runtime.sizes import check_outputs
-    from npu_persist.signature import CallPlan
-
-    graph, bundle = loaded.recipe.graph, loaded.recipe.bundle
-    requests = []
-    for shapes, one in zip(buckets.shapes, loaded.compiled, strict=True):
-        check_outputs(loaded.recipe, loaded.outputs, shapes, one.model)
-        one.model.npu_persist_keep = tuple(one.keep)
-        plan = CallPlan(graph.signature, fix_inputs(graph, shapes), loaded.outputs)
-        requests.append(Requests(one.model, plan, bundle.reference, on_first))
-    require_stateless(requests, bundle.reference)
-    plan = make_plan(graph.signature, graph.inputs, loaded.outputs, buckets)
-    return BucketModel(bundle, loaded.compiled[-1], plan, report, buckets=buckets, requests=requests)
-
-
-def _warn_of_other_device(report: Report, model: Any) -> None:
-    """Warn where AUTO settled on the CPU, although an accelerator was named."""
-    from npu_persist.compilation.execution import executing_devices, is_settled
-    from npu_persist.device import head, named_devices
-
-    wanted = {head(name) for name in named_devices(report.device)} - {"CPU"}
-    if head(report.device) not in {"AUTO", "MULTI"} or not wanted or not is_settled(model):
-        return
-    executing = executing_devices(model)
-    if executing and not wanted & {head(name) for name in executing}:
-        text = (
-            f"{report.reference}: {report.device} was asked for, but only {', '.join(executing)} executes it. "
-            "`npu-persist doctor` shows what the other devices lack"
-        )
-        if text not in report.notes:
-            report.notes.append(text)
-            warnings.warn(text, DeviceWarning, stacklevel=4)

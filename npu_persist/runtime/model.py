@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle import Bundle
     from npu_persist.manifest import Port, Signature
-    from npu_persist.runtime.buckets import BucketRequests
     from npu_persist.runtime.profile import LayerTime
     from npu_persist.runtime.report import Report
     from npu_persist.signature import CallPlan
@@ -79,7 +78,7 @@ class Model:
         *,
         keep: Sequence[object] = (),
         on_first: Callable[[float], None] | None = None,
-        requests: BucketRequests | None = None,
+        requests: Requests | None = None,
     ) -> None:
         """Wrap a compiled model; use `npu_persist.load` instead."""
         self.bundle = bundle
