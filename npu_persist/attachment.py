@@ -67,7 +67,16 @@ def list_attached(bundle: Bundle) -> Iterator[tuple[Path, Artifact | ArtifactErr
     Where there are more than `MAX_ATTACHED`, or more than `MAX_DESCRIPTIONS` bytes of descriptions, the last is the
     error that says so: what came with a bundle must not keep a load busy.
     """
-    root = bundle.path / COMPILED_DIRECTORY
+    found: list[tuple[Path, Artifact | ArtifactError | None]] = []
+    for _ in range(_LOST_RACES):
+        found = list(_read_all(bundle.path / COMPILED_DIRECTORY))
+        if all(artifact is not None for _, artifact in found):
+            break
+    yield from ((folder, artifact) for folder, artifact in found if artifact is not None)
+
+
+def _read_all(root: Path) -> Iterator[tuple[Path, Artifact | ArtifactError | None]]:
+    """Yield what is attached; None for one that was replaced between the look at the folder and the look at it."""
     try:
         names = sorted(os.listdir(root)) if is_directory(root) else []  # noqa: PTH208 (no link is followed)
     except OSError as error:  # another user's
@@ -90,8 +99,10 @@ def list_attached(bundle: Bundle) -> Iterator[tuple[Path, Artifact | ArtifactErr
         except ArtifactError as error:
             yield folder, error
         except OSError as error:
-            if folder.exists():  # one that has just been replaced is not
+            if folder.exists():
                 yield folder, ArtifactError(f"{folder}: cannot be read: {error.strerror}", path=str(folder))
+            else:
+                yield folder, None
 
 
 def _too_much(root: Path, number: int) -> ArtifactError:

@@ -8,6 +8,7 @@ lets go of with the process. Where the file system has no locks, what was made l
 from __future__ import annotations
 
 import os
+import stat
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ UNLOCKED_AGE = 24 * 3600.0
 """Seconds after which nobody is filling a staging directory any more, where locks cannot tell."""
 
 _LOST_RACES = 100
-"""How often a prune may be faster, before going on without a lock: one that makes no file locks nothing."""
+"""How often others may be faster: a prune, before going on without a lock, for one that makes no file locks nothing."""
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def staged(root: Path) -> Iterator[Path]:
         StoreError: It cannot be made, or the disk is full inside the block.
     """
     with store_errors(f"make a staging directory in {root}"):
-        root.mkdir(parents=True, exist_ok=True)
+        _make_root(root)
         path, lock = _claim(root)
     try:
         with store_errors(f"make {path}"):
@@ -78,6 +79,24 @@ def prune_staging(root: Path) -> Iterator[Path]:
             _give_back(_lock_path(path), lock)
         if found:
             yield path
+
+
+def _make_root(root: Path) -> None:
+    for race in range(_LOST_RACES):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):  # another process removed it, since it was empty
+            if race + 1 == _LOST_RACES or _is_something_else(root):
+                raise
+        else:
+            return
+
+
+def _is_something_else(root: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _claim(root: Path) -> tuple[Path, Lock | None]:
