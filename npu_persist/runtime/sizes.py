@@ -10,10 +10,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from npu_persist.attachment import list_attached
-from npu_persist.buckets import describe_shapes, read_sizes, require_bounds, resolve
-from npu_persist.compilation.local import read_graph
-from npu_persist.compilation.relations import find_unrelated, name_outputs, require_related
+from npu_persist.buckets import describe_shapes, open_axes, read_sizes, require_bounds, resolve
 from npu_persist.device import head
 from npu_persist.errors import ArtifactError, GraphIntegrityError, ManifestError, UsageError
 from npu_persist.signature import describe_port, size_of
@@ -50,6 +47,8 @@ def pick_buckets(recipe: Recipe, given: object, report: Report) -> Buckets | Non
     """
     graph = recipe.graph
     if isinstance(given, (list, tuple)) and not given:
+        return None
+    if given is None and not any(map(open_axes, graph.inputs)):
         return None
     if given is None and graph.buckets is not None:
         try:
@@ -90,6 +89,9 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     Raises:
         DynamicShapeError: An output's size follows from something else, and what padding adds could not be cut off.
     """
+    from npu_persist.compilation.local import read_graph  # only bundles with open axes come here
+    from npu_persist.compilation.relations import find_unrelated, name_outputs, require_related
+
     graph = recipe.graph
     if find_unrelated(graph.inputs, graph.outputs) is None:
         return graph.outputs
@@ -118,6 +120,8 @@ def check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model
 
 
 def _attached_shapes(recipe: Recipe) -> list[Shapes]:
+    from npu_persist.attachment import list_attached
+
     found: list[Shapes] = []
     for folder, artifact in list_attached(recipe.bundle):
         if isinstance(artifact, ArtifactError) or not artifact.shapes or artifact.shapes in found:
