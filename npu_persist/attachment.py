@@ -16,10 +16,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from npu_persist.artifact import ARTIFACT_FILE, check_files, check_layout, read_artifact
+from npu_persist.artifact import ARTIFACT_FILE, Artifact, check_files, check_layout, read_artifact
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.files import (
@@ -30,16 +31,16 @@ from npu_persist.files import (
     remove_tree,
     rename_new,
     store_errors,
+    try_lock,
     write_file,
 )
 from npu_persist.manifest import COMPILED_DIRECTORY, strict_json
-from npu_persist.staging import prune_staging, staged
+from npu_persist.staging import LOCK_SUFFIX, prune_staging, staged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from npu_persist.artifact import Artifact
     from npu_persist.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ MAX_DESCRIPTIONS = 16 * 1024 * 1024
 
 _LOST_RACES = 100
 """How often others may attach the same, before one of theirs is taken for the newest."""
+
+_WAIT, _POLL = 30.0, 0.01
+"""Seconds to wait for another process that clears up, and between two looks."""
 
 _FOREIGN = re.compile(r"[^a-z0-9]+")
 
@@ -127,14 +131,13 @@ def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None 
     """
     for folder, artifact in list_attached(bundle):
         try:
-            if isinstance(artifact, ArtifactError):
-                raise artifact
-            _check_subject(bundle, folder, artifact)
-            with store_errors(f"read {folder}"):
-                _check_files(folder, artifact)
+            try:
+                _verify(bundle, folder, artifact)
+            except ArtifactError:
+                if _is_replaced(folder, artifact):
+                    continue
+                _verify(bundle, folder, artifact)  # it may have been moved, while another process cleared up
         except ArtifactError as error:
-            if _is_replaced(folder, artifact):
-                continue
             raise ArtifactError(
                 f"{bundle.reference}: the artifact that is attached in {folder} is of no use: {error}. The bundle "
                 f"itself is sound. Remove that folder, or compile again: `npu-persist compile {bundle.reference} "
@@ -143,15 +146,19 @@ def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None 
                 expected=error.expected,
                 got=error.got,
             ) from error
-        if progress is not None:
+        if progress is not None and isinstance(artifact, Artifact):
             progress(artifact.size)
 
 
-def _check_files(folder: Path, artifact: Artifact) -> None:
-    try:
-        check_files(folder, artifact)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{error.filename}: expected a file, got nothing", path=error.filename) from error
+def _verify(bundle: Bundle, folder: Path, artifact: Artifact | ArtifactError) -> None:
+    if isinstance(artifact, ArtifactError):
+        raise artifact
+    _check_subject(bundle, folder, artifact)
+    with store_errors(f"read {folder}"):
+        try:
+            check_files(folder, artifact)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{error.filename}: expected a file, got nothing", path=error.filename) from error
 
 
 def _is_replaced(folder: Path, artifact: Artifact | ArtifactError) -> bool:
@@ -213,7 +220,8 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
             fsync_directory(root)
             fsync_directory(root.parent)
     try:
-        return _keep_newest(place, _slot(artifact), staging)
+        with _alone(root):
+            return _keep_newest(place, _slot(artifact), staging)
     except OSError as error:  # on Windows, where the older one is in use; or it is another user's
         log.warning("%s: an older artifact for the same could not be removed: %s", own, error)
         return own
@@ -237,7 +245,8 @@ def sweep(directory: Path) -> Iterator[Path]:
         before = _members(place, slot)
         with staged(root / _STAGING) as aside:
             aside.rmdir()  # where the older one goes
-            newest = _keep_newest(place, slot, aside)
+            with _alone(root):
+                newest = _keep_newest(place, slot, aside)
         yield from (member.path for member in before[:-1] if member.path != newest)
     _remove_empty(root)
 
@@ -252,6 +261,30 @@ class _Member(NamedTuple):
     path: Path
     slot: str | None
     """What it is for; None where that cannot be read."""
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Wait until no other process clears up, for a while: without this it goes well too, but for a crash meanwhile."""
+    path = root / _STAGING / f"clear-up{LOCK_SUFFIX}"
+    lock, until = None, time.monotonic() + _WAIT
+    while lock is None and time.monotonic() < until:
+        try:
+            lock = try_lock(path)
+        except (FileNotFoundError, FileExistsError):  # a sweep removed the folder while the lock file was made
+            continue
+        except OSError:  # no locks here
+            break
+        if lock is None:
+            time.sleep(_POLL)
+        elif not path.exists():  # a sweep took the file for a leftover, between its making and its locking
+            lock.release()
+            lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _keep_newest(place: Path, slot: str | None, aside: Path) -> Path:
@@ -373,6 +406,8 @@ def _name(artifact: Artifact, bundle: Bundle) -> str:
 
 
 def _remove_empty(root: Path) -> None:
+    with suppress(OSError):
+        list(prune_staging(root / _STAGING))  # its lock file
     for path in (root / _STAGING, root):
         with suppress(OSError):  # there is something in it
             os.rmdir(path)  # noqa: PTH106

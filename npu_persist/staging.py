@@ -39,7 +39,6 @@ def staged(root: Path) -> Iterator[Path]:
         StoreError: It cannot be made, or the disk is full inside the block.
     """
     with store_errors(f"make a staging directory in {root}"):
-        _make_root(root)
         path, lock = _claim(root)
     try:
         with store_errors(f"make {path}"):
@@ -61,8 +60,8 @@ def prune_staging(root: Path) -> Iterator[Path]:
         lock = None
         try:
             lock = try_lock(_lock_path(path))
-        except PermissionError:
-            continue  # another user's
+        except (PermissionError, FileNotFoundError, FileExistsError):
+            continue  # another user's; or the root was removed while the lock file was made
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -101,11 +100,16 @@ def _is_something_else(root: Path) -> bool:
 
 def _claim(root: Path) -> tuple[Path, Lock | None]:
     path, lock = root, None
-    for _ in range(_LOST_RACES):
+    for race in range(_LOST_RACES):
+        _make_root(root)
         path = root / os.urandom(8).hex()
         lock_path = _lock_path(path)
         try:
             lock = try_lock(lock_path)
+        except (FileNotFoundError, FileExistsError):  # another process removed the root again
+            if race + 1 == _LOST_RACES:
+                raise
+            continue
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
