@@ -373,7 +373,7 @@ def publish_open_sum(store: Store) -> Bundle:
 
 
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
-"""In one piece: cut into several, as it does by default, the plugin of 2026.4.1 gives garbage for two of this graph's
+"""In one piece: cut into several, as it does by default, the plugin of 2026.4.1 gives garbage for one of this graph's
 three outputs, called without this package too."""
 
 
