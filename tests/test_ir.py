@@ -108,3 +108,19 @@ def test_fp32_keeps_every_bit() -> None:
     tensor = header.tensors["weight"]
     data = (bundle.path / "weights.safetensors").read_bytes()[tensor.start : tensor.start + tensor.size]
     np.testing.assert_array_equal(np.frombuffer(data, np.float32).reshape(16, 16), module.weight.detach().numpy())
+
+
+def test_a_constant_without_elements_takes_no_bytes() -> None:
+    """OpenVINO writes one byte for it, here for the shape of a scalar; a load would take that for damage."""
+
+    class Windows(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unfold(1, 4, 4)
+
+    bundle = npu_persist.persist(
+        Windows(), "windows", (torch.zeros(1, 8),), dynamic_shapes={"x": {1: torch.export.Dim("n", min=4, max=64)}}
+    )
+    header = read_header(bundle.path / "weights.safetensors")
+    assert [tensor.size for tensor in header.tensors.values() if 0 in tensor.shape] == [0]
+    x = np.arange(12, dtype=np.float32).reshape(1, 12)
+    np.testing.assert_array_equal(npu_persist.load(bundle.path, "CPU")(x), x.reshape(1, 3, 4))

@@ -137,6 +137,8 @@ def _collect(root: ET.Element, exact: Mapping[str, np.ndarray[Any, Any]]) -> lis
             continue
         offset, size, kind = int(data.get("offset", "")), int(data.get("size", "")), data.get("element_type", "")
         shape = tuple(int(axis) for axis in data.get("shape", "").split(",") if axis.strip())
+        if 0 in shape:  # OpenVINO writes a byte for it, which no tensor of the file would account for
+            size = 0
         values = exact.get(_original(layer))
         if values is None:
             constant = found.setdefault((offset, size, kind), _Constant(offset, size, kind, shape))
