@@ -215,6 +215,46 @@ def test_a_module_that_attends_to_what_is_filled_up_is_refused() -> None:
         persist(Mean(), "mean", (torch.rand(1, 5),), buckets=[{"x": (1, 12)}])
 
 
+class Maximum(torch.nn.Module):
+    """Among many values a zero more is seldom the largest: a comparison at one size does not see it."""
+
+    def __init__(self, embed: torch.nn.Module) -> None:
+        super().__init__()
+        self.embed = embed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embed(x).amax(1)
+
+
+@pytest.mark.parametrize(
+    ("embed", "x"),
+    [(torch.nn.Identity(), torch.randn(1, 60, 4)), (torch.nn.Embedding(30, 16), torch.randint(1, 30, (1, 60)))],
+)
+def test_a_maximum_over_what_is_filled_up_is_refused(embed: torch.nn.Module, x: torch.Tensor) -> None:
+    with pytest.raises(ParityError, match=r"changes the result.*Dim\(\.\.\., min=8\)"):
+        persist(Maximum(embed), "maximum", (x,), buckets=[{"x": (1, 64, *x.shape[2:])}])
+
+
+def test_a_maximum_over_what_is_filled_up_with_less_is_right() -> None:
+    padding = {"x": Padding(-65000.0)}
+    persist(Maximum(torch.nn.Identity()), "maximum", (torch.randn(1, 60, 4),), buckets=[{"x": (1, 64, 4)}],
+            padding=padding)  # fmt: skip
+    x = -torch.rand(1, 9, 4)
+    same(load("maximum", "CPU")(x), x.amax(1), 1e-2)
+
+
+def test_a_size_at_which_torch_gives_nan_is_not_compared() -> None:
+    class Deviation(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            count = mask.sum(1, keepdim=True)
+            off = (x - (x * mask).sum(1, keepdim=True) / count) * mask
+            return ((off**2).sum(1) / (count[:, 0] - 1)).sqrt()
+
+    inputs = (torch.randn(1, 5), torch.ones(1, 5))
+    bundle = persist(Deviation(), "deviation", inputs, buckets=[{"x": (1, 16), "mask": (1, 16)}], precision="fp32")
+    assert not any("bucket" in line for line in bundle.manifest.warnings)
+
+
 def test_an_output_that_cannot_be_cut_back() -> None:
     class Flat(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

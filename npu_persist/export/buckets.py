@@ -1,12 +1,14 @@
 """`persist(..., buckets=[...])`: which axes buckets leave open, and the check that filling up changes no answer.
 
 The promise: a bundle is published with buckets only if its outputs can be cut back, and if the very code that a load
-fills inputs up and cuts outputs back with gives torch's own answers, at each bucket's size and at one below it.
+fills inputs up and cuts outputs back with gives torch's own answers, at each bucket's size, at one below it and
+at the smallest.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.buckets import choose, describe_shapes, open_axes, read_sizes, resolve
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import torch
+
     from npu_persist.buckets import Shapes
     from npu_persist.export.capture import Call
     from npu_persist.export.dynamic import Axes
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MASK = "attention_mask"
+
+_LOWEST = 1.0
+"""The share of an axis that leaves the least that there may be."""
 
 
 def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) -> Buckets:
@@ -71,26 +78,66 @@ def check_buckets(call: Call, graph: Graph, buckets: Buckets, directory: Path, t
     left_out: list[str] = []
     for bucket in buckets.shapes:
         request = _compile(graph, bucket, directory).create_infer_request()
-        _compare(call, Fit(graph.inputs, graph.outputs, buckets, bucket, bucket), bucket, request, tolerance)
-        for shapes in _smaller(graph.inputs, bucket):
-            try:
-                fit = Fit(graph.inputs, graph.outputs, buckets, bucket, shapes)
-                _compare(call, fit, shapes, request, tolerance)
-            except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
-                log.info("%s: no comparison at %s: %s", directory, describe_shapes(shapes), error)
-                continue
-            break
-        else:
+        exact = Fit(graph.inputs, graph.outputs, buckets, bucket, bucket)
+        _compare(call, call.tensors, exact, bucket, request, tolerance)
+        check = partial(_runs_filled, call, graph, buckets, bucket, request, tolerance)
+        ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check(shapes, [call.tensors])), None)
+        if ran is None:
             left_out.append(
                 f"bucket {describe_shapes(bucket)}: the module runs at none of the smaller sizes that were tried, so "
                 "nobody compared padded calls with torch"
             )
+            continue
+        # A maximum hides what is filled up as long as one real value is above it: not among few values of one sign.
+        signs = _one_sign(call.tensors, [name in buckets.padding for name in call.input_names])
+        lowest = [shapes for shapes in _smaller(graph.inputs, bucket, [_LOWEST]) if shapes != ran]
+        if not any(check(shapes, [call.tensors, *signs]) for shapes in lowest) and signs:
+            check(ran, signs)
     return left_out
 
 
-def _compare(call: Call, fit: Fit, shapes: Shapes, request: Any, tolerance: Tolerance) -> None:
-    tensors = resize(call.tensors, [shapes.get(name) for name in call.input_names])
+def _runs_filled(  # noqa: PLR0913, PLR0917 (a call, what it is compared with, and how)
+    call: Call,
+    graph: Graph,
+    buckets: Buckets,
+    bucket: Shapes,
+    request: Any,
+    tolerance: Tolerance,
+    shapes: Shapes,
+    samples: Sequence[Sequence[torch.Tensor]],
+) -> bool:
+    """Compare calls of a size, and tell whether it is one that the module runs at."""
+    try:
+        fit = Fit(graph.inputs, graph.outputs, buckets, bucket, shapes)
+        for sample in samples:
+            _compare(call, sample, fit, shapes, request, tolerance)
+    except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
+        log.info("no comparison at %s: %s", describe_shapes(shapes), error)
+        return False
+    return True
+
+
+def _one_sign(tensors: Sequence[torch.Tensor], is_filled: Sequence[bool]) -> list[list[torch.Tensor]]:
+    """Return the example with no negative, and with no positive numbers, where those that are filled up have both."""
+    both = [
+        filled and tensor.is_floating_point() and bool((tensor < 0).any() and (tensor > 0).any())
+        for tensor, filled in zip(tensors, is_filled, strict=True)
+    ]
+    if not any(both):
+        return []
+    return [
+        [sign * tensor.abs() if has_both else tensor for tensor, has_both in zip(tensors, both, strict=True)]
+        for sign in (1, -1)
+    ]
+
+
+def _compare(  # noqa: PLR0913, PLR0917 (see above)
+    call: Call, sample: Sequence[torch.Tensor], fit: Fit, shapes: Shapes, request: Any, tolerance: Tolerance
+) -> None:
+    tensors = resize(sample, [shapes.get(name) for name in call.input_names])
     expected = call.run(tensors)
+    if any(result.is_floating_point() and bool(result.isnan().any()) for result in expected):
+        raise ConversionError(f"torch gives NaN at {describe_shapes(shapes)}")
     arrays = fit.fill([tensor.numpy() for tensor in tensors])
     found = fit.cut([*request.infer(arrays).values()], share_outputs=True)
     differences = tuple(
@@ -126,16 +173,17 @@ def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: F
             f"output {worst.output}: filling {describe_shapes(shapes)} up to the bucket {bucket} changes the "
             f"result, which differs from torch's {by}. If the module takes a mask, put it into the example; if not, "
             "try another value or side, padding={input: Padding(value, side)}; and if values at the border or "
-            "means over an axis have to differ, this axis cannot be filled up: give each size a graph of its own"
+            "means over an axis have to differ, this axis cannot be filled up: give each size a graph of its own. If "
+            "calls are never that small, say so with dynamic_shapes, as in Dim(..., min=8)"
         )
     return ParityError(f"{text}. Nothing was published.", output=worst.output, differences=differences)
 
 
-def _smaller(inputs: Sequence[Port], bucket: Shapes) -> Iterator[Shapes]:
-    """Yield shapes below a bucket's: a third, a half, one less on each open axis, as far as it may be."""
+def _smaller(inputs: Sequence[Port], bucket: Shapes, shares: Sequence[float] = (1 / 3, 1 / 2, 0)) -> Iterator[Shapes]:
+    """Yield shapes below a bucket's: less by a share of each open axis, but at least by one, as far as it may be."""
     top = read_sizes(inputs, bucket)
-    for shares, less in ((3, 0), (2, 0), (0, 1)):
-        sizes = {root: max(size - (size // shares if shares else less), 1) for root, size in top.items()}
+    for share in shares:
+        sizes = {root: max(size - max(int(size * share), 1), 1) for root, size in top.items()}
         shapes: dict[str, tuple[int, ...]] = {}
         for port in inputs:
             shape = list(bucket.get(port.name, ()))
