@@ -223,7 +223,8 @@ class Maximum(torch.nn.Module):
         self.embed = embed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.embed(x).amax(1)
+        result: torch.Tensor = self.embed(x).amax(1)
+        return result
 
 
 @pytest.mark.parametrize(
