@@ -199,6 +199,20 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
             start(self.CHILDREN.format(note=str(note)) + "os.abort()")
         assert wait_for(lambda: not is_alive(int(note.read_text().split()[1])))
 
+    def test_leaves_children_that_serve_others(self, tmp_path: Path) -> None:
+        note = tmp_path / "note"
+        with pytest.raises(CompileTimeoutError):
+            start(
+                self.CHILDREN.format(note=str(note)) + "time.sleep(600)",
+                progress=lambda _: wait_for(lambda: note.exists() and len(note.read_text().split()) == 2),
+                timeout=0.1,
+                shares_children=True,
+            )
+        process, child = map(int, note.read_text().split())
+        assert not is_alive(process)
+        assert is_alive(child)
+        os.kill(child, signal.SIGKILL)
+
     def test_does_not_wait_for_what_left_the_group(self, tmp_path: Path) -> None:
         # As wine's server does: a session of its own, and this process's pipes still open in it.
         note = tmp_path / "note"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from openvino import opset13 as op
 
 from npu_persist.blob import read_blob
 from npu_persist.core import get_version
-from npu_persist.errors import CompilationError, CompileMemoryError, StoreError
+from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError, StoreError
 from npu_persist.process import supervise
 from npu_persist.toolchain import CompileJob
 from npu_persist.toolchain.probe import probe
-from npu_persist.toolchain.wine import wine_environment
+from npu_persist.toolchain.wine import compile_in, wine_environment
 from tests.processes import ROOT, is_alive, wait_for
 
 if TYPE_CHECKING:
@@ -191,6 +192,21 @@ def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
     assert hosts
     for pid in hosts:
         assert wait_for(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.25])
+def test_ended_while_wine_starts_it_leaves_wine_sound(wine: WineToolchain, tmp_path: Path, moment: float) -> None:
+    """The first program starts wine's own: without them, the next would wait for five minutes."""
+    (tmp_path / "bin").symlink_to(wine.folder / "bin")
+    shutil.copytree(wine.folder / "prefix", tmp_path / "prefix", symlinks=True)
+    job = make_job(tmp_path / "job")
+    try:
+        with pytest.raises(CompileTimeoutError):
+            compile_in(tmp_path, job, timeout=moment)
+        compile_in(tmp_path, job, timeout=60)
+    finally:
+        environment = wine_environment(tmp_path / "prefix")
+        subprocess.run(["wineserver", "-k"], env=environment, check=False, timeout=60)  # noqa: S607
 
 
 def find_children(parent: int) -> list[int]:

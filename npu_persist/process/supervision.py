@@ -1,8 +1,8 @@
 """Watch over a process that does one job: its time, its memory, what it says, and that it ends.
 
-The promise: when `supervise` returns or raises, the process and its children are gone and its pipes are closed,
-whatever it was doing and whatever it wrote; Ctrl-C ends it too. What it holds in this process is bounded, however much
-it says.
+The promise: when `supervise` returns or raises, the process is gone, with its children where it does not share them,
+and its pipes are closed, whatever it was doing and whatever it wrote; Ctrl-C ends it too. What it holds in this process
+is bounded, however much it says.
 
 The caller writes the request to the process's standard input and keeps that open: its end means that the caller died,
 and the process must end then. The process writes messages to its standard output, JSON objects on a line each:
@@ -110,6 +110,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
     tidy: Callable[[str], str | None] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    shares_children: bool = False,
 ) -> Answer:
     """Start a process, wait for its answer and end it.
 
@@ -124,6 +125,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
         tidy: Called with each line of the log, in threads; returns what is kept of it, or None.
         env: Its environment; None for this process's own.
         cwd: Its working directory; None for this process's own.
+        shares_children: Whether the processes that it starts serve others too, and are not ended with it.
 
     Raises:
         CompileTimeoutError: It took longer.
@@ -151,7 +153,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
         )
     except OSError as error:
         raise CompilationError(f"cannot start {command[0]}: {error.strerror or error}") from error
-    with _Hearing(process, request, tidy) as hearing:
+    with _Hearing(process, request, tidy, shares_children=shares_children) as hearing:
         watch = _Watch(process, hearing, began, progress)
         while not hearing.answered.wait(_TICK) and not _has_ended(process):
             watch.look()
@@ -226,7 +228,12 @@ class _Hearing:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], request: bytes, tidy: Callable[[str], str | None] | None
+        self,
+        process: subprocess.Popen[bytes],
+        request: bytes,
+        tidy: Callable[[str], str | None] | None,
+        *,
+        shares_children: bool,
     ) -> None:
         self.answered = threading.Event()
         self.answer: dict[str, Any] | None = None
@@ -235,6 +242,7 @@ class _Hearing:
         self._process = process
         self._request = request
         self._tidy = tidy
+        self._end_process = _end_one if shares_children else _end_all
         self._over, self._end = os.pipe()
         streams = ((process.stdout, self._hear_stdout), (process.stderr, self._hear_stderr))
         self._threads = [
@@ -252,7 +260,7 @@ class _Hearing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end_all(self._process)
+        self._end_process(self._process)
         os.close(self._end)  # the threads end, whoever else holds the pipes
         for thread in self._threads:
             if thread.ident is not None:
@@ -352,6 +360,12 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # the program reaps its children itself, or ignores SIGCHLD
         return True
+
+
+def _end_one(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and wait for it."""
+    process.kill()
+    process.wait()
 
 
 def _end_all(process: subprocess.Popen[bytes]) -> None:

@@ -132,6 +132,9 @@ def compile_in(folder: Path, job: CompileJob, **limits: Unpack[Limits]) -> Outco
             tidy=log,
             env=wine_environment(folder / PREFIX),
             cwd=links,
+            # The first program starts those that all use. Ended at that, with wineboot, they would not answer the
+            # next programs for five minutes (wine 8.0).
+            shares_children=True,
             **limits,
         )
         result = _read_answer(answer)
