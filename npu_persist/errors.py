@@ -42,7 +42,10 @@ line ends with, and inherits from the builtin that callers would expect. All of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Problem(NamedTuple):
@@ -279,6 +282,10 @@ class CompileTimeoutError(CompilationError, TimeoutError):
 
 class CompileMemoryError(CompilationError, MemoryError):
     """A compilation held more memory than its limit allows, and was ended."""
+
+    def __new__(cls, *args: object) -> Self:
+        """Make one as other errors are made: MemoryError's own way takes no subclass, and dask.distributed asks."""
+        return Exception.__new__(cls, *args)
 
 
 class ToolchainError(CompilationError):

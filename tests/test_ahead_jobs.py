@@ -182,9 +182,11 @@ def test_an_executor_says_how_much_it_runs_at_a_time(store: Store) -> None:
 
 
 INTERRUPTED = """
+import signal
 import sys
 import npu_persist
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 npu_persist.compile("power", "CPU", store=sys.argv[1], progress=lambda label, beat: print(label, flush=True))
 """
 

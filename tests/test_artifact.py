@@ -32,7 +32,9 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 mappings = st.dictionaries(texts, st.text(st.characters(codec="utf-8"), max_size=20), max_size=4)
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True).filter(lambda name: name != "used")
 digests = st.from_regex(r"blake3:[0-9a-f]{64}", fullmatch=True)
-axes = st.integers(0, 2**40) | st.builds(Dimension, st.none() | texts, st.integers(0, 9), st.none() | st.integers(9))
+axes = st.integers(0, 2**40) | st.builds(
+    Dimension, st.none() | texts, st.integers(0, 9), st.none() | st.integers(9, 2**63 - 1)
+)
 ports = st.lists(
     st.builds(Port, texts, st.sampled_from(DTYPES), st.lists(axes, max_size=3).map(tuple)), max_size=2
 ).map(tuple)

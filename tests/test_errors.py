@@ -36,6 +36,11 @@ def test_survives_pickling_and_copying(kind: type[NpuPersistError]) -> None:
 
 
 @pytest.mark.parametrize("kind", _error_classes())
+def test_can_be_made_as_dask_distributed_makes_what_a_worker_raised(kind: type[NpuPersistError]) -> None:
+    assert type(kind.__new__(kind, "unet: expected 1, got 2")) is kind
+
+
+@pytest.mark.parametrize("kind", _error_classes())
 def test_has_a_docstring_and_a_place_in_the_drawing(kind: type[NpuPersistError]) -> None:
     assert kind.__doc__
     assert errors.__doc__ is not None
