@@ -29,6 +29,8 @@ import json, os, pathlib, sys, time
 if sys.argv[1:] == ["--version"]:
     print("wine-8.0 (of a test)")
     sys.exit()
+if not os.path.isdir(os.path.join(os.environ["WINEPREFIX"], "drive_c", "windows")):
+    sys.exit("wine: could not load kernel32.dll, status c0000135")
 request = {}
 for line in sys.stdin:
     if line == "end\\n":

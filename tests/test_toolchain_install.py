@@ -10,6 +10,7 @@ from npu_persist.errors import CompilationError, StoreError, ToolchainError
 from npu_persist.toolchain import install as installing
 from npu_persist.toolchain.install import install, sweep, uninstall
 from npu_persist.toolchain.native import installed_version
+from npu_persist.toolchain.probe import probe
 from npu_persist.toolchain.record import Record, read_record, verify, write_record
 from npu_persist.toolchain.wine import WineToolchain
 from tests.programs import BEHAVIOUR
@@ -47,18 +48,21 @@ def test_is_done_once(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert install(installed) == WineToolchain(installed).folder
 
 
-@pytest.mark.parametrize("damage", ["library", "description", "prefix", "all"])
+@pytest.mark.parametrize("damage", ["library", "description", "prefix", "in the prefix", "all"])
 def test_puts_a_damaged_one_right(installed: Path, damage: str) -> None:
     folder = WineToolchain(installed).folder
     if damage == "library":
         (folder / "bin" / "tbb12.dll").write_bytes(b"something else")
     elif damage == "description":
         (folder / "toolchain.json").write_text("{}")
+    elif damage == "in the prefix":
+        shutil.rmtree(folder / "prefix" / "drive_c")
     else:
         shutil.rmtree(folder / "prefix" if damage == "prefix" else folder)
     install(installed)
     verify(folder, read_record(folder))
     assert WineToolchain(installed).examine().usable
+    assert probe(WineToolchain(installed).compile, "4000").log
     assert left_in(installed) == ["staging", folder.name]
 
 

@@ -19,7 +19,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.errors import ToolchainError
+from npu_persist.errors import CompilationError, ToolchainError
 from npu_persist.files import rename_new, store_errors
 from npu_persist.staging import prune_staging, staged
 from npu_persist.toolchain.native import installed_version
@@ -93,8 +93,9 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
     version = installed_version()
     target = WineToolchain(home).folder
     if WineToolchain(home).examine().usable:
-        with suppress(ToolchainError):
+        with suppress(CompilationError):  # it is damaged; wine's own folder shows that only at work
             verify(target, read_record(target))
+            probe(functools.partial(compile_in, target), PROBED[-1])
             return target
     if missing := find_missing(building=True):
         raise ToolchainError(
