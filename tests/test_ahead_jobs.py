@@ -85,6 +85,12 @@ def test_one_that_fails_does_not_stop_the_others(store: Store) -> None:
     assert [path.name for path, _ in list_attached(bundle)] == ["cpu"]
 
 
+def test_where_all_fail_none_is_said_to_be_attached(store: Store) -> None:
+    publish_affine(store)
+    with pytest.raises(JobsError, match=r"^2 of 2 compilations failed:\n"):
+        npu_persist.compile("affine", ["GPU.7", "GPU.8"], jobs=2, store=store)
+
+
 def test_one_alone_raises_its_own_error(store: Store) -> None:
     publish_affine(store)
     with pytest.raises(DeviceNotFoundError):

@@ -239,8 +239,9 @@ def _raise_if_any(results: Sequence[JobResult]) -> tuple[JobResult, ...]:
         raise failed[0][1]
     if failed:
         reasons = "\n".join(f"  {result.label}: {_without(str(error), result.label)}" for result, error in failed)
+        others = "; the others are attached" if len(failed) < len(results) else ""
         raise JobsError(
-            f"{len(failed)} of {len(results)} compilations failed; the others are attached:\n{reasons}",
+            f"{len(failed)} of {len(results)} compilations failed{others}:\n{reasons}",
             results=tuple(results),
         )
     return tuple(results)
