@@ -161,8 +161,8 @@ def supervise(  # noqa: PLR0913 (each limit is one)
                 raise CompilationError(f"the compilation was cancelled after {watch.elapsed:.1f} s, and was ended")
             if timeout is not None and watch.elapsed >= timeout:
                 raise CompileTimeoutError(
-                    f"the compilation was not done after {watch.elapsed:.1f} s, and was ended (limit: {round(timeout, 3):g} s). "
-                    f"{hearing.say_log()}"
+                    f"the compilation was not done after {watch.elapsed:.1f} s, and was ended "
+                    f"(limit: {round(timeout, 3):g} s). {hearing.say_log()}"
                 )
             if memory_limit is not None:
                 _check_memory(watch, memory_limit, hearing)
