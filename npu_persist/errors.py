@@ -16,13 +16,15 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   └── InputError (TypeError)
     ├── NotFoundError (FileNotFoundError)   3  not found
     │   ├── BundleNotFoundError
-    │   └── DeviceNotFoundError
+    │   ├── DeviceNotFoundError
+    │   └── HubNotFoundError                   (a HubError too)
     ├── IntegrityError                      4  integrity
     │   ├── ManifestError
     │   ├── FileIntegrityError
     │   │   └── ArtifactError
     │   │       └── BlobError
-    │   └── GraphIntegrityError
+    │   ├── GraphIntegrityError
+    │   └── SignatureError
     ├── IncompatibleError                   5  incompatible
     │   ├── FormatVersionError
     │   └── OpenVINOVersionError
@@ -34,6 +36,11 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   ├── ToolchainError
     │   └── JobsError
     ├── InferenceError (RuntimeError)       1
+    ├── HubError (OSError)                  1
+    │   ├── HubAccessError
+    │   └── HubConflictError
+    ├── MissingExtraError                   1
+    │       (ModuleNotFoundError)
     └── StoreError (OSError)                1
 
     FrozenControlFlowWarning (UserWarning)
@@ -193,6 +200,10 @@ class GraphIntegrityError(IntegrityError):
     """An IR that points outside of its weights file, or a weights file with a malformed header."""
 
 
+class SignatureError(IntegrityError):
+    """A signature that is missing where one is required, is of no known key, or does not fit what it is for."""
+
+
 class ArtifactError(FileIntegrityError):
     """A file of a compiled artifact that is damaged, or is not what its `artifact.json` says."""
 
@@ -316,6 +327,48 @@ class InferenceError(NpuPersistError, RuntimeError):
     """
 
     index: int | None = None
+
+
+class HubError(NpuPersistError, OSError):
+    """The hub refused, or cannot be reached.
+
+    Attributes:
+        repo: The repository, `org/unet`.
+        revision: Branch, tag or commit, where one was asked for.
+        status: The HTTP status; None where there was no answer.
+    """
+
+    def __init__(
+        self, message: str, *, repo: str | None = None, revision: str | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.repo = repo
+        self.revision = revision
+        self.status = status
+
+
+class HubNotFoundError(HubError, NotFoundError):
+    """The hub has no such repository, revision or file, or does not show it to this token."""
+
+
+class HubAccessError(HubError):
+    """The hub wants a token, or the one that was sent does not allow this."""
+
+
+class HubConflictError(HubError):
+    """The hub is not as it was when it was looked at: the branch moved, or the tag is on another commit."""
+
+
+class MissingExtraError(NpuPersistError, ModuleNotFoundError):
+    """A package that comes with one of the extras is not installed.
+
+    Attributes:
+        extra: The extra, as in `pip install 'npu_persist[extra]'`.
+    """
+
+    def __init__(self, message: str, *, extra: str | None = None, name: str | None = None) -> None:
+        super().__init__(message, name=name)
+        self.extra = extra
 
 
 class StoreError(NpuPersistError, OSError):

@@ -71,6 +71,9 @@ def test_exit_codes_tell_the_kinds_apart() -> None:
         (errors.InputError, TypeError),
         (errors.BundleNotFoundError, FileNotFoundError),
         (errors.StoreError, OSError),
+        (errors.HubError, OSError),
+        (errors.HubNotFoundError, FileNotFoundError),
+        (errors.MissingExtraError, ModuleNotFoundError),
     ],
 )
 def test_is_the_builtin_that_callers_expect(kind: type[NpuPersistError], builtin: type[Exception]) -> None:

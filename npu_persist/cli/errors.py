@@ -56,6 +56,18 @@ ADVICE: dict[type[BaseException], str] = {
     errors.CompileTimeoutError: "allow more time: --timeout with `compile`, --compile-timeout with `run`",
     errors.CompileMemoryError: "allow more memory (--memory-limit), or compile on a machine that has more",
     errors.JobsError: "`npu-persist compile` with the targets that failed tries those again",
+    errors.SignatureError: (
+        "ask whoever signs for the public key: `npu-persist keys add NAME FILE` makes it known, `npu-persist keys list` "
+        "shows what is known"
+    ),
+    errors.HubError: "check the network, HF_ENDPOINT and the proxy, and try again; HF_HUB_OFFLINE=1 asks for no network",
+    errors.HubNotFoundError: (
+        "check the spelling, --revision and HF_ENDPOINT; a private repository looks missing without a token (`hf auth "
+        "login`, or HF_TOKEN)"
+    ),
+    errors.HubAccessError: "`hf auth login` or HF_TOKEN gives a token; `hf auth whoami` says whose is in use",
+    errors.HubConflictError: "look at what is there now: `npu-persist pull`, then push again",
+    errors.MissingExtraError: "extras hold what not every program needs; without this one all other verbs work",
     errors.StoreError: "check free space and permissions; `npu-persist prune` removes what crashed publishes left",
 }
 """Error class → what to do next on the command line; the nearest class in the error's ancestry counts."""
