@@ -57,10 +57,10 @@ ADVICE: dict[type[BaseException], str] = {
     errors.CompileMemoryError: "allow more memory (--memory-limit), or compile on a machine that has more",
     errors.JobsError: "`npu-persist compile` with the targets that failed tries those again",
     errors.SignatureError: (
-        "ask whoever signs for the public key: `npu-persist keys add NAME FILE` makes it known, `npu-persist keys list` "
-        "shows what is known"
+        "ask whoever signs for the public key; `npu-persist keys add NAME FILE` makes it known, `npu-persist keys "
+        "list` shows those that are"
     ),
-    errors.HubError: "check the network, HF_ENDPOINT and the proxy, and try again; HF_HUB_OFFLINE=1 asks for no network",
+    errors.HubError: "check the network, HF_ENDPOINT, HF_HUB_OFFLINE and the proxy, and try again",
     errors.HubNotFoundError: (
         "check the spelling, --revision and HF_ENDPOINT; a private repository looks missing without a token (`hf auth "
         "login`, or HF_TOKEN)"
