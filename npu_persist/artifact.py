@@ -44,6 +44,7 @@ from npu_persist.files import is_directory
 from npu_persist.manifest import FileEntry, Port, strict_json
 from npu_persist.manifest.reading import Reader
 from npu_persist.manifest.writing import port_document
+from npu_persist.origin import ORIGIN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,9 @@ else:
 
 ARTIFACT_FILE = "artifact.json"
 """Name of the description."""
+
+ARTIFACT_SIGNATURE_FILE = "artifact.json.sig"
+"""Name of the description's detached signatures, if there are any (see `trust.signing`)."""
 
 BLOB_FILE = "model.blob"
 """Name of an exported blob."""
@@ -74,7 +78,7 @@ Kind = Literal["blob", "cache_dir"]
 Shapes = Mapping[str, tuple[int, ...]]
 """Sizes of inputs that a graph leaves open, by the input's name."""
 
-_OWN_FILES = frozenset({ARTIFACT_FILE, USED_FILE})
+_OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
 _KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
 _ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes what was put aside"
 
@@ -263,7 +267,7 @@ def check_layout(directory: Path, artifact: Artifact) -> None:
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
-    """Return size and digest of every file below a folder, but `artifact.json` and `used`."""
+    """Return size and digest of every file below a folder, but those that may stand in every artifact's folder."""
     return {
         relative: FileEntry(path.stat().st_size, digest_file(path))
         for relative, path in _walk(directory, "")
