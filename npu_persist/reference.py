@@ -5,7 +5,8 @@ r"""References: how bundles are named in code and on the command line.
     unet:prod                 the version that the alias `prod` points to
     unet@3f9a                 the bundle whose digest starts so (4 to 64 hex digits, `blake3:` before them is fine)
     ./unet, C:\bundles\unet     a directory: contains a separator, or starts with a dot
-    hf://org/repo[@revision]  a repository on the Hugging Face hub
+    hf://org/repo@v3          a repository on the Hugging Face hub, at a branch, tag or commit (without: `main`)
+    hf://org/repo@v3#3f9a…    the same, if the bundle's digest is that: 64 hex digits
 
 The promise: `parse` gives one of three frozen dataclasses or a `ReferenceFormatError`, and `parse(str(reference))` is
 `reference` again. Names are checked here, once, by the strictest platform's rules.
@@ -36,7 +37,10 @@ HUB_SCHEME = "hf://"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX_LENGTH},{HEX_LENGTH}}}", re.ASCII)
-_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+_HUB = re.compile(
+    rf"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?(?:#(?:{ALGORITHM}:)?([0-9a-fA-F]{{{HEX_LENGTH}}}))?",
+    re.ASCII,
+)
 _FORMS = "expected unet, unet:3, unet:prod, unet@<digest prefix>, a directory path or hf://org/repo"
 
 
@@ -83,13 +87,16 @@ class HubReference:
     Attributes:
         repository: `org/repo`.
         revision: Branch, tag or commit; None for the default branch.
+        digest: The hex digits of the digest that the bundle has to have, without `blake3:`; None for any.
     """
 
     repository: str
     revision: str | None = None
+    digest: str | None = None
 
     def __str__(self) -> str:
-        return f"{HUB_SCHEME}{self.repository}" + (f"@{self.revision}" if self.revision is not None else "")
+        revision = f"@{self.revision}" if self.revision is not None else ""
+        return f"{HUB_SCHEME}{self.repository}{revision}" + (f"#{self.digest}" if self.digest is not None else "")
 
 
 Reference: TypeAlias = StoreReference | PathReference | HubReference
@@ -166,9 +173,10 @@ def _parse_hub(text: str) -> HubReference:
     match = _HUB.fullmatch(text.removeprefix(HUB_SCHEME)) if text.startswith(HUB_SCHEME) else None
     if match is None:
         raise ReferenceFormatError(
-            f"not a hub reference: expected hf://org/repo or hf://org/repo@revision, got {text!r}"
+            f"not a hub reference: expected hf://org/repo, hf://org/repo@revision or hf://org/repo@revision#<digest> "
+            f"with {HEX_LENGTH} hex digits, got {text!r}"
         )
-    return HubReference(match[1], match[2])
+    return HubReference(match[1], match[2], match[3] and match[3].lower())
 
 
 def _parse_name(text: str) -> StoreReference:

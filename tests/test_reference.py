@@ -35,6 +35,7 @@ references = st.one_of(
         HubReference,
         st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True),
         st.none() | st.from_regex(r"[A-Za-z0-9._/-]+", fullmatch=True),
+        st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
     ),
 )
 
@@ -76,6 +77,8 @@ def test_any_text_parses_or_gives_our_error(text: str) -> None:
         (PurePosixPath("unet"), PathReference(Path("unet"))),
         ("hf://intel/unet", HubReference("intel/unet")),
         ("hf://intel/unet@refs/pr/1", HubReference("intel/unet", "refs/pr/1")),
+        ("hf://intel/unet#" + "3F" * 32, HubReference("intel/unet", None, "3f" * 32)),
+        ("hf://intel/unet@v3#blake3:" + "3f" * 32, HubReference("intel/unet", "v3", "3f" * 32)),
     ],
 )
 def test_each_form(text: str | Path, expected: Reference) -> None:
@@ -100,6 +103,9 @@ def test_each_form(text: str | Path, expected: Reference) -> None:
         "hf://unet",
         "hf://a/b/c",
         "hf://a/b@",
+        "hf://a/b@v3#",
+        "hf://a/b#3f9a",
+        "hf://a/b#sha256:" + "3f" * 32,
         "https://example.com/unet",
         "a/b\0",
     ],
