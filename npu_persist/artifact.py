@@ -41,10 +41,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from npu_persist.digest import digest_bytes, digest_file
 from npu_persist.errors import ArtifactError, ManifestError
 from npu_persist.files import is_directory
-from npu_persist.manifest import FileEntry, Port, strict_json
+from npu_persist.manifest import ORIGIN_FILE, FileEntry, Port, strict_json
 from npu_persist.manifest.reading import Reader
 from npu_persist.manifest.writing import port_document
-from npu_persist.origin import ORIGIN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

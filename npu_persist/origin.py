@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.errors import FileIntegrityError, ManifestError
 from npu_persist.files import store_errors, write_file
-from npu_persist.manifest import strict_json
+from npu_persist.manifest import ORIGIN_FILE, strict_json
 from npu_persist.manifest.values import ValueReader
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 else:
     from npu_persist.frozen import dataclass
-
-ORIGIN_FILE = "origin.json"
-"""Name of the file, in a bundle's folder and in that of an attached artifact."""
 
 FORMAT_VERSION = "1.0"
 """The format of `origin.json`."""

@@ -8,7 +8,8 @@ import pytest
 
 from npu_persist.artifact import check_files, describe_files
 from npu_persist.errors import ArtifactError, FileIntegrityError
-from npu_persist.origin import MAX_ORIGIN_SIZE, ORIGIN_FILE, Origin, read_origin, write_origin
+from npu_persist.manifest import ORIGIN_FILE
+from npu_persist.origin import MAX_ORIGIN_SIZE, Origin, read_origin, write_origin
 from tests.artifacts import fill
 
 if TYPE_CHECKING:

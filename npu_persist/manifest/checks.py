@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from npu_persist.manifest.strict_json import Problems
 
 
+_BESIDE = (parts.MANIFEST_FILE, parts.MANIFEST_SIGNATURE_FILE, parts.ORIGIN_FILE)
+"""What stands beside the files that a manifest vouches for."""
+
+
 def derived_bin(graph_path: str) -> str:
     """Return the path where stock OpenVINO looks for the weights of a graph.
 
@@ -57,7 +61,7 @@ def check_files(
     derived = {derived_bin(graph.path).lower() for graph in graphs}
     for path in files:
         folded = path.lower()
-        if folded == parts.MANIFEST_FILE or folded in derived or folded.split("/")[0] == parts.COMPILED_DIRECTORY:
+        if folded in derived or folded.split("/")[0] in {*_BESIDE, parts.COMPILED_DIRECTORY}:
             problems.add(
                 key_location("files", path),
                 "expected no entry: what is here is not part of what the manifest vouches for",

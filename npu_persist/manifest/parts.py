@@ -20,6 +20,12 @@ FORMAT_VERSION = "1.0"
 MANIFEST_FILE = "manifest.json"
 """Name of the manifest in its bundle's folder. Written last: a folder without it is no bundle."""
 
+MANIFEST_SIGNATURE_FILE = "manifest.json.sig"
+"""Name of the manifest's detached signatures, if there are any (see `trust.signing`)."""
+
+ORIGIN_FILE = "origin.json"
+"""Name of the file that says where a pulled bundle, or a pulled artifact of one, came from (see `origin`)."""
+
 COMPILED_DIRECTORY = "compiled"
 """Folder inside a bundle for compiled artifacts, which are attached later and are no part of the manifest."""
 

@@ -22,7 +22,7 @@ from npu_persist.files import (
     remove_file,
     rename_new,
 )
-from npu_persist.manifest import MANIFEST_FILE
+from npu_persist.manifest import MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.store.layout import refuse_twin
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
     from npu_persist.manifest import FileEntry
     from npu_persist.store.layout import NameFolder
+
+
+_BESIDE = (MANIFEST_SIGNATURE_FILE, ORIGIN_FILE)
+"""What a pulled bundle has besides."""
 
 
 def settle(bundle: Bundle, folder: NameFolder) -> None:
@@ -45,7 +49,8 @@ def settle(bundle: Bundle, folder: NameFolder) -> None:
     bundle.ensure_bin()
     # The manifest last: whatever the crash, a folder with a manifest on the disk has its files there too.
     paths = [*(bundle.path / relative for relative in bundle.manifest.files), *bundle.derived_files()]
-    for path in [*paths, bundle.path / MANIFEST_FILE]:
+    beside = [path for name in _BESIDE if (path := bundle.path / name).exists()]
+    for path in [*paths, *beside, bundle.path / MANIFEST_FILE]:
         fsync_file(path)
         make_read_only(path)
     folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(bundle.path)}
@@ -95,7 +100,7 @@ def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]
 def _check_complete(bundle: Bundle) -> None:
     for relative in bundle.manifest.files:
         bundle.file(relative)
-    expected = {bundle.path / relative for relative in (*bundle.manifest.files, MANIFEST_FILE)}
+    expected = {bundle.path / relative for relative in (*bundle.manifest.files, *_BESIDE, MANIFEST_FILE)}
     expected.update(bundle.derived_files())
     for path in _walk(bundle.path):
         if path not in expected:
@@ -135,6 +140,8 @@ def _link_to_earlier(bundle: Bundle, folder: NameFolder) -> None:
 def _link(earlier: Bundle, relative: str, staged: Path, entry: FileEntry) -> bool:
     try:
         source = earlier.file(relative)
+        if staged.samefile(source):  # linked already, by who staged it
+            return True
         if source.stat().st_size != entry.size or digest_file(source) != entry.digest:
             return False
     except (OSError, NpuPersistError):  # what is damaged is not taken over
