@@ -11,7 +11,8 @@ import pytest
 
 from npu_persist.toolchain.native import COMPILER_VARIABLE
 from npu_persist.toolchain.wine import HOME_VARIABLE
-from tests.second_device import second_device as second_device  # noqa: PLC0414 (a fixture is found by its name here)
+from tests.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
+from tests.second_device import second_device as second_device  # noqa: PLC0414
 from tests.toolchains import wine as wine  # noqa: PLC0414
 from tests.toolchains import wine_home as wine_home  # noqa: PLC0414
 
