@@ -20,6 +20,7 @@ from npu_persist.manifest import Port
 from npu_persist.runtime import choice
 from npu_persist.runtime.choice import Choice, choose_attached
 from npu_persist.store import Store
+from npu_persist.trust.policy import Policy
 from tests.attached import REQUIREMENTS, attach_npu
 from tests.blobs import NPU_TRAILERS, npu_blob, npu_trailer, real_blob
 from tests.graphs import WEIGHTS, publish_affine, publish_dynamic
@@ -56,7 +57,7 @@ def recipe_for(bundle: Bundle, device: str = "NPU", **properties: Any) -> Recipe
 
 
 def choose(recipe: Recipe) -> Choice:
-    return choose_attached(recipe, list_attached(recipe.bundle))
+    return choose_attached(recipe, list_attached(recipe.bundle), Policy(None, recipe.bundle.path))
 
 
 class TestChoice:

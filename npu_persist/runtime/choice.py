@@ -1,8 +1,8 @@
 """Which attached artifact a load takes, of those that fit what is loaded.
 
 The promise: an artifact is only chosen if it was compiled from this bundle's graph for these sizes, with every property
-that the load asks for, and nothing speaks against it; each of the others has its reason. Its bytes are not compared
-with their digests here: whoever imports it does that.
+that the load asks for, nothing speaks against it and it is trusted; each of the others has its reason. Its bytes are
+not compared with their digests here: whoever imports it does that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact import Artifact
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.device.machine import Machine
+    from npu_persist.trust.policy import Policy
     from npu_persist.verdict import Status
 
 _NAMED = 5
@@ -46,12 +47,15 @@ class Choice(NamedTuple):
     passed: list[str]
 
 
-def choose_attached(recipe: Recipe, attached: Iterable[tuple[Path, Artifact | ArtifactError]]) -> Choice:
+def choose_attached(
+    recipe: Recipe, attached: Iterable[tuple[Path, Artifact | ArtifactError]], policy: Policy
+) -> Choice:
     """Return which artifacts may stand for a recipe's compilation.
 
     Args:
         recipe: What is loaded.
         attached: What `list_attached` gave for its bundle.
+        policy: What is trusted of it.
     """
     choice = Choice([], [])
     machine: Machine | None = None
@@ -70,7 +74,12 @@ def choose_attached(recipe: Recipe, attached: Iterable[tuple[Path, Artifact | Ar
                 choice.passed.append(f"{name}: {' '.join(against)}")
                 continue
             how = "is for this machine:" if status == "supported" else "may run on this machine:"
-            choice.candidates.append(Candidate(folder, artifact, status, " ".join((name, how, *reasons))))
+            decision = policy.decide(folder, artifact)
+            text = " ".join(part for part in (name, how, *reasons, decision.reason) if part)
+            if decision.is_trusted:
+                choice.candidates.append(Candidate(folder, artifact, status, text))
+            else:
+                choice.passed.append(text)
     if elsewhere:
         names = ", ".join(elsewhere[:_NAMED]) + (f" and {len(elsewhere) - _NAMED} more" * (len(elsewhere) > _NAMED))
         choice.passed.append(f"{names}: for other graphs or sizes of inputs.")

@@ -1,13 +1,15 @@
 """The load ladder: attached artifact, compile cache, compilation from the graph.
 
-The promise: each rung that was passed over is in the report with its reason; a compiled artifact that is damaged, stale
-or foreign costs a compilation, never an answer; what is kept for the next load was made from verified bytes. One
-process compiles while others wait, but nothing is wrong where locks do nothing: the work is then done twice.
+The promise: each rung that was passed over is in the report with its reason; a compiled artifact that is damaged,
+stale, foreign or not trusted costs a compilation, never an answer; what is kept for the next load was made from
+verified bytes. One process compiles while others wait, but nothing is wrong where locks do nothing: the work is then
+done twice.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.files import is_directory
-from npu_persist.manifest import COMPILED_DIRECTORY
+from npu_persist.manifest import COMPILED_DIRECTORY, ORIGIN_FILE
 from npu_persist.runtime.report import Rung
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from npu_persist.process import CompileProgress
     from npu_persist.runtime.report import Report, RungName
     from npu_persist.runtime.verification import Verification
+    from npu_persist.trust.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +56,25 @@ class Ladder:
         verification: The checks of this load; the weights' is running.
         cache: The compile cache; None to do without.
         report: Where every step is written down.
+        policy: What is trusted of what is attached to the bundle.
         compile_timeout: Seconds for a compilation, which then runs in a process of its own.
         progress: Called while it runs there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a load decides once, for all its devices and sizes)
         self,
         verification: Verification,
         cache: CompileCache | None,
         report: Report,
         *,
+        policy: Policy,
         compile_timeout: float | None = None,
         progress: Callable[[CompileProgress], object] | None = None,
     ) -> None:
         self._verification = verification
         self._cache = cache
         self._report = report
+        self._policy = policy
         self._timeout = compile_timeout
         self._progress = progress
         self._attached: list[tuple[Path, Artifact | ArtifactError]] | None = None
@@ -103,7 +109,7 @@ class Ladder:
         began = time.perf_counter()
         if self._attached is None:  # one list for all sizes that a load asks for
             self._attached = list(list_attached(recipe.bundle))
-        choice = choose_attached(recipe, self._attached)
+        choice = choose_attached(recipe, self._attached, self._policy)
         for reason in choice.passed:
             self._pass("attached", recipe, reason, began)
         for folder, artifact, _, reason in choice.candidates:
@@ -268,7 +274,8 @@ class Ladder:
     def _import(self, recipe: Recipe, artifact: Artifact, directory: Path) -> Compiled:
         if artifact.kind != "blob":
             raise ArtifactError(f"{directory}: expected an exported blob; got the files of a CACHE_DIR")
-        check = self._verification.mode != "none"
+        # What a signature vouches for are the digests: of what was pulled, they are compared whatever the caller says.
+        check = self._verification.mode != "none" or os.path.lexists(directory / ORIGIN_FILE)
         with self._phase("import_blob"):
             compiled = import_blob(recipe, artifact, directory, check=check)
         if check:

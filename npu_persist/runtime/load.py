@@ -21,6 +21,7 @@ from npu_persist.errors import (
 from npu_persist.runtime.report import Report
 from npu_persist.runtime.verification import VERIFY, Verification
 from npu_persist.store import Store
+from npu_persist.trust.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from npu_persist.runtime.loaded import Loaded
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.verification import Verify
+    from npu_persist.trust.policy import Trust
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     cache: bool = True,
     compile_timeout: float | None = None,
     progress: Callable[[CompileProgress], object] | None = None,
+    trust: Trust = None,
+    require_signature: bool = False,
     store: Store | str | Path | None = None,
 ) -> Model:
     """Load a bundle: verify it, take it from the compile cache or compile it, and return it as a callable.
@@ -78,7 +82,12 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         compile_timeout: Seconds after which a compilation is ended. It then runs in a process of its own, and needs
             the cache.
         progress: Called about twice a second while a compilation runs in a process of its own.
-        store: A store, its directory, or None for the default one. The compile cache is beside its bundles.
+        trust: Which attached artifacts that were pulled from a hub may be imported; a device runs what is in them.
+            None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"]: what
+            was pulled from there, too. True: all, for this call. What is not trusted is passed over.
+        require_signature: Whether a known key must have signed the bundle's manifest, pulled or not.
+        store: A store, its directory, or None for the default one. The compile cache is beside its bundles, and so are
+            the known keys.
 
     Returns:
         The model, ready to be called with the module's own arguments.
@@ -86,6 +95,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     Raises:
         BundleNotFoundError: The reference leads nowhere.
         IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
+        SignatureError: A signature is required, and no known key made it.
+        MissingExtraError: A signature is required, and the package `cryptography` is not installed.
         IncompatibleError: This package or this OpenVINO is too old for the bundle.
         DeviceNotFoundError: The device is not there, nor any of `fallback`.
         CompilationError: OpenVINO refused the graph or the properties on every device.
@@ -110,8 +121,11 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     properties = merge_hint(_check_config(config), hint)
     _check_options(verify, cache=cache, compile_timeout=compile_timeout, progress=progress)
     source = store if isinstance(store, Store) else Store(store)
+    policy = Policy(trust, source.home)
     bundle = source.resolve(reference)
     report = Report(bundle.reference, device, verify)
+    if require_signature:
+        report.notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
     described = bundle.manifest.weights.path
     with Verification(verify, source.home) as verification:
         # Before anything else is imported: most of it is read by the time OpenVINO is there.
@@ -123,6 +137,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             verification,
             CompileCache(source.home) if cache else None,
             report,
+            policy=policy,
             compile_timeout=compile_timeout,
             progress=progress,
         )
@@ -146,6 +161,7 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    trust: Trust = None,
     store: Store | str | Path | None = None,
 ) -> Artifact | None:
     """Tell whether a bundle is compiled here already: the artifact that `load` would import, or None.
@@ -159,6 +175,7 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
         config: As for `load`: other properties are another artifact.
         hint: As for `load`.
         buckets: As for `load`.
+        trust: As for `load`.
         store: As for `load`.
 
     Raises:
@@ -179,6 +196,7 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     from npu_persist.runtime.sizes import pick_buckets, split
 
     source = store if isinstance(store, Store) else Store(store)
+    policy = Policy(trust, source.home)
     bundle = source.resolve(reference)
     report = Report(bundle.reference, device, "none")
     properties = merge_hint(_check_config(config), hint)
@@ -186,15 +204,15 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     if recipe.unkeyed:
         return None
     cache = CompileCache(source.home)
-    found = [_find_compiled(one, cache) for one in split(recipe, pick_buckets(recipe, buckets, report))]
+    found = [_find_compiled(one, cache, policy) for one in split(recipe, pick_buckets(recipe, buckets, report))]
     return None if None in found else found[-1]
 
 
-def _find_compiled(recipe: Recipe, cache: CompileCache) -> Artifact | None:
+def _find_compiled(recipe: Recipe, cache: CompileCache, policy: Policy) -> Artifact | None:
     from npu_persist.attachment import list_attached
     from npu_persist.runtime.choice import choose_attached
 
-    for candidate in choose_attached(recipe, list_attached(recipe.bundle)).candidates:
+    for candidate in choose_attached(recipe, list_attached(recipe.bundle), policy).candidates:
         return candidate.artifact
     entry = cache.find(recipe.key)
     return None if entry is None else entry.artifact
@@ -228,7 +246,7 @@ def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
         verification.start(opened.file(described), opened.manifest.files[described])
         sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
         recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
-        compiled = Ladder(verification, cache, report).climb(recipe)
+        compiled = Ladder(verification, cache, report, policy=Policy(None, store.home)).climb(recipe)
         verification.finish()
     if compiled.pending is not None:
         compiled.pending.join()
