@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,8 @@ from npu_persist.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.origin import read_origin
 from npu_persist.store import Store
 from npu_persist.trust.signing import sign_bundle
-from tests.graphs import publish_affine
+from tests.attached import attach_npu
+from tests.graphs import publish_affine, publish_dynamic
 from tests.loads import entries, is_right, spoil
 from tests.processes import run_python
 from tests.signers import know, private_key, pulled
@@ -163,6 +165,19 @@ def test_a_changed_manifest_is_not_what_was_signed(place: Path, home: Path) -> N
     assert Bundle.open(place).manifest.metadata == {"a": 1}
     with pytest.raises(SignatureError, match="expected a signature over the manifest"):
         load(place, "CPU", require_signature=True, store=home)
+
+
+def test_sizes_of_what_is_not_trusted_are_no_buckets(tmp_path: Path, home: Path) -> None:
+    bundle = publish_dynamic(Store(tmp_path / "made"))
+    shapes = {"x": (2, 4), "y": (2, 5), "z": (5,)}
+    inputs = tuple(replace(port, shape=shapes[port.name]) for port in bundle.graph().inputs)
+    folder = attach_npu(bundle, device="CPU", target="CPU", shapes=shapes, inputs=inputs)
+    report = load(bundle.path, "CPU", cache=False, store=home).report
+    assert {tuple((rung.shapes or {}).get("x", ())) for rung in report.rungs} == {(2, 4)}
+    pulled(folder)
+    report = load(bundle.path, "CPU", cache=False, store=home).report
+    assert {rung.shapes for rung in report.rungs} == {None}
+    assert "its sizes are not taken as a bucket. Not trusted" in report.notes[0]
 
 
 def test_trust_that_names_no_repository_is_a_usage_error(place: Path, home: Path) -> None:

@@ -52,6 +52,9 @@ WAIT = 600.0
 class Ladder:
     """The way to one compiled model, for one device after another.
 
+    Attributes:
+        policy: What is trusted of what is attached to the bundle.
+
     Args:
         verification: The checks of this load; the weights' is running.
         cache: The compile cache; None to do without.
@@ -74,7 +77,7 @@ class Ladder:
         self._verification = verification
         self._cache = cache
         self._report = report
-        self._policy = policy
+        self.policy = policy
         self._timeout = compile_timeout
         self._progress = progress
         self._attached: list[tuple[Path, Artifact | ArtifactError]] | None = None
@@ -109,7 +112,7 @@ class Ladder:
         began = time.perf_counter()
         if self._attached is None:  # one list for all sizes that a load asks for
             self._attached = list(list_attached(recipe.bundle))
-        choice = choose_attached(recipe, self._attached, self._policy)
+        choice = choose_attached(recipe, self._attached, self.policy)
         for reason in choice.passed:
             self._pass("attached", recipe, reason, began)
         for folder, artifact, _, reason in choice.candidates:

@@ -204,7 +204,7 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     if recipe.unkeyed:
         return None
     cache = CompileCache(source.home)
-    found = [_find_compiled(one, cache, policy) for one in split(recipe, pick_buckets(recipe, buckets, report))]
+    found = [_find_compiled(one, cache, policy) for one in split(recipe, pick_buckets(recipe, buckets, report, policy))]
     return None if None in found else found[-1]
 
 
@@ -327,7 +327,7 @@ def _climb(
     from npu_persist.runtime.sizes import pick_buckets, relate_outputs, split
 
     for index, recipe in enumerate(recipes):
-        buckets = pick_buckets(recipe, given, report)
+        buckets = pick_buckets(recipe, given, report, ladder.policy)
         outputs = recipe.graph.outputs if buckets is None else relate_outputs(recipe, buckets, verification)
         try:
             return Loaded(recipe, buckets, outputs, _climb_each(ladder, split(recipe, buckets), report))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from npu_persist.manifest import Buckets, Port
     from npu_persist.runtime.report import Report
     from npu_persist.runtime.verification import Verification
+    from npu_persist.trust.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,15 @@ _FIXED = frozenset({"NPU"})
 """Devices that compile for fixed sizes."""
 
 
-def pick_buckets(recipe: Recipe, given: object, report: Report) -> Buckets | None:
+def pick_buckets(recipe: Recipe, given: object, report: Report, policy: Policy) -> Buckets | None:
     """Return the buckets that a bundle is loaded for on a device; None: as the graph is.
 
     Args:
         recipe: The graph and the device.
-        given: The caller's; None: the bundle's, or else those of artifacts that are attached for the device; an empty
-            list: none.
+        given: The caller's; None: the bundle's, or else those of artifacts that are attached for the device and
+            trusted; an empty list: none.
         report: Where it is noted that nobody has checked them.
+        policy: What is trusted of what is attached.
 
     Raises:
         DynamicShapeError, UsageError: They do not fit the graph.
@@ -59,7 +61,7 @@ def pick_buckets(recipe: Recipe, given: object, report: Report) -> Buckets | Non
                 "damaged or npu_persist did not write it: persist the model again, or get another copy of the bundle."
             ) from error
     padding = None if graph.buckets is None else graph.buckets.padding
-    shapes = _attached_shapes(recipe) if given is None else given
+    shapes = _attached_shapes(recipe, report, policy) if given is None else given
     if not shapes:
         return None
     found = resolve(graph.inputs, shapes, padding)
@@ -119,7 +121,7 @@ def check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model
             )
 
 
-def _attached_shapes(recipe: Recipe) -> list[Shapes]:
+def _attached_shapes(recipe: Recipe, report: Report, policy: Policy) -> list[Shapes]:
     from npu_persist.attachment import list_attached
 
     found: list[Shapes] = []
@@ -133,8 +135,12 @@ def _attached_shapes(recipe: Recipe) -> list[Shapes]:
             resolve(recipe.graph.inputs, [artifact.shapes])
         except UsageError as error:
             log.warning("%s: passed over, for its sizes are none of the graph's: %s", folder, error)
-        else:
+            continue
+        decision = policy.decide(folder, artifact)
+        if decision.is_trusted:
             found.append(artifact.shapes)
+        else:  # or whoever it came from would decide what is compiled here
+            _note(report, f"{folder.name}: its sizes are not taken as a bucket. {decision.reason}")
     return found
 
 
