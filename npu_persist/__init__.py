@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from npu_persist.export.examples import record
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
+    from npu_persist.hub.push import Pushed, push
     from npu_persist.judgement import Compatibility
     from npu_persist.manifest import Padding, Tolerance
     from npu_persist.process import CompileProgress
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     from npu_persist.runtime.started import Started
     from npu_persist.signature import Record
     from npu_persist.store import Store
-    from npu_persist.verbs import compatibility, inspect, prune, remove, tag, verify
+    from npu_persist.verbs import compatibility, inspect, prune, remove, sign, tag, verify, verify_signature
     from npu_persist.verbs import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
     from npu_persist.verdict import Verdict
 
@@ -131,6 +132,7 @@ __all__ = [
     "ParityError",
     "Progress",
     "PropertyError",
+    "Pushed",
     "Record",
     "ReferenceFormatError",
     "Report",
@@ -154,10 +156,13 @@ __all__ = [
     "load",
     "persist",
     "prune",
+    "push",
     "record",
     "remove",
+    "sign",
     "tag",
     "verify",
+    "verify_signature",
 ]
 
 _ROOMS = {
@@ -173,6 +178,7 @@ _ROOMS = {
     "Model": "runtime.model",
     "Padding": "manifest",
     "Progress": "export",
+    "Pushed": "hub.push",
     "Record": "signature",
     "Report": "runtime.report",
     "Started": "runtime.started",
@@ -189,10 +195,13 @@ _ROOMS = {
     "load": "runtime.load",
     "persist": "export",
     "prune": "verbs",
+    "push": "hub.push",
     "record": "export",
     "remove": "verbs",
+    "sign": "verbs",
     "tag": "verbs",
     "verify": "verbs",
+    "verify_signature": "verbs",
 }
 """Public name → the module that has it; every other name of `__all__` is in `errors`."""
 

@@ -218,6 +218,11 @@ class HubServer:
         with self.lock:
             self._faults.append(Fault(re.compile(pattern), times, status, headers or {}, **how))
 
+    def repair(self) -> None:
+        """Let nothing go wrong any more."""
+        with self.lock:
+            self._faults.clear()
+
     def received(self, pattern: str = "") -> int:
         """Return how many bytes the requests carried whose `METHOD /path` the pattern finds."""
         return sum(request.received for request in self.requests if re.search(pattern, str(request)))
@@ -284,8 +289,8 @@ class _Answer(NamedTuple):
     body: bytes | Path = b""
 
 
-def _json(document: Any, status: int = 200, **headers: str) -> _Answer:
-    return _Answer(status, {"Content-Type": "application/json", **headers}, json.dumps(document).encode())
+def _json(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> _Answer:
+    return _Answer(status, {"Content-Type": "application/json", **(headers or {})}, json.dumps(document).encode())
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -427,11 +432,11 @@ class _Connection(BaseHTTPRequestHandler):
     def create_repo(self, body: bytes) -> _Answer:
         document = json.loads(body)
         name = f"{document.get('organization') or 'me'}/{document['name']}"
-        if name in self.hub.repos:
-            raise _RefusalError(409, message="You already created this model repo")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if not self.hub.allows(token):
             raise _RefusalError(403 if token else 401, message="You may not create a repository here")
+        if name in self.hub.repos:
+            raise _RefusalError(409, message="You already created this model repo")
         self.hub.create(name, private=document.get("private") is True or document.get("visibility") == "private")
         return _json({"url": f"{self.hub.url}/{name}", "name": name})
 
@@ -469,7 +474,7 @@ class _Connection(BaseHTTPRequestHandler):
         if start + self.hub.page < len(entries):
             url = f"{self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={start + self.hub.page}"
             rest["Link"] = f'<{url}>; rel="next"'
-        return _json(entries[start : start + self.hub.page], **rest)
+        return _json(entries[start : start + self.hub.page], headers=rest)
 
     def paths_info(self, body: bytes, name: str, revision: str) -> _Answer:
         commit = self.revision(self.repo(name), revision)

@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compatibility(verbs)
     _add_machine(verbs)
     _add_keeping(verbs)
+    _add_push(verbs)
     _add_cache(verbs)
     _add_toolchain(verbs)
     return parser
@@ -284,6 +285,18 @@ def _add_keeping(verbs: Any) -> None:
     parser.add_argument("reference", metavar="REF", help="the version: unet:3, unet:prod or unet@<digest prefix>")
     parser.add_argument("--force", action="store_true", help="and the aliases that point to it")
     _add(verbs, "prune", "keep:run_prune", "remove what interrupted runs left in the store and the compile cache")
+
+
+def _add_push(verbs: Any) -> None:
+    parser = _add(verbs, "push", "push:run_push", "send a bundle to a repository on the hub, in one commit")
+    parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+    parser.add_argument("repo", metavar="REPO", help="the repository: org/unet; made if it is missing")
+    parser.add_argument("--revision", metavar="BRANCH", help="the branch; made if it is missing (default: main)")
+    parser.add_argument("--tag", help="for the commit (default: v3 for version 3)")
+    parser.add_argument("--message", help="of the commit (default: the bundle and its digest)")
+    parser.add_argument("--private", action="store_const", const=True, help="make a new repository private")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request; no branch changes")
+    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="without attached artifacts")
 
 
 def _add_cache(verbs: Any) -> None:

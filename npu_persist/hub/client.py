@@ -127,7 +127,7 @@ def _judge(cause: BaseException, status: int | None, at: str, revision: str) -> 
     if status in _REFUSED:
         return HubAccessError, f"{at} does not allow it: {said}. {_TOKEN}; it has to be one that may"
     if status in _MOVED:
-        return HubConflictError, f"{at} has changed meanwhile: {said}. Look at it, or pull, and try again"
+        return HubConflictError, f"{at}: the branch moved, or the name is taken ({said}). Pull, or push again"
     if status is not None:
         return HubError, f"{at} answered {status}: {said}. Try again later"
     return HubError, f"no usable answer from {at}: {type(cause).__name__}: {said}. Check the network and try again"

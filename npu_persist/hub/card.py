@@ -1,0 +1,191 @@
+"""The model card: `README.md` of a repository, of which one marked section is ours.
+
+    ---
+    library_name: npu_persist
+    tags: [openvino, npu, npu_persist]
+    ---
+    what a person wrote
+    <!-- npu_persist -->
+    what this module made of the manifest
+    <!-- /npu_persist -->
+    what a person wrote
+
+The promise: outside of the markers nothing of a text that a person wrote changes, and a text without markers stays as
+it is. The same bundle gives the same card. Whatever the manifest says is shown as text: it forms no table, link, HTML
+or marker of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+from npu_persist.buckets import describe_shapes
+from npu_persist.signature import describe_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from npu_persist.artifact import Artifact
+    from npu_persist.bundle import Bundle
+    from npu_persist.manifest import Golden, Graph
+    from npu_persist.reference import HubReference
+
+CARD_FILE = "README.md"
+"""Name of a model card."""
+
+MAX_CARD_SIZE = 1024 * 1024
+"""Largest card that is renewed, in bytes: a larger one is a person's."""
+
+LIBRARY = "npu_persist"
+TAGS = ("openvino", "npu", LIBRARY)
+
+BEGIN = "<!-- npu_persist -->"
+"""Where our section begins."""
+
+END = "<!-- /npu_persist -->"
+"""Where it ends."""
+
+_FRONT_MATTER = "\n".join(["---", f"library_name: {LIBRARY}", "tags:", *(f"- {tag}" for tag in TAGS), "---", ""])
+_ONLY_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n.*?\r?\n---\s*", re.DOTALL)
+_MARKUP = re.compile(r"([\\`*_\[\]|~#!$])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
+
+
+def renew_card(old: str | None, section: str, name: str) -> str | None:
+    """Put our section into a card.
+
+    Args:
+        old: The card that is there, None for none.
+        section: What `make_section` gave.
+        name: The title of a new card.
+
+    Returns:
+        The card as it should be; None where a person's is left alone.
+    """
+    if old is None or not old.strip():
+        return f"{_FRONT_MATTER}\n# {_text(name)}\n\n{section}"
+    if old.count(BEGIN) == old.count(END) == 1 and old.index(BEGIN) < old.index(END):
+        before, _, rest = old.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        return f"{before}{section.removesuffix(chr(10))}{after}"
+    if _ONLY_FRONT_MATTER.fullmatch(old):  # the hub's own form for a new repository writes that
+        return f"{old.rstrip()}\n\n# {_text(name)}\n\n{section}"
+    return None
+
+
+def make_section(bundle: Bundle, reference: HubReference, artifacts: Mapping[str, Artifact]) -> str:
+    """Return our section of the card: from the first marker to the last, with a newline at the end.
+
+    Args:
+        bundle: The bundle.
+        reference: How it is loaded from the hub.
+        artifacts: What is compiled for it, by its folder's name.
+    """
+    manifest = bundle.manifest
+    producer = manifest.producer
+    made_by = f"npu_persist {_text(producer.npu_persist)} with OpenVINO {_text(producer.openvino)}"
+    made_by += f" and PyTorch {_text(producer.torch)}" if producer.torch else ""
+    version = "" if bundle.version is None else f", version {bundle.version}"
+    blocks = [
+        BEGIN,
+        f"{_text(bundle.name)}{version}: an OpenVINO model, {_size(bundle.size)}, made by {made_by}.",
+        *_load(bundle, reference),
+        *(block for graph in manifest.graphs for block in _graph(graph)),
+        *_check(manifest.golden),
+        *_compiled(artifacts),
+        END,
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _load(bundle: Bundle, reference: HubReference) -> list[str]:
+    pinned = f"{reference}#{bundle.digest.partition(':')[2]}"
+    return [
+        "## Use",
+        "\n".join(
+            [
+                "```python",
+                "# pip install 'npu_persist[hub]'",
+                "import npu_persist as npup",
+                "",
+                f'model = npup.load("{reference}", device="NPU")  # or GPU, CPU, AUTO',
+                "```",
+            ]
+        ),
+        f"With its digest, `{pinned}` is this bundle or an error.",
+    ]
+
+
+def _graph(graph: Graph) -> list[str]:
+    ports = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
+    blocks = [
+        f"## Graph {_text(graph.name)}",
+        f"Weights as {_text(graph.precision)}, in {_text(graph.path)}.",
+        _table(
+            ("", "Name", "Type", "Shape"),
+            ((kind, port.name, port.dtype, describe_shape(port.shape)) for kind, port in ports),
+        ),
+    ]
+    if graph.buckets is not None:
+        sizes = "; ".join(describe_shapes(shapes) for shapes in graph.buckets.shapes)
+        blocks.append(f"Calls are filled up to these sizes: {_text(sizes)}.")
+    return blocks
+
+
+def _check(golden: Golden | None) -> list[str]:
+    if golden is None or golden.tolerance is None or golden.differences is None:
+        return ["## Compared with PyTorch", "It was not compared when it was persisted."]
+    return [
+        "## Compared with PyTorch",
+        f"On one sample. Allowed: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
+        _table(
+            ("Output", "Max absolute", "Max relative", "Cosine"),
+            (
+                (found.output, f"{found.max_abs:.3g}", f"{found.max_relative:.3g}", f"{found.cosine:.7g}")
+                for found in golden.differences
+            ),
+        ),
+    ]
+
+
+def _compiled(artifacts: Mapping[str, Artifact]) -> list[str]:
+    if not artifacts:
+        return []
+    return [
+        "## Compiled ahead of time",
+        "Used where the requirements fit and the maker is trusted; elsewhere the model is compiled from its IR.",
+        _table(
+            ("Folder", "Target", "Graph", "Sizes", "Size", "Requires"),
+            (
+                (
+                    folder,
+                    artifact.target,
+                    artifact.graph,
+                    describe_shapes(artifact.shapes) if artifact.shapes else "as in the graph",
+                    _size(artifact.size) + (", without weights" if artifact.weightless else ""),
+                    artifact.requirements or f"OpenVINO {artifact.openvino}",
+                )
+                for folder, artifact in sorted(artifacts.items())
+            ),
+        ),
+    ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _text(value: str) -> str:
+    """Return a text of unknown origin as what Markdown shows as that text."""
+    return _MARKUP.sub(r"\\\1", html.escape(_CONTROL.sub(" ", value), quote=False))
+
+
+def _size(size: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:  # noqa: PLR2004 (three digits and a unit)
+            return f"{size:.4g} {unit}"
+        size /= 1000  # type: ignore[assignment]
+    return f"{size:.4g} GB"
