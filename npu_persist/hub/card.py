@@ -11,8 +11,8 @@
     what a person wrote
 
 The promise: outside of the markers nothing of a text that a person wrote changes, and a text without markers stays as
-it is. The same bundle gives the same card. Whatever the manifest says is shown as text: it forms no table, link, HTML
-or marker of its own.
+it is. The same bundle gives the same card. Whatever the manifest says is shown as text: it breaks no table, and forms
+no HTML and no marker.
 """
 
 from __future__ import annotations
