@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -260,6 +263,22 @@ def test_an_upload_that_breaks_off_leaves_the_branch_and_goes_through_again(hub:
         push(bundle.reference, REPO)
     assert set(hub.repos[REPO].tree) == {".gitattributes"}
     assert not hub.repos[REPO].tags
+    hub.repair()
+    push(bundle.reference, REPO)
+    assert _paths(hub) == OWN
+
+
+def test_a_push_that_is_killed_leaves_the_branch_and_goes_through_again(hub: HubServer, bundle: Bundle) -> None:
+    hub.create(REPO)
+    hub.fail("PUT /objects/", stall=True, times=100)
+    code = f"import npu_persist; npu_persist.push({str(bundle.path)!r}, {REPO!r})"
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, **settings}) as process:
+        while not any(request.method == "PUT" for request in hub.requests):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert set(hub.repos[REPO].tree) == {".gitattributes"}
     hub.repair()
     push(bundle.reference, REPO)
     assert _paths(hub) == OWN

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.hub_server import HubServer
@@ -52,7 +53,7 @@ def test_a_stale_parent_a_second_tag_and_what_is_missing_are_refused(hub: HubSer
     hub.put(REPO, {"a": b"2"})
     api.create_tag(REPO, tag="v1")
     operations = [huggingface_hub.CommitOperationDelete("a")]
-    refused = {
+    refused: dict[int, Callable[[], object]] = {
         412: lambda: api.create_commit(REPO, operations, commit_message="late", parent_commit=first),
         409: lambda: api.create_tag(REPO, tag="v1"),
         404: lambda: api.repo_info(REPO, revision="nowhere"),

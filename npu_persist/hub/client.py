@@ -75,7 +75,7 @@ def hub_errors(doing: str, repo: str, revision: str | None = None) -> Iterator[N
 def progress_bars(*, shown: bool) -> Iterator[None]:
     """Let the client draw its progress bars inside, or not, if HF_HUB_DISABLE_PROGRESS_BARS leaves it to us."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if shown or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
         yield
