@@ -1,7 +1,8 @@
 """The verbs that need a store and nothing else, as functions of the front door.
 
 The promise: each is one call of `Store`, on the default store unless another is given, and `prune` one more of its
-compile cache; none imports numpy, openvino or torch, but `compatibility` where a device of this machine is asked for.
+compile cache, `sign` and `verify_signature` of its bundle's signatures; none imports numpy, openvino or torch, but
+`compatibility` where a device of this machine is asked for.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from npu_persist.store import Store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from npu_persist.bundle import Bundle
     from npu_persist.device.machine import Machine
     from npu_persist.judgement import Compatibility
     from npu_persist.store import Entry
+    from npu_persist.trust.signing import Signed
 
     AnyStore = Store | str | os.PathLike[str] | None
 
@@ -102,6 +104,79 @@ def verify(reference: str | os.PathLike[str] | None = None, *, store: AnyStore =
     open_store(store).verify(reference)
 
 
+def sign(
+    reference: str | os.PathLike[str],
+    key: str | os.PathLike[str],
+    *,
+    password: str | Callable[[], str] | None = None,
+    store: AnyStore = None,
+) -> tuple[Path, ...]:
+    """Sign a bundle's manifest and everything that is attached to it, after every byte was compared.
+
+    The signatures lie beside what they are for. They are no part of the bundle, whose digest stays, and travel with it.
+    Whoever signs vouches for what is attached, too: devices run it where the key is known.
+
+    Args:
+        reference: The bundle.
+        key: File of an Ed25519 private key: `openssl genpkey -algorithm ed25519 -out FILE` makes one.
+        password: What the key is encrypted with, or what asks for it, called only if it is.
+        store: A store, its directory, or None for the default one.
+
+    Returns:
+        The files with signatures.
+
+    Raises:
+        BundleNotFoundError: There is no such bundle.
+        IntegrityError: Something is not as it was persisted or compiled.
+        MissingExtraError: The package `cryptography` is not installed.
+        NotFoundError, UsageError: The file is not there, is no such key, or the password does not fit.
+        StoreError: The file system refuses.
+    """
+    from pathlib import Path
+
+    from npu_persist.trust.keys import read_private_key
+    from npu_persist.trust.signing import sign_bundle
+
+    private = read_private_key(Path(key), password)
+    chosen = open_store(store)
+    chosen.verify(reference)
+    return tuple(sign_bundle(chosen.resolve(reference), private))
+
+
+def verify_signature(
+    reference: str | os.PathLike[str], key: str | os.PathLike[str] | None = None, *, store: AnyStore = None
+) -> tuple[Signed, ...]:
+    """Check that a bundle's manifest and what is attached to it are signed; the files themselves are not read.
+
+    In a bundle that was pulled, what was compiled here after that needs no signature.
+
+    Args:
+        reference: The bundle.
+        key: The public key that must have signed: a file, or the key as text. None: any key that is known here.
+        store: A store, its directory, or None for the default one.
+
+    Returns:
+        The file of each signature, with the name of its signer; where `key` is given, that key in hex.
+
+    Raises:
+        BundleNotFoundError: There is no such bundle.
+        SignatureError: The first thing that is not signed by such a key.
+        MissingExtraError: The package `cryptography` is not installed.
+        NotFoundError, UsageError: The file is not there, or is no public key.
+        StoreError: Something cannot be read.
+    """
+    from npu_persist.trust.keys import KeyRing, find_public_key
+    from npu_persist.trust.signing import check_bundle
+
+    chosen = open_store(store)
+    if key is None:
+        keys = KeyRing(chosen.home).read()
+    else:
+        public = find_public_key(key)
+        keys = {public.hex: public}
+    return tuple(check_bundle(chosen.resolve(reference), keys))
+
+
 def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
     """Remove a version from the store and return its reference.
 
@@ -167,11 +242,16 @@ def compatibility(
     """
     from npu_persist.judgement import judge_attached
 
-    machine = _find_machine(device)
+    machine = find_machine(device)
     return tuple(judge_attached(open_store(store).resolve(reference), machine))
 
 
-def _find_machine(device: str | Machine) -> Machine:
+def find_machine(device: str | Machine) -> Machine:
+    """Return the machine that a device of this one, a target or a description means.
+
+    Raises:
+        TargetError: It is none of them.
+    """
     from npu_persist.core import get_core
     from npu_persist.device import check_device, head
     from npu_persist.device.machine import Machine, describe_machine, describe_other

@@ -11,6 +11,7 @@ takes. A note appears in one step; one that is damaged is none, and whoever need
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +39,8 @@ MAX_NOTE_SIZE = 64 * 1024 * 1024
 """Largest note, in bytes: it holds the descriptions of up to a thousand artifacts."""
 
 _SHORT = 32
-_FIELDS = ("repo", "endpoint", "commit", "name", "digest", "sizes", "descriptions")
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_FIELDS = ("repo", "commit", "name", "digest", "sizes", "descriptions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +49,19 @@ class Seen:
 
     Attributes:
         repo: `org/unet`.
-        endpoint: The hub's address.
         commit: 40 hex digits.
         name: The bundle's name.
         digest: The bundle's digest.
         sizes: Bytes of the bundle's files and of all in `compiled/`, by path, as the hub lists them.
-        descriptions: The text of each `artifact.json`, by the name of its folder.
+        descriptions: The text of each `artifact.json`, by the name of its folder; None: they were not read.
     """
 
     repo: str
-    endpoint: str
     commit: str
     name: str
     digest: str
     sizes: Mapping[str, int]
-    descriptions: Mapping[str, str]
+    descriptions: Mapping[str, str] | None
 
 
 def note_commit(home: Path, seen: Seen) -> None:
@@ -83,7 +83,9 @@ def note_revision(home: Path, repo: str, revision: str | None, commit: str) -> N
 
 
 def find_commit(home: Path, repo: str, commit: str) -> Seen | None:
-    """Return what a commit holds, if it was seen."""
+    """Return what a commit holds, if it was seen; None also of what is no whole commit."""
+    if not _COMMIT.fullmatch(commit):
+        return None
     return _read(_folder(home, repo) / f"commit-{commit}.json", _parse_seen)
 
 
@@ -142,7 +144,6 @@ def _parse_seen(document: Any, reader: ValueReader) -> Seen:
     reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
     return Seen(
         repo=reader.text(got["repo"], "repo"),
-        endpoint=reader.text(got["endpoint"], "endpoint"),
         commit=reader.text(got["commit"], "commit"),
         name=reader.bundle_name(got["name"], "name"),
         digest=reader.digest(got["digest"], "digest"),
@@ -150,10 +151,14 @@ def _parse_seen(document: Any, reader: ValueReader) -> Seen:
             reader.path(path, "sizes"): reader.integer(size, path)
             for path, size in _items(reader, got["sizes"], "sizes")
         },
-        descriptions={
-            folder: reader.text(text, folder) for folder, text in _items(reader, got["descriptions"], "descriptions")
-        },
+        descriptions=reader.optional(
+            got["descriptions"], "descriptions", lambda value, where: _texts(reader, value, where)
+        ),
     )
+
+
+def _texts(reader: ValueReader, value: Any, where: str) -> dict[str, str]:
+    return {folder: reader.text(text, folder) for folder, text in _items(reader, value, where)}
 
 
 def _items(reader: ValueReader, value: Any, where: str) -> ItemsView[str, Any]:

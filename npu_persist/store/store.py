@@ -27,7 +27,14 @@ from npu_persist.staging import prune_staging, staged
 from npu_persist.store.entry import read_entries
 from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
 from npu_persist.store.leftovers import prune_name, remove_if_empty
-from npu_persist.store.lookup import find_name, find_version, missing_alias, missing_version, open_version
+from npu_persist.store.lookup import (
+    find_name,
+    find_pulled,
+    find_version,
+    missing_alias,
+    missing_version,
+    open_version,
+)
 from npu_persist.store.publish import settle, take_number
 
 if TYPE_CHECKING:
@@ -100,13 +107,14 @@ class Store:
     def resolve(self, reference: AnyReference) -> Bundle:
         """Open the bundle that a reference means: the newest version if it names none.
 
+        Of a reference to the hub it is what was pulled; no hub is asked.
+
         Raises:
             ReferenceFormatError: The text is no reference.
             BundleNotFoundError: There is no such bundle.
             AmbiguousReferenceError: Several bundles' digests start so.
             IntegrityError: The bundle's manifest is damaged.
             FormatVersionError: The manifest is of a format that this version does not read.
-            UsageError: It is a reference to the hub.
         """
         parsed = parse(reference)
         if isinstance(parsed, PathReference):
@@ -294,10 +302,8 @@ class Store:
 
     def _locate(self, reference: Reference) -> tuple[NameFolder, int]:
         if isinstance(reference, HubReference):
-            raise UsageError(
-                f"{reference}: this version of npu_persist does not read from the hub yet. Download the repository and "
-                "give the path of its folder"
-            )
+            with store_errors(f"look up {reference} in {self._bundles}"):
+                reference = find_pulled(self.home, self._bundles, reference)
         if isinstance(reference, PathReference):
             raise UsageError(
                 f"{reference} is a directory: expected a bundle in the store, such as unet:3. `npu-persist list` shows "

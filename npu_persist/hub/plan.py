@@ -1,0 +1,197 @@
+"""What a pull takes from a commit: the bundle's files, the artifacts that fit, their signatures, and nothing else.
+
+The promise: this decides from what was read already (the manifest, the hub's list of files, each `artifact.json`), and
+touches no network. What is not taken has a reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact
+from npu_persist.attachment import list_attached
+from npu_persist.errors import ArtifactError
+from npu_persist.judgement import judge_one
+from npu_persist.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE
+from npu_persist.origin import read_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from dataclasses import dataclass
+
+    from npu_persist.bundle import Bundle
+    from npu_persist.device.machine import Machine
+    from npu_persist.store.seen import Seen
+else:
+    from npu_persist.frozen import dataclass
+
+Choice = Literal["fitting", "none", "all"]
+"""Which artifacts a pull takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file that a pull takes.
+
+    Attributes:
+        path: Where it is in the repository.
+        size: Its bytes.
+        is_here: Whether the store has it already, so that nothing is downloaded.
+    """
+
+    path: str
+    size: int
+    is_here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """An artifact that a pull does not take.
+
+    Attributes:
+        folder: Its folder below `compiled/`.
+        reason: Why.
+    """
+
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenArtifact:
+    """An artifact that a pull takes.
+
+    Attributes:
+        folder: Its folder in the repository, `compiled/npu-4000`.
+        artifact: What its `artifact.json` says.
+        is_signed: Whether signatures stand beside that.
+    """
+
+    folder: str
+    artifact: Artifact
+    is_signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a pull does, or did.
+
+    Attributes:
+        repo: `org/unet`.
+        commit: The commit, 40 hex digits.
+        name: The bundle's name.
+        digest: The bundle's digest.
+        reference: The version that the store has of it: `unet:3`; None if it has none.
+        files: What it takes.
+        artifacts: The artifacts among that.
+        passed_over: The artifacts that it does not take.
+    """
+
+    repo: str
+    commit: str
+    name: str
+    digest: str
+    reference: str | None
+    files: tuple[PlannedFile, ...]
+    artifacts: tuple[ChosenArtifact, ...]
+    passed_over: tuple[PassedOver, ...]
+
+    @property
+    def download_size(self) -> int:
+        """Bytes that come over the network."""
+        return sum(file.size for file in self.files if not file.is_here)
+
+
+def make_plan(
+    bundle: Bundle, existing: Bundle | None, held: Iterable[str], seen: Seen, machines: Sequence[Machine] | None
+) -> Plan:
+    """Decide what to take.
+
+    Args:
+        bundle: The bundle as its manifest describes it; its files need not be there.
+        existing: The version that the store has of it, if it has one.
+        held: Digests of files that the store has.
+        seen: What the commit holds.
+        machines: The machines, one of which an artifact has to run on; None takes all artifacts.
+    """
+    there = frozenset(held)
+    files = [PlannedFile(MANIFEST_FILE, seen.sizes[MANIFEST_FILE], existing is not None)]
+    files += (
+        PlannedFile(path, entry.size, existing is not None or entry.digest in there)
+        for path, entry in bundle.manifest.files.items()
+    )
+    if MANIFEST_SIGNATURE_FILE in seen.sizes:
+        is_here = existing is not None and (existing.path / MANIFEST_SIGNATURE_FILE).exists()
+        files.append(PlannedFile(MANIFEST_SIGNATURE_FILE, seen.sizes[MANIFEST_SIGNATURE_FILE], is_here))
+    chosen: list[ChosenArtifact] = []
+    passed_over: list[PassedOver] = []
+    own = {_purpose(artifact): artifact for artifact in _own_artifacts(existing)}
+    same = [] if existing is None else [artifact for _, artifact in list_attached(existing)]
+    for folder, text in sorted((seen.descriptions or {}).items()):
+        found = _choose(bundle, folder, text, seen, machines)
+        if isinstance(found, PassedOver):
+            passed_over.append(found)
+            continue
+        artifact = found.artifact
+        if artifact not in same:
+            if _purpose(artifact) in own:
+                passed_over.append(PassedOver(folder, "One for the same was compiled here, and stays."))
+                continue
+            if twin := [other.folder for other in chosen if _purpose(other.artifact) == _purpose(artifact)]:
+                passed_over.append(PassedOver(folder, f"It is for the same as {twin[0]}."))
+                continue
+            chosen.append(found)
+        paths = [ARTIFACT_FILE, *artifact.files, *([ARTIFACT_SIGNATURE_FILE] if found.is_signed else [])]
+        files += (
+            PlannedFile(path, seen.sizes[path], artifact in same)
+            for path in (f"{found.folder}/{name}" for name in paths)
+        )
+    return Plan(
+        repo=seen.repo,
+        commit=seen.commit,
+        name=bundle.name,
+        digest=bundle.digest,
+        reference=None if existing is None else existing.reference,
+        files=tuple(files),
+        artifacts=tuple(chosen),
+        passed_over=tuple(passed_over),
+    )
+
+
+def _choose(
+    bundle: Bundle, folder: str, text: str, seen: Seen, machines: Sequence[Machine] | None
+) -> ChosenArtifact | PassedOver:
+    place = f"{COMPILED_DIRECTORY}/{folder}"
+    try:
+        artifact = Artifact.from_json(text.encode(), source=f"{seen.repo}/{place}/{ARTIFACT_FILE}")
+    except ArtifactError as error:
+        return PassedOver(folder, str(error))
+    if artifact.to_json() != text.encode():
+        return PassedOver(folder, f"Its {ARTIFACT_FILE} is not as this version of npu_persist writes it.")
+    if artifact.subject != bundle.digest:
+        return PassedOver(folder, f"It was compiled from the bundle {artifact.subject}; this one is {bundle.digest}.")
+    for path, entry in artifact.files.items():
+        size = seen.sizes.get(f"{place}/{path}")
+        if size != entry.size:
+            got = "nothing" if size is None else f"{size} bytes"
+            return PassedOver(folder, f"Its {path} has {entry.size} bytes; the hub has {got}.")
+    if machines is not None:
+        # Nothing is at this path, so that the description alone is judged.
+        verdicts = [judge_one(bundle, bundle.path / place, artifact, machine) for machine in machines]
+        if all(verdict.status == "unsupported" for verdict in verdicts):
+            reasons = dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons)
+            return PassedOver(folder, " ".join(reasons) or "There is no device to judge it for.")
+    return ChosenArtifact(place, artifact, f"{place}/{ARTIFACT_SIGNATURE_FILE}" in seen.sizes)
+
+
+def _own_artifacts(existing: Bundle | None) -> Iterator[Artifact]:
+    if existing is not None:
+        for folder, artifact in list_attached(existing):
+            if isinstance(artifact, Artifact) and read_origin(folder) is None:
+                yield artifact
+
+
+def _purpose(artifact: Artifact) -> Any:
+    """Return what only one attached artifact can be for."""
+    shapes = tuple(sorted((artifact.shapes or {}).items()))
+    return artifact.target, artifact.graph, shapes, tuple(sorted(artifact.properties.items()))
