@@ -15,6 +15,7 @@ from npu_persist.reference import StoreReference, parse
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from npu_persist.cli.output import Output
 
@@ -38,15 +39,22 @@ def run_tag(arguments: argparse.Namespace, output: Output) -> None:
 def run_verify(arguments: argparse.Namespace, output: Output) -> int:
     """`npu-persist verify [REF]`: one bundle, or every version in the store, past those that fail."""
     store = npu_persist.Store(arguments.store)
+
+    def verify(reference: str) -> list[str] | None:
+        """Return who signed it, where that was asked for."""
+        store.verify(reference)
+        if not arguments.signed and arguments.key is None:
+            return None
+        return sorted({signed.signer for signed in npu_persist.verify_signature(reference, arguments.key, store=store)})
+
     if arguments.reference:
         bundle = store.resolve(arguments.reference)
-        store.verify(bundle.reference)
-        results = [_result(bundle.reference, bundle.size, None)]
+        results = [_result(bundle.reference, bundle.size, None, verify(bundle.reference))]
         output.show(results, lambda: _verify_text(results, output))
         return 0
     # Not through `list`: it reads every manifest, and a damaged one is what we look for.
     references = [f"{name}:{version}" for name in store.names() for version in store.versions(name)]
-    results, failures = _verify_all(store, references)
+    results, failures = _verify_all(store, references, verify)
     if not results:
         output.note(f"no bundles in {store.home}")
     output.show(results, lambda: _verify_text(results, output))
@@ -69,7 +77,7 @@ def run_prune(arguments: argparse.Namespace, output: Output) -> None:
 
 
 def _verify_all(
-    store: npu_persist.Store, references: list[str]
+    store: npu_persist.Store, references: list[str], verify: Callable[[str], list[str] | None]
 ) -> tuple[list[dict[str, Any]], list[IntegrityError | IncompatibleError]]:
     results: list[dict[str, Any]] = []
     failures: list[IntegrityError | IncompatibleError] = []
@@ -80,19 +88,20 @@ def _verify_all(
             size = bundle.size
             if bundle.version is not None:
                 store.aliases(bundle.name)
-            store.verify(reference)
+            signers = verify(reference)
         except BundleNotFoundError:
             continue  # someone removed it meanwhile
         except (IntegrityError, IncompatibleError) as error:
             failures.append(error)
-            results.append(_result(reference, size, error))
+            results.append(_result(reference, size, error, None))
         else:
-            results.append(_result(reference, size, None))
+            results.append(_result(reference, size, None, signers))
     return results, failures
 
 
-def _result(reference: str, size: int | None, error: Exception | None) -> dict[str, Any]:
-    return {"reference": reference, "ok": error is None, "size": size, "problem": None if error is None else str(error)}
+def _result(reference: str, size: int | None, error: Exception | None, signers: list[str] | None) -> dict[str, Any]:
+    problem = None if error is None else str(error)
+    return {"reference": reference, "ok": error is None, "size": size, "problem": problem, "signers": signers}
 
 
 def _verify_text(results: list[dict[str, Any]], output: Output) -> str:
@@ -104,10 +113,16 @@ def _verify_text(results: list[dict[str, Any]], output: Output) -> str:
             [
                 result["reference"],
                 "?" if result["size"] is None else format_size(result["size"]),
-                "ok" if result["ok"] else "FAILED",
+                _outcome(result),
             ]
             for result in results
         ],
         right=["SIZE"],
     )
     return "\n".join([output.heading(header), *rows])
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    if not result["ok"]:
+        return "FAILED"
+    return "ok" if result["signers"] is None else f"ok, signed by {', '.join(result['signers'])}"

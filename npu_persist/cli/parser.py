@@ -44,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_compatibility(verbs)
     _add_machine(verbs)
     _add_keeping(verbs)
+    _add_trust(verbs)
+    _add_layout(verbs)
     _add_push(verbs)
     _add_cache(verbs)
     _add_toolchain(verbs)
@@ -185,6 +187,17 @@ def _add_run(verbs: Any) -> None:
     parser.add_argument(
         "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
     )
+    parser.add_argument(
+        "--trust",
+        metavar="REPO",
+        action="append",
+        default=[],
+        help="import what was compiled elsewhere and pulled from org/name or org/*, or from anywhere: all; the device "
+        "runs what is in it; may be repeated (default: only what a known key signed, see `keys`)",
+    )
+    parser.add_argument(
+        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+    )
 
 
 def _add_bench(verbs: Any) -> None:
@@ -281,6 +294,11 @@ def _add_keeping(verbs: Any) -> None:
     parser.add_argument(
         "reference", metavar="REF", nargs="?", help=f"{_REFERENCE} (default: every version in the store)"
     )
+    signed = parser.add_mutually_exclusive_group()
+    signed.add_argument(
+        "--signed", action="store_true", help="and that a known key signed the manifest and what is attached"
+    )
+    signed.add_argument("--key", metavar="KEY", help="and that this public key did: a file, or the key itself")
     parser = _add(verbs, "remove", "keep:run_remove", "remove a version from the store")
     parser.add_argument("reference", metavar="REF", help="the version: unet:3, unet:prod or unet@<digest prefix>")
     parser.add_argument("--force", action="store_true", help="and the aliases that point to it")
@@ -297,6 +315,45 @@ def _add_push(verbs: Any) -> None:
     parser.add_argument("--private", action="store_const", const=True, help="make a new repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request; no branch changes")
     parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="without attached artifacts")
+
+
+def _add_trust(verbs: Any) -> None:
+    parser = _add(verbs, "sign", "trust:run_sign", "sign a bundle's manifest and everything that is attached to it")
+    parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        required=True,
+        help="the private key, such as `openssl genpkey -algorithm ed25519 -out FILE` makes; its password is asked "
+        "for, or in NPU_PERSIST_KEY_PASSWORD",
+    )
+    text = "look after the public keys that are known here: devices run what their owners signed"
+    keys = verbs.add_parser("keys", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    verbs = keys.add_subparsers(metavar="VERB", required=True)
+    parser = _add(verbs, "add", "trust:run_keys_add", "make a key known")
+    parser.add_argument("name", metavar="NAME", help="what to call its owner")
+    parser.add_argument(
+        "key",
+        metavar="KEY",
+        help="a PEM file (`openssl pkey -in PRIVATE -pubout`), OpenSSH's .pub file, or the key itself in hex",
+    )
+    _add(verbs, "list", "trust:run_keys_list", "list the keys that are known")
+    parser = _add(verbs, "remove", "trust:run_keys_remove", "forget a key")
+    parser.add_argument("name", metavar="NAME")
+
+
+def _add_layout(verbs: Any) -> None:
+    parser = _add(verbs, "export", "layout:run_export", "write a bundle as a folder that OpenVINO's own tools read")
+    parser.add_argument("reference", metavar="REF", help=_REFERENCE)
+    parser.add_argument("directory", metavar="DIR", help="the folder to make")
+    parser.add_argument(
+        "--layout",
+        choices=["openvino", "ovms", "genai"],
+        default="openvino",
+        help="openvino: model.xml and model.bin; ovms: the same in DIR/1, as OpenVINO Model Server wants them; genai: "
+        "openvino_model.xml and .bin, for a part of an OpenVINO GenAI pipeline (default: openvino)",
+    )
+    parser.add_argument("--graph", metavar="NAME", help="one of the bundle's graphs, where there are several")
 
 
 def _add_cache(verbs: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import npu_persist
 from npu_persist.cli.arrays import read_arrays, write_arrays
 from npu_persist.cli.output import format_table
+from npu_persist.cli.trust import parse_trust
 from npu_persist.runtime.samples import make_random, read_golden_inputs
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
         cache=arguments.cache,
         compile_timeout=arguments.compile_timeout,
         progress=output.beat(),
+        trust=parse_trust(arguments.trust),
+        require_signature=arguments.require_signature,
         store=arguments.store,
     )
     if given is not None:

@@ -13,6 +13,7 @@ import os
 import re
 from base64 import b64decode, b64encode
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import FileIntegrityError, InvalidNameError, MissingExtraError, NotFoundError, UsageError
@@ -20,8 +21,8 @@ from npu_persist.files import remove_file, replace_file, store_errors
 from npu_persist.reference import validate_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from dataclasses import dataclass
-    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 else:
@@ -194,12 +195,32 @@ def read_public_key(path: Path) -> PublicKey:
     return parse_public_key(data.decode("utf-8", "replace"))
 
 
-def read_private_key(path: Path, password: str | None = None) -> Ed25519PrivateKey:
+def find_public_key(source: str | os.PathLike[str]) -> PublicKey:
+    """Read a public key that is given as a text, or as the path of a file.
+
+    Raises:
+        NotFoundError: The text is no key, and there is no such file.
+        UsageError: The file is none.
+        StoreError: It cannot be read.
+    """
+    if isinstance(source, str) and any(pattern.fullmatch(source) for pattern in (_HEX, _PEM, _SSH)):
+        return parse_public_key(source)
+    path = Path(source)
+    with store_errors(f"read {path}"):
+        try:
+            return read_public_key(path)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{path}: no such file; expected {_FORMS}") from error
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+
+
+def read_private_key(path: Path, password: str | Callable[[], str] | None = None) -> Ed25519PrivateKey:
     """Read the private key that signs: a PEM file (PKCS #8), as `openssl genpkey -algorithm ed25519` writes it.
 
     Args:
         path: The file; OpenSSH's format is read, too.
-        password: What it is encrypted with; None if it is not.
+        password: What it is encrypted with, or what asks for it, called only if it is; None if it is not.
 
     Raises:
         UsageError: It is no Ed25519 private key, or the password does not fit.
@@ -223,9 +244,14 @@ def read_private_key(path: Path, password: str | None = None) -> Ed25519PrivateK
             ) from error
     is_ssh = b"OPENSSH PRIVATE KEY" in data
     load = serialization.load_ssh_private_key if is_ssh else serialization.load_pem_private_key
-    secret = None if password is None else password.encode()
+    secret = password.encode() if isinstance(password, str) else None
     try:
-        key = load(data, secret)
+        try:
+            key = load(data, secret)
+        except TypeError:
+            if not callable(password):
+                raise
+            key = load(data, password().encode())
     except TypeError as error:  # a password for a key that is not encrypted, or none for one that is
         wants = (
             "it is encrypted, and no password was given" if secret is None else "a password, but it is not encrypted"
