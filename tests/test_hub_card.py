@@ -43,7 +43,8 @@ def test_a_new_card_is_valid_for_the_hub(hub: HubServer) -> None:
     publish_tiny(Store())
     push("tiny:1", REPO)
     card = ModelCard(hub.read(REPO, CARD_FILE).decode())
-    assert card.data.to_dict() == {"library_name": "npu_persist", "tags": ["openvino", "npu", "npu_persist"]}
+    said = {name: value for name, value in vars(card.data).items() if value is not None}
+    assert said == {"library_name": "npu_persist", "tags": ["openvino", "npu", "npu_persist"]}
     hub.forget()
     card.validate()
     assert [str(request) for request in hub.requests] == ["POST /api/validate-yaml"]
