@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPO = "org/tiny"
 
 
-def put_tiny(hub: HubServer, folder: Path, *, tag: str | None = None, **changes: bytes) -> str:
+def put_tiny(hub: HubServer, folder: Path, *, tag: str | None = None, **changes: Any) -> str:
     """Put a tiny bundle on the hub, and return the commit; `weights=` and `model=` change a file's content."""
     folder.mkdir()
     write_tiny(folder, **changes)
@@ -39,11 +39,11 @@ def put_folder(hub: HubServer, folder: Path, *, repo: str = REPO, tag: str | Non
     return commit
 
 
-def put_compiled(hub: HubServer, folder: Path, **changes: Any) -> Bundle:
+def put_compiled(hub: HubServer, folder: Path) -> Bundle:
     """Put a tiny bundle on the hub with what was compiled for NPU:4000 and NPU:3720; return it as it is elsewhere."""
     bundle = publish_tiny(Store(folder))
-    inputs = {"inputs": make_fixed(bundle)}
-    attach_npu(bundle, **(inputs | changes))
+    inputs: dict[str, Any] = {"inputs": make_fixed(bundle)}
+    attach_npu(bundle, **inputs)
     other = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=3720;t=2;elf=1.2.2;mi=11.4.10]"
     attach_npu(bundle, target="NPU:3720", identity={"DEVICE_ARCHITECTURE": "3720"}, requirements=other, **inputs)
     put_folder(hub, bundle.path)

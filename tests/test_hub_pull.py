@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +13,6 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.hub.pull import pull
-from npu_persist.hub.take import PullProgress
 from npu_persist.origin import read_origin
 from npu_persist.store import Store
 from tests.attached import attach_npu
@@ -24,6 +22,7 @@ from tests.pulls import REPO, asked, digest_of, make_fixed, put_compiled, put_fo
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from npu_persist.hub.take import PullProgress
     from tests.hub_server import HubServer
 
 
@@ -92,7 +91,7 @@ def test_a_second_version_downloads_what_changed_only(hub: HubServer, store: Sto
     assert second.reference == "tiny:2"
     assert not asked(hub, "weights")
     first = store.resolve("tiny:1")
-    assert os.path.samefile(first.path / "weights.safetensors", second.path / "weights.safetensors")
+    assert (first.path / "weights.safetensors").samefile(second.path / "weights.safetensors")
 
 
 def test_a_damaged_file_of_an_earlier_version_is_not_taken_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -287,7 +286,7 @@ def test_what_is_no_question_is_refused(
     assert asked(hub) == []
 
 
-def test_files_in_folders_come_too(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_two_repositories_may_have_the_same_bundle(hub: HubServer, store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
     write_tiny(folder)
