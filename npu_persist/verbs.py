@@ -131,6 +131,15 @@ def sign(
         MissingExtraError: The package `cryptography` is not installed.
         NotFoundError, UsageError: The file is not there, is no such key, or the password does not fit.
         StoreError: The file system refuses.
+
+    Example:
+        >>> import pathlib, tempfile, torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-sign", (torch.zeros(1, 4),))
+        >>> key = pathlib.Path(tempfile.mkdtemp()) / "key.pem"
+        >>> lines = "-----BEGIN PRIVATE KEY-----", "MC4CAQAwBQYDK2VwBCIEI" + 43 * "A", "-----END PRIVATE KEY-----"
+        >>> _ = key.write_text("\\n".join(lines))  # of nobody: 32 zeros
+        >>> [path.name for path in npu_persist.sign("doc-sign", key)]
+        ['manifest.json.sig']
     """
     from pathlib import Path
 
@@ -164,6 +173,14 @@ def verify_signature(
         MissingExtraError: The package `cryptography` is not installed.
         NotFoundError, UsageError: The file is not there, or is no public key.
         StoreError: Something cannot be read.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-signature", (torch.zeros(1, 4),))
+        >>> npu_persist.verify_signature("doc-signature")
+        Traceback (most recent call last):
+        ...
+        npu_persist.errors.SignatureError: ...manifest.json.sig: expected a signature, got nothing: it is not signed
     """
     from npu_persist.trust.keys import KeyRing, find_public_key
     from npu_persist.trust.signing import check_bundle
