@@ -71,7 +71,10 @@ if TYPE_CHECKING:
     from npu_persist.export.examples import record
     from npu_persist.export.persist import persist
     from npu_persist.export.progress import Progress
+    from npu_persist.hub.plan import Plan
+    from npu_persist.hub.pull import pull
     from npu_persist.hub.push import Pushed, push
+    from npu_persist.hub.take import PullProgress
     from npu_persist.judgement import Compatibility
     from npu_persist.manifest import Padding, Tolerance
     from npu_persist.process import CompileProgress
@@ -130,8 +133,10 @@ __all__ = [
     "OpenVINOVersionError",
     "Padding",
     "ParityError",
+    "Plan",
     "Progress",
     "PropertyError",
+    "PullProgress",
     "Pushed",
     "Record",
     "ReferenceFormatError",
@@ -156,6 +161,7 @@ __all__ = [
     "load",
     "persist",
     "prune",
+    "pull",
     "push",
     "record",
     "remove",
@@ -178,6 +184,8 @@ _ROOMS = {
     "Model": "runtime.model",
     "Padding": "manifest",
     "Progress": "export",
+    "Plan": "hub.plan",
+    "PullProgress": "hub.take",
     "Pushed": "hub.push",
     "Record": "signature",
     "Report": "runtime.report",
@@ -195,6 +203,7 @@ _ROOMS = {
     "load": "runtime.load",
     "persist": "export",
     "prune": "verbs",
+    "pull": "hub.pull",
     "push": "hub.push",
     "record": "export",
     "remove": "verbs",

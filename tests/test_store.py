@@ -446,9 +446,9 @@ def test_names_do_not_lead_out_of_the_store(store: Store, name: str) -> None:
             call()
 
 
-def test_the_hub_is_not_there_yet(store: Store) -> None:
+def test_what_was_not_pulled_is_not_found(store: Store) -> None:
     for verb in (store.resolve, store.remove, store.verify):
-        with pytest.raises(UsageError, match="does not read from the hub yet"):
+        with pytest.raises(BundleNotFoundError, match="npu-persist pull hf://intel/unet"):
             verb("hf://intel/unet")
 
 

@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_trust(verbs)
     _add_layout(verbs)
     _add_push(verbs)
+    _add_pull(verbs)
     _add_cache(verbs)
     _add_toolchain(verbs)
     return parser
@@ -315,6 +316,22 @@ def _add_push(verbs: Any) -> None:
     parser.add_argument("--private", action="store_const", const=True, help="make a new repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request; no branch changes")
     parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="without attached artifacts")
+
+
+def _add_pull(verbs: Any) -> None:
+    parser = _add(verbs, "pull", "pull:run_pull", "bring a bundle from a repository on the hub into the store")
+    parser.add_argument("repo", metavar="REPO", help="org/unet, hf://org/unet@v3 or hf://org/unet@v3#<digest>")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit (default: the default branch)")
+    of_what = parser.add_mutually_exclusive_group()
+    of_what.add_argument(
+        "--device", metavar="D", help="with the artifacts that may run on this device (default: on any that is here)"
+    )
+    of_what.add_argument("--target", metavar="T", help="with those that may run on another machine's: NPU:4000")
+    of_what.add_argument("--all", dest="compiled", action="store_const", const="all", help="with all artifacts")
+    of_what.add_argument("--no-compiled", dest="compiled", action="store_const", const="none", help="without any")
+    parser.set_defaults(compiled="fitting")
+    parser.add_argument("--alias", help="point this alias to the version")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; show files and bytes")
 
 
 def _add_trust(verbs: Any) -> None:

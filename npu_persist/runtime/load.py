@@ -18,6 +18,7 @@ from npu_persist.errors import (
     StoreError,
     UsageError,
 )
+from npu_persist.reference import HubReference, parse
 from npu_persist.runtime.report import Report
 from npu_persist.runtime.verification import VERIFY, Verification
 from npu_persist.store import Store
@@ -65,7 +66,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     this function returns; the weights are read beside the load.
 
     Args:
-        reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory.
+        reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory; or
+            `hf://org/unet@v3` or `hf://org/unet@v3#<digest>`: what the store lacks of it is pulled first, with the
+            artifacts that may run on the devices.
         device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A device
             that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names.
         config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}.
@@ -94,6 +97,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
 
     Raises:
         BundleNotFoundError: The reference leads nowhere.
+        HubError: What has to be pulled cannot be, and the store has not seen it.
         IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
         SignatureError: A signature is required, and no known key made it.
         MissingExtraError: A signature is required, and the package `cryptography` is not installed.
@@ -122,8 +126,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     _check_options(verify, cache=cache, compile_timeout=compile_timeout, progress=progress)
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle = source.resolve(reference)
+    bundle, pulling = _find_bundle(source, reference, devices)
     report = Report(bundle.reference, device, verify)
+    report.phases |= pulling
     if require_signature:
         report.notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
     described = bundle.manifest.weights.path
@@ -253,6 +258,17 @@ def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
     if recipe.key != key or cache.find(key) is None:
         raise CompilationError(f"{opened.reference} was compiled for {device}, but could not be kept. {report}")
     return True
+
+
+def _find_bundle(store: Store, reference: str | Path, devices: Sequence[str]) -> tuple[Bundle, dict[str, float]]:
+    """Return the bundle, and the seconds that pulling it took if it is a hub's."""
+    parsed = parse(reference)
+    if not isinstance(parsed, HubReference):
+        return store.resolve(parsed), {}
+    from npu_persist.hub.pull import fetch
+
+    began = time.perf_counter()
+    return fetch(parsed, devices, store), {"pull": time.perf_counter() - began}
 
 
 def _check_devices(device: object, fallback: object) -> tuple[str, ...]:
