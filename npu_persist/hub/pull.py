@@ -119,6 +119,13 @@ def pull(  # noqa: PLR0913 (each is something that whoever pulls decides)
         StoreError: The file system refuses.
         MissingExtraError: huggingface_hub is not installed.
         UsageError: An argument is none of the above.
+
+    Example:
+        >>> import npu_persist
+        >>> bundle = npu_persist.pull("hf://org/unet@v3", device="NPU")  # doctest: +SKIP
+        >>> plan = npu_persist.pull("hf://org/unet@v3", target="NPU:4000", dry_run=True)  # doctest: +SKIP
+        >>> plan.download_size  # doctest: +SKIP
+        1722304211
     """
     parsed = _parse(reference, revision)
     if compiled not in CHOICES:
