@@ -137,7 +137,7 @@ def sign(
         >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-sign", (torch.zeros(1, 4),))
         >>> key = pathlib.Path(tempfile.mkdtemp()) / "key.pem"
         >>> lines = "-----BEGIN PRIVATE KEY-----", "MC4CAQAwBQYDK2VwBCIEI" + 43 * "A", "-----END PRIVATE KEY-----"
-        >>> _ = key.write_text("\\n".join(lines))  # of nobody: 32 zeros
+        >>> _ = key.write_text(chr(10).join(lines))  # of nobody: 32 zeros
         >>> [path.name for path in npu_persist.sign("doc-sign", key)]
         ['manifest.json.sig']
     """

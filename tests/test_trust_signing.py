@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, BLOB_FILE
 from npu_persist.attachment import verify_attached
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from npu_persist.trust.keys import PublicKey
 
 SUBJECT = "blake3:" + "ab" * 32
+NAMES = ("format_version", "what", "subject", "signatures")
 KNOWN = {"ada": public_key("ada")}
 
 
@@ -206,6 +210,21 @@ def test_what_holds_no_signatures_is_an_error(tmp_path: Path, data: bytes) -> No
     (tmp_path / "sig").write_bytes(data)
     with pytest.raises(SignatureError):
         read_signatures(tmp_path / "sig")
+
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([SUBJECT, "manifest", "1.0"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner),
+    max_leaves=10,
+) | st.fixed_dictionaries({name: st.sampled_from([[], {}, [{}], "1.0", "manifest", SUBJECT, 7]) for name in NAMES})
+
+
+@given(document=DOCUMENTS)
+def test_any_document_is_signatures_or_an_error(document: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.sig"
+    path.write_text(json.dumps(document))
+    with suppress(SignatureError):
+        assert isinstance(read_signatures(path), Signatures)
 
 
 def test_a_link_or_folder_in_its_place_is_an_error(bundle: Bundle) -> None:
