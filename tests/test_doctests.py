@@ -40,6 +40,6 @@ def test_examples_of_the_readme(pytestconfig: pytest.Config) -> None:
 
 
 def test_each_public_verb_has_an_example() -> None:
-    verbs = ["inspect", "list", "tag", "verify", "remove", "prune", "load", "bench"]
+    verbs = ["inspect", "list", "tag", "verify", "sign", "verify_signature", "remove", "prune", "load", "bench"]
     without = [name for name in verbs if ">>> " not in (getattr(npu_persist, name).__doc__ or "")]
     assert without == []
