@@ -1,21 +1,24 @@
 """The artifacts that are attached to a bundle, each judged for a machine: what `compatibility` shows and `load` uses.
 
 The promise: of each artifact no more is read than `artifact.json` and the ends of its blob, and the two have to agree;
-what is damaged, of another bundle or of another graph is an entry with that reason, never an error.
+what is damaged, of another bundle or of another graph is an entry with that reason, never an error. OpenVINO sees
+nothing of what comes from elsewhere.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import BLOB_FILE
+from npu_persist.artifact import ARTIFACT_FILE, BLOB_FILE
 from npu_persist.attachment import list_attached
 from npu_persist.blob import parse_requirements, read_blob
 from npu_persist.core import get_core
 from npu_persist.device.machine import check_with_openvino
 from npu_persist.device.names import head
 from npu_persist.errors import ArtifactError, BlobError
+from npu_persist.manifest import ORIGIN_FILE
 from npu_persist.signature import describe_port
 from npu_persist.verdict import Verdict, judge
 
@@ -83,7 +86,7 @@ def judge_one(bundle: Bundle, folder: Path, artifact: Artifact, machine: Machine
     except OSError as error:
         return Verdict("unsupported", (f"{folder / BLOB_FILE} cannot be read: {error.strerror}.",))
     found = judge(artifact, machine)
-    if found.status == "unknown" and machine.is_here and artifact.requirements:
+    if found.status == "unknown" and machine.is_here and artifact.requirements and _is_own(folder):
         found = judge(
             artifact, machine, openvino_says=check_with_openvino(get_core(), machine.device, artifact.requirements)
         )
@@ -91,6 +94,11 @@ def judge_one(bundle: Bundle, folder: Path, artifact: Artifact, machine: Machine
         more = found.reasons if found.status == "unknown" else ()
         return Verdict("unknown", (*(f"Of its blob, {text}." for text in blob.unknown), *more))
     return found
+
+
+def _is_own(folder: Path) -> bool:
+    """Tell whether an artifact is this machine's own: neither pulled nor still on the hub."""
+    return os.path.lexists(folder / ARTIFACT_FILE) and not os.path.lexists(folder / ORIGIN_FILE)
 
 
 def _differs_from(bundle: Bundle, artifact: Artifact) -> str | None:

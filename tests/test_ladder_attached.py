@@ -16,7 +16,9 @@ from npu_persist.compilation import local
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.core import get_core, get_version
 from npu_persist.device.machine import Machine
+from npu_persist.judgement import judge_attached
 from npu_persist.manifest import Port
+from npu_persist.origin import write_origin
 from npu_persist.runtime import choice
 from npu_persist.runtime.choice import Choice, choose_attached
 from npu_persist.store import Store
@@ -25,6 +27,7 @@ from tests.attached import REQUIREMENTS, attach_npu
 from tests.blobs import NPU_TRAILERS, npu_blob, npu_trailer, real_blob
 from tests.graphs import WEIGHTS, publish_affine, publish_dynamic
 from tests.loads import entries, is_right, rungs, spoil
+from tests.signers import ORIGIN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +38,8 @@ NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 """OpenVINO's NPU plugin without an NPU: it compiles for the CPU."""
 
 LUNAR = Machine("NPU", get_version(), "4000", 6, driver="32.0", elf="1.2", mi="11.4", is_here=True)
+
+LUNAR_OF_UNKNOWN_DRIVER = replace(LUNAR, elf=None, mi=None)
 
 
 @pytest.fixture
@@ -151,8 +156,8 @@ class TestChoice:
     def test_openvinos_own_check_is_asked_where_ours_cannot_tell(
         self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pretend(monkeypatch, replace(LUNAR, elf=None, mi=None))
-        attach_npu(bundle)
+        pretend(monkeypatch, LUNAR_OF_UNKNOWN_DRIVER)
+        place = attach_npu(bundle)
         asked = []
 
         def check(_core: object, device: str, requirements: str) -> bool:
@@ -163,6 +168,11 @@ class TestChoice:
         assert choose(recipe_for(bundle)).candidates[0].status == "supported"
         assert choose(recipe_for(bundle)).candidates == []
         assert asked == [("NPU", REQUIREMENTS)] * 2
+        write_origin(place, ORIGIN)
+        assert choose(recipe_for(bundle)).candidates == []
+        (verdict,) = [entry.verdict for entry in judge_attached(bundle, LUNAR_OF_UNKNOWN_DRIVER)]
+        assert verdict.status == "unknown"
+        assert len(asked) == 2  # what strangers wrote is nothing to ask about
 
 
 class TestWithoutAnNpu:
