@@ -6,6 +6,10 @@ Each ends in a typed error and a store as it was, or in success after another tr
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from errno import ENOSPC
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -340,6 +344,37 @@ def test_what_is_not_there(hub: HubServer, store: Store, tmp_path: Path) -> None
     refuse(store, HubNotFoundError, "0000000", f"org/tiny@{'0' * 40}")
     hub.put("org/empty", {"README.md": b""})
     refuse(store, HubNotFoundError, "holds no bundle", "org/empty")
+
+
+def test_a_name_that_no_repository_has_is_not_asked_for(hub: HubServer, store: Store, waits: list[float]) -> None:
+    refuse(store, HubError, "another name", "a--b/c")
+    assert (asked(hub), waits) == ([], [])
+
+
+def test_a_pull_that_is_killed(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    hub.fail("GET /cdn/.*weights", stall=True)
+    code = "import sys; from npu_persist.hub.pull import pull; pull('org/tiny', store=sys.argv[1], compiled='none')"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+    process = subprocess.Popen([sys.executable, "-c", code, str(store.home)], env=environment)
+    while not asked(hub, "/cdn/"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    while not any(path.is_dir() for path in (store.home / "staging").iterdir()):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert store.versions("tiny") == (1,)
+    assert store.prune()
+    pull("org/tiny", store=store).verify()
+    assert list((store.home / "staging").iterdir()) == []
+
+
+def test_two_pulls_at_once_are_one_version(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    hub.fail("GET /cdn/.*weights", act=lambda: publish_tiny(store))
+    assert pull("org/tiny", store=store).reference == "tiny:2"
+    assert store.versions("tiny") == (1, 2)
 
 
 def test_what_is_private(hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

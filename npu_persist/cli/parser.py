@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Verb = Callable[[argparse.Namespace, Output], "int | None"]
 
-_REFERENCE = "unet, unet:3, unet:prod, unet@<digest prefix> or a bundle's directory"
+_REFERENCE = "unet, unet:3, unet:prod, unet@<digest prefix>, hf://org/unet@v3 or a bundle's directory"
 
 
 class _Parser(argparse.ArgumentParser):

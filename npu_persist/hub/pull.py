@@ -22,7 +22,7 @@ from npu_persist.errors import (
 )
 from npu_persist.hub.look import look
 from npu_persist.hub.plan import make_plan
-from npu_persist.hub.remote import Remote, is_commit, is_offline
+from npu_persist.hub.remote import Remote, is_commit, is_offline, may_pass
 from npu_persist.hub.take import Meter, Taking, find_held, find_version, make_origin
 from npu_persist.hub.transfer import Download
 from npu_persist.reference import HUB_SCHEME, HubReference, parse
@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 
 CHOICES = ("fitting", "none", "all")
 """Which artifacts a pull can take."""
-
-_SERVER_ERROR = 500
-"""The lowest HTTP status with which a hub says that it, and not the question, is the problem."""
 
 
 @overload
@@ -152,7 +149,7 @@ def fetch(reference: HubReference, devices: Sequence[str], store: Store) -> Bund
         work.look(compiled=True)
         return work.run(work.plan(devices), None)
     except (HubError, MissingExtraError) as error:
-        if isinstance(error, HubError) and error.status is not None and error.status < _SERVER_ERROR:
+        if isinstance(error, HubError) and not may_pass(error):
             raise
         try:
             bundle = store.resolve(reference)
@@ -250,10 +247,12 @@ class _Pull:
         return self._store.home / "hub" / "nowhere"
 
     def _note(self) -> None:
+        home, repo, revision = self._store.home, self._seen.repo, self._reference.revision
         try:
-            note_commit(self._store.home, self._seen)
-            if self._reference.revision != self._commit:
-                note_revision(self._store.home, self._seen.repo, self._reference.revision, self._commit)
+            if find_commit(home, repo, self._commit) != self._seen:
+                note_commit(home, self._seen)
+            if revision != self._commit and find_revision(home, repo, revision) != self._commit:
+                note_revision(home, repo, revision, self._commit)
         except StoreError as error:  # another user's store: it will be asked for again
             log.warning("what was seen of %s could not be kept: %s", self._seen.repo, error)
 

@@ -226,9 +226,15 @@ def try_again(call: Callable[[], T], moved: Callable[[], bool] = lambda: False) 
         time.sleep(wait)
 
 
+def may_pass(error: HubError) -> bool:
+    """Tell whether the same question may be answered another time: what failed is the network, or the hub itself."""
+    # Its own kinds say what to change first; a ValueError is the client's about a name, or about what is no JSON.
+    return type(error) is HubError and error.status in _MAY_PASS and not isinstance(error.__cause__, ValueError)
+
+
 def _find_wait(error: HubError, failures: int) -> float | None:
     """Return after how many seconds another try may do; None if none will."""
-    if error.status not in _MAY_PASS or is_offline():
+    if not may_pass(error) or is_offline():
         return None
     response = getattr(error.__cause__, "response", None)
     asked = "" if response is None else response.headers.get("Retry-After", "").strip()

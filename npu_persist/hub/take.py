@@ -133,7 +133,9 @@ class Taking:
                     write_file(staging / MANIFEST_SIGNATURE_FILE, signature)
                 write_origin(staging, self._origin)
                 write_file(staging / MANIFEST_FILE, manifest)
-            return self._store.publish(staging)
+            staged = Bundle.open(staging)
+            # Another process may have pulled the same meanwhile.
+            return find_version(self._store, staged.name, staged.digest) or self._store.publish(staging)
 
     def _fill_artifact(self, stack: ExitStack, chosen: ChosenArtifact, sizes: Mapping[str, int]) -> Path:
         staging = stack.enter_context(self._store.stage())
