@@ -17,6 +17,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 import traceback
 from dataclasses import dataclass, field
@@ -269,7 +270,8 @@ class _Http(ThreadingHTTPServer):
     hub: HubServer
 
     def handle_error(self, *_: Any) -> None:
-        self.hub.errors.append(traceback.format_exc())
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was killed is no error of this server's
+            self.hub.errors.append(traceback.format_exc())
 
 
 class _RefusalError(Exception):

@@ -97,6 +97,7 @@ class TestChoice:
         pretend(monkeypatch)
         attach_npu(bundle, properties={"NPU_TURBO": "YES", "NPU_COMPILATION_MODE_PARAMS": "optimization-level=2"})
         assert len(choose(recipe_for(bundle, NPU_TURBO="YES")).candidates) == 1
+        assert len(choose(recipe_for(bundle)).candidates) == 1
         (reason,) = choose(recipe_for(bundle, NPU_TURBO="NO")).passed
         assert "'NPU_TURBO': 'YES'" in reason
         assert "{'NPU_TURBO': 'NO'} is asked for" in reason
@@ -311,12 +312,14 @@ class TestCpu:
         assert model.report.key == renamed.key
         assert is_right(model)
 
-    def test_one_of_other_properties_serves_a_load_that_asks_for_none(
+    def test_one_of_other_properties_serves_a_load_that_asks_for_them_only(
         self, bundle: Bundle, store: Store, tmp_path: Path
     ) -> None:
-        load("affine", "CPU", config={"NUM_STREAMS": 1}, store=store)
+        config = {"INFERENCE_PRECISION_HINT": "f32"}
+        load("affine", "CPU", config=config, store=store)
         (made,) = entries(store)
         shutil.copytree(made, bundle.path / "compiled" / "cpu", ignore=lambda *_: ["used"])
-        model = load(bundle.path, "CPU", store=tmp_path / "empty")
+        assert rungs(load(bundle.path, "CPU", store=tmp_path / "empty"))[0] == ("attached", "CPU", False)
+        model = load(bundle.path, "CPU", config=config, store=tmp_path / "empty")
         assert rungs(model) == [("attached", "CPU", True)]
         assert np.array_equal(model(np.ones((2, 3), np.float32)), np.ones((2, 3)) * [1, 2, 3] + 0.5)

@@ -1,8 +1,8 @@
 """Which attached artifact a load takes, of those that fit what is loaded.
 
-The promise: an artifact is only chosen if it was compiled from this bundle's graph for these sizes, with every property
-that the load asks for, nothing speaks against it and it is trusted; each of the others has its reason. Its bytes are
-not compared with their digests here: whoever imports it does that.
+The promise: an artifact is only chosen if it was compiled from this bundle's graph for these sizes, with the properties
+that the load asks for (an NPU's may have more, that change no answers), nothing speaks against it and it is trusted;
+each of the others has its reason. Its bytes are not compared with their digests here: whoever imports it does that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 """So many folders of artifacts for other graphs and sizes are named in a reason."""
+
+
+_PRECISION = "INFERENCE_PRECISION_HINT"
+"""A property that changes answers: nobody gets it who did not ask for it."""
 
 
 class Candidate(NamedTuple):
@@ -92,10 +96,12 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     differences = []
     if artifact.device != recipe.device and head(artifact.device) == head(recipe.device) != "NPU":
         differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
-    # Properties beyond those are none of the load's business: how well the compiler had to try, for instance.
-    lacking = {name: text for name, text in recipe.texts.items() if artifact.properties.get(name) != text}
-    if lacking:
-        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {lacking} is asked for.")
+    asked, given = recipe.texts, dict(artifact.properties)
+    if head(artifact.device) == "NPU":
+        # How well the compiler had to try, for instance, is none of the load's business.
+        given = {name: text for name, text in given.items() if name in asked or name == _PRECISION}
+    if given != asked:
+        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {asked} is asked for.")
     return differences
 
 
