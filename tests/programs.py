@@ -42,6 +42,8 @@ def say(**message):
     sys.stdout.write("\\n" + json.dumps(message) + "\\n")
     sys.stdout.flush()
 how = os.environ.get("FAKE_WINE", "")
+if how == "mute" or (how == "mute until ended" and not os.path.exists(os.environ["WINEPREFIX"] + "/ended")):
+    time.sleep(600)
 say(stage="start")
 print("\\x1b[36m[INFO] 06:57:25.898 [NPU_VCL] Current compiler ID: 2026.5.0-of-a-test", flush=True)
 print("[INFO] 06:57:25.898 [a-pass]   Inserted 3 barriers", flush=True)
@@ -83,6 +85,12 @@ else:
 sys.stdin.read()
 """
 
+_WINESERVER = """
+import os, pathlib, sys
+if sys.argv[1:] == ["-k"]:
+    pathlib.Path(os.environ["WINEPREFIX"], "ended").touch()
+"""
+
 _WINEBOOT = """
 import os, pathlib
 prefix = pathlib.Path(os.environ["WINEPREFIX"])
@@ -107,7 +115,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     blobs = {platform: real_blob(platform).hex() for platform in ("3720", "4000")}
     known = f"BLOBS, VERSION = {blobs!r}, {installed_version()!r}\n"
-    for name, code in {"wine": known + _WINE, "wineboot": _WINEBOOT, "wineserver": "", GCC: _GCC}.items():
+    for name, code in {"wine": known + _WINE, "wineboot": _WINEBOOT, "wineserver": _WINESERVER, GCC: _GCC}.items():
         path = folder / name
         path.write_text(f"#!{sys.executable} -ISs\n{code}")
         path.chmod(0o755)

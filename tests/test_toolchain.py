@@ -19,6 +19,7 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.toolchain import CompileJob, State, choose_toolchain, find_toolchains, wine
+from npu_persist.toolchain import wine as under_wine
 from npu_persist.toolchain.choice import find_nearest
 from npu_persist.toolchain.log import CompilerLog, explain
 from npu_persist.toolchain.native import COMPILER_VARIABLE, LibrariesToolchain, PluginToolchain, installed_version
@@ -169,6 +170,23 @@ class TestCompile:
         assert outcome.seconds > 0
         assert "a-pass: Inserted 3 barriers" in outcome.log
         assert told
+
+    @pytest.mark.parametrize("how", ["mute", "mute until ended"])
+    def test_wine_that_does_not_answer_is_ended_and_started_again(
+        self, installed: Path, job: CompileJob, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        (mark,) = installed.glob("wine-*/prefix")
+        (mark / "ended").unlink(missing_ok=True)
+        monkeypatch.setenv(BEHAVIOUR, how)
+        monkeypatch.setattr(under_wine, "FIRST_WORD", 1.0)
+        if how == "mute":
+            with pytest.raises(ToolchainError, match=r"wine does not start: .* 1 s.*toolchain install"):
+                WineToolchain(installed).compile(job)
+            assert not job.output.exists()
+        else:
+            WineToolchain(installed).compile(job)
+            assert job.output.read_bytes().endswith(b"OVNPU")
+        assert (mark / "ended").exists()
 
     def test_request(self, installed: Path, job: CompileJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FAKE_NOTES", str(tmp_path))

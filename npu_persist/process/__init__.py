@@ -5,6 +5,6 @@ it too, and so does the death of the caller.
 """
 
 from npu_persist.process.python import run_python
-from npu_persist.process.supervision import BEAT, Answer, CompileProgress, supervise
+from npu_persist.process.supervision import BEAT, Answer, CompileProgress, SilentError, supervise
 
-__all__ = ["BEAT", "Answer", "CompileProgress", "run_python", "supervise"]
+__all__ = ["BEAT", "Answer", "CompileProgress", "SilentError", "run_python", "supervise"]

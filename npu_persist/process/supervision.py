@@ -63,6 +63,10 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
+class SilentError(CompilationError):
+    """A process said nothing at all in the time that it has for its first word, and was ended."""
+
+
 class CompileProgress(NamedTuple):
     """How far a compilation in a process of its own is.
 
@@ -111,6 +115,7 @@ def supervise(  # noqa: PLR0913 (each limit is one)
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     shares_children: bool = False,
+    first_word: float | None = None,
 ) -> Answer:
     """Start a process, wait for its answer and end it.
 
@@ -126,8 +131,10 @@ def supervise(  # noqa: PLR0913 (each limit is one)
         env: Its environment; None for this process's own.
         cwd: Its working directory; None for this process's own.
         shares_children: Whether the processes that it starts serve others too, and are not ended with it.
+        first_word: Seconds within which it has to say something; None where it may be silent.
 
     Raises:
+        SilentError: It did not say anything within `first_word`.
         CompileTimeoutError: It took longer.
         CompileMemoryError: It held more memory.
         CompilationError: It ended without an answer, cannot be started, or was cancelled; or there is a memory limit
@@ -164,6 +171,8 @@ def supervise(  # noqa: PLR0913 (each limit is one)
                     f"the compilation was not done after {watch.elapsed:.1f} s, and was ended "
                     f"(limit: {round(timeout, 3):g} s). {hearing.say_log()}"
                 )
+            if first_word is not None and hearing.line is None and watch.elapsed >= first_word:
+                raise SilentError(f"{command[0]} said nothing within {first_word:g} s, and was ended")
             if memory_limit is not None:
                 _check_memory(watch, memory_limit, hearing)
         watch.finish()

@@ -42,6 +42,7 @@ from npu_persist.toolchain.wine import (
     INSTALL,
     WineToolchain,
     compile_in,
+    end_wine,
     find_missing,
     list_installed,
     say_packages,
@@ -129,7 +130,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         write_record(made, record)
         with store_errors(f"put the toolchain into {target}"):
             if os.path.lexists(target):  # of another format, or damaged
-                _end_wine(target / PREFIX)
+                end_wine(target / PREFIX)
                 os.rename(target, staging / "replaced")  # noqa: PTH104
             with suppress(FileExistsError):  # another process was faster, and what it made is as good
                 rename_new(made, target)
@@ -150,7 +151,7 @@ def uninstall(home: Path, version: str | None = None) -> list[Path]:
     if version is not None and not found:
         raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: npu-persist toolchain list shows all")
     for path in found:
-        _end_wine(path / PREFIX)
+        end_wine(path / PREFIX)
         with staged(home / _STAGING) as staging, store_errors(f"remove {path}"):
             os.rename(path, staging / "removed")  # noqa: PTH104
     return [*found, *sweep(home)]
@@ -218,23 +219,7 @@ def _ended(prefix: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _end_wine(prefix)
-
-
-def _end_wine(prefix: Path) -> None:
-    if not prefix.is_dir():
-        return
-    for option in ("-k", "-w"):
-        with suppress(OSError, subprocess.TimeoutExpired):  # wine is not installed any more; or it hangs
-            subprocess.run(  # noqa: S603
-                ["wineserver", option],  # noqa: S607
-                env=wine_environment(prefix),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=60,
-                check=False,
-            )
+        end_wine(prefix)
 
 
 def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str, str] | None = None) -> str:

@@ -11,17 +11,20 @@ Linux has, and OpenVINO's export there takes no other characters:
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.errors import CompilationError, ToolchainError, UsageError
-from npu_persist.process import Answer, supervise
+from npu_persist.process import Answer, SilentError, supervise
 from npu_persist.store.layout import default_home
 from npu_persist.toolchain.base import CompileJob, Outcome, State, checked_blob
 from npu_persist.toolchain.log import CompilerLog, explain
@@ -45,6 +48,11 @@ INSTALL = "npu-persist toolchain install"
 """The command that installs this toolchain."""
 
 HOST = "host.exe"
+
+FIRST_WORD = 60.0
+"""Seconds within which the host program says what it does; that takes one or two, while wine starts."""
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = {"wine": "wine", "wineserver": "wine", "wineboot": "wine", GCC: "gcc-mingw-w64-x86-64"}
 """Programs → Debian's packages of them."""
@@ -126,17 +134,17 @@ def compile_in(folder: Path, job: CompileJob, **limits: Unpack[Limits]) -> Outco
     log = CompilerLog()
     with tempfile.TemporaryDirectory(prefix="npu_persist-") as links, checked_blob(job):
         _link(Path(links), job)
-        answer = supervise(
-            ["wine", str(folder / BIN / HOST)],
-            _write_request(job).encode(),
-            tidy=log,
-            env=wine_environment(folder / PREFIX),
-            cwd=links,
-            # The first program starts those that all use. Ended at that, with wineboot, they would not answer the
-            # next programs for five minutes (wine 8.0).
-            shares_children=True,
-            **limits,
-        )
+        try:
+            answer = _run_host(folder, job, links, log, limits)
+        except SilentError as silence:
+            # Wine's background processes are there, but do not answer: something ended the first of them at their start
+            # (seen with wine 8.0: for half an hour). New ones do.
+            _log.warning("%s; ending wine's background processes in %s, and trying again", silence, folder / PREFIX)
+            end_wine(folder / PREFIX)
+            try:
+                answer = _run_host(folder, job, links, log, limits)
+            except SilentError as error:
+                raise ToolchainError(f"wine does not start: {error}. Install the toolchain again: {INSTALL}") from error
         result = _read_answer(answer)
     return Outcome(
         result["requirements"],
@@ -146,6 +154,23 @@ def compile_in(folder: Path, job: CompileJob, **limits: Unpack[Limits]) -> Outco
         log.compiler or _format_version(result["compiler"]),
         answer.log,
     )
+
+
+def end_wine(prefix: Path) -> None:
+    """End everything that runs in a folder of wine's, its background processes too."""
+    if not prefix.is_dir():
+        return
+    for option in ("-k", "-w"):
+        with suppress(OSError, subprocess.TimeoutExpired):  # wine is not installed any more; or it hangs
+            subprocess.run(  # noqa: S603
+                ["wineserver", option],  # noqa: S607
+                env=wine_environment(prefix),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+                check=False,
+            )
 
 
 def find_home(store: Path | None = None) -> Path:
@@ -187,6 +212,21 @@ def wine_environment(prefix: Path) -> dict[str, str]:
     }
     others = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
     return others | ours
+
+
+def _run_host(folder: Path, job: CompileJob, links: str, log: CompilerLog, limits: Limits) -> Answer:
+    return supervise(
+        ["wine", str(folder / BIN / HOST)],
+        _write_request(job).encode(),
+        tidy=log,
+        env=wine_environment(folder / PREFIX),
+        cwd=links,
+        # The first program starts those that all use. Ended at that, with wineboot, they would not answer the next
+        # programs for five minutes or more (wine 8.0).
+        shares_children=True,
+        first_word=FIRST_WORD,
+        **limits,
+    )
 
 
 def _link(links: Path, job: CompileJob) -> None:
