@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError
-from npu_persist.process import Answer, CompileProgress, run_python, supervise, supervision
+from npu_persist.process import Answer, CompileProgress, hearing, run_python, supervise, supervision
 from npu_persist.process.memory import Memory, read_memory
 from tests.processes import ROOT, is_alive, wait_for
 
@@ -34,7 +34,7 @@ def _nothing_is_left() -> Iterator[None]:
     pipes = count_descriptors()
     yield
     assert set(threading.enumerate()) <= threads
-    assert count_descriptors() == pipes
+    assert count_descriptors() <= pipes  # fewer, where one of an earlier test is collected meanwhile
 
 
 def count_descriptors() -> int:
@@ -86,7 +86,7 @@ class TestLog:
 
     def test_keeps_the_last_lines(self) -> None:
         answer = start("for i in range(100000): print('line', i)\n" + DONE)
-        assert answer.log == tuple(f"line {i}" for i in range(100000 - supervision.LOG_LINES, 100000))
+        assert answer.log == tuple(f"line {i}" for i in range(100000 - hearing.LOG_LINES, 100000))
 
     def test_of_binary_garbage(self) -> None:
         code = (
