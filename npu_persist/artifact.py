@@ -42,6 +42,7 @@ from npu_persist.digest import digest_bytes, digest_file
 from npu_persist.errors import ArtifactError, ManifestError
 from npu_persist.files import is_directory
 from npu_persist.manifest import ORIGIN_FILE, FileEntry, Port, strict_json
+from npu_persist.manifest.checks import check_spellings
 from npu_persist.manifest.reading import Reader
 from npu_persist.manifest.writing import port_document
 
@@ -302,8 +303,10 @@ def _read(data: bytes, source: str) -> tuple[Artifact, str]:
         seconds=reader.number(got["seconds"], "seconds"),
         peak_memory=reader.optional(got["peak_memory"], "peak_memory", reader.integer),
     )
-    for relative in sorted(_OWN_FILES.intersection(artifact.files)):
-        problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
+    check_spellings(artifact.files, problems)
+    for relative in artifact.files:
+        if relative.lower().partition("/")[0] in _OWN_FILES:
+            problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
     if not isinstance(got["weightless"], bool):
         reader.expected("true or false", got["weightless"], "weightless")
     key = reader.text(got["key"], "key")

@@ -24,6 +24,7 @@ from npu_persist.artifact import ARTIFACT_FILE, Artifact, check_files, check_lay
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.files import (
+    component_problem,
     fsync_directory,
     fsync_file,
     is_directory,
@@ -60,6 +61,9 @@ _LOST_RACES = 100
 
 _WAIT, _POLL = 30.0, 0.01
 """Seconds to wait for another process that clears up, and between two looks."""
+
+_LONGEST_NAME = 64
+"""Most characters of a target that its folder's name takes over."""
 
 _FOREIGN = re.compile(r"[^a-z0-9]+")
 
@@ -399,7 +403,9 @@ def _slot(artifact: Artifact) -> str:
 
 
 def _name(artifact: Artifact, bundle: Bundle) -> str:
-    folder = _FOREIGN.sub("-", artifact.target.lower())
+    folder = _FOREIGN.sub("-", artifact.target.lower()).strip("-")
+    if len(folder) > _LONGEST_NAME or component_problem(folder):  # a stranger's: it may be any text
+        return f"target-{_slot(artifact)[:_SHORT]}"
     if artifact.graph == bundle.manifest.graphs[0].name and not artifact.shapes and not artifact.properties:
         return folder
     return f"{folder}-{_slot(artifact)[:_SHORT]}"

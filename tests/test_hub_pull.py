@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
+from npu_persist.digest import digest_bytes
 from npu_persist.errors import (
     BundleNotFoundError,
     FileIntegrityError,
@@ -13,8 +15,10 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.hub.pull import pull
+from npu_persist.manifest import strict_json
 from npu_persist.origin import read_origin
 from npu_persist.store import Store
+from npu_persist.trust.signing import Signatures
 from tests.attached import attach_npu
 from tests.bundles import WEIGHTS, publish_tiny, write_tiny
 from tests.pulls import REPO, asked, digest_of, make_fixed, put_compiled, put_folder, put_tiny, snapshot
@@ -167,13 +171,50 @@ def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Pa
 def test_signatures_come_with_what_they_are_of(hub: HubServer, store: Store, tmp_path: Path) -> None:
     bundle = put_compiled(hub, tmp_path / "maker")
     pull("org/tiny", compiled="none", store=store)
-    hub.put(REPO, {"manifest.json.sig": b"signed", "compiled/npu-4000/artifact.json.sig": b"signed too"})
+    signed = Signatures("manifest", bundle.digest, {"a" * 64: "b" * 128}).to_json()
+    hub.put(REPO, {"manifest.json.sig": signed, "compiled/npu-4000/artifact.json.sig": b"signed too"})
     pulled = pull("org/tiny", target="NPU:4000", store=store)
     assert pulled.digest == bundle.digest
-    assert (pulled.path / "manifest.json.sig").read_bytes() == b"signed"
+    assert (pulled.path / "manifest.json.sig").read_bytes() == signed
     assert (pulled.path / "compiled" / "npu-4000" / "artifact.json.sig").read_bytes() == b"signed too"
     other = Store(tmp_path / "other")
-    assert (pull("org/tiny", store=other, compiled="none").path / "manifest.json.sig").read_bytes() == b"signed"
+    assert (pull("org/tiny", store=other, compiled="none").path / "manifest.json.sig").read_bytes() == signed
+
+
+def test_a_description_without_a_byte_does_not_keep_the_hub_asked(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    commit = hub.put(REPO, {"compiled/empty/artifact.json": b""})
+    pull(f"org/tiny@{commit}", compiled="all", store=store)
+    hub.forget()
+    pull(f"org/tiny@{commit}", compiled="all", store=store)
+    assert asked(hub) == []
+
+
+@pytest.mark.parametrize("target", ["npu" * 200, "con", "..", "-\x1b"])
+def test_a_target_of_any_text_gets_a_folder_that_every_platform_has(
+    hub: HubServer, store: Store, tmp_path: Path, target: str
+) -> None:
+    maker = publish_tiny(Store(tmp_path / "maker"))
+    attach_npu(maker, inputs=make_fixed(maker), target=target, folder="strange")
+    put_folder(hub, maker.path)
+    (folder,) = (pull("org/tiny", compiled="all", store=store).path / "compiled").iterdir()
+    assert folder.name.startswith("target-")
+
+
+@pytest.mark.parametrize("name", ["origin.json/x", "ORIGIN.JSON", "artifact.json/x", "used/x"])
+def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
+    hub: HubServer, store: Store, tmp_path: Path, name: str
+) -> None:
+    maker = publish_tiny(Store(tmp_path / "maker"))
+    folder = attach_npu(maker, inputs=make_fixed(maker), folder="strange")
+    document = json.loads((folder / "artifact.json").read_bytes())
+    document["files"][name] = {"size": 1, "digest": digest_bytes(b"x")}
+    put_folder(hub, maker.path)
+    described = strict_json.dump(document)
+    hub.put(REPO, {f"compiled/strange/{name}": b"x", "compiled/strange/artifact.json": described})
+    plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
+    assert [passed.folder for passed in plan.passed_over] == ["strange"]
+    pull("org/tiny", compiled="all", store=store).verify()
 
 
 def test_what_was_compiled_from_another_bundle_is_passed_over(hub: HubServer, store: Store, tmp_path: Path) -> None:

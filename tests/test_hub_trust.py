@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from npu_persist import load, push, sign, verify, verify_signature
+from npu_persist import load, pull, push, sign, verify, verify_signature
 from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, BLOB_FILE, read_artifact
 from npu_persist.digest import digest_bytes
 from npu_persist.errors import SignatureError
 from npu_persist.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, FileEntry
 from npu_persist.store import Store
+from npu_persist.trust.signing import read_signatures
 from tests.graphs import publish_affine
 from tests.loads import entries, is_right, rungs
-from tests.signers import know, write_private_key
+from tests.signers import know, public_key, write_private_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,3 +120,37 @@ def test_a_signature_that_is_garbage_is_none(pushed: HubServer, tmp_path: Path) 
     with pytest.raises(SignatureError):
         pull_and_load(device, require_signature=True)
     assert not any(taken for name, _, taken in pull_and_load(device) if name == "attached")
+
+
+@pytest.mark.parametrize("before", [None, "mallory"])
+def test_what_is_signed_after_it_was_pulled_is_signed_by_the_next_pull(
+    bundle: Bundle, hub: HubServer, tmp_path: Path, before: str | None
+) -> None:
+    if before is not None:
+        sign(bundle.path, write_private_key(tmp_path, before))
+    push(bundle.path, REPO)
+    device = tmp_path / "device"
+    know(device, "ada")
+    pulled = pull(REPO, store=device)
+    sign(pulled.path, write_private_key(tmp_path, "device"))
+    sign(bundle.path, write_private_key(tmp_path, "ada"))
+    push(bundle.path, REPO)
+
+    plan = pull(REPO, store=device, dry_run=True)
+    assert [file.path for file in plan.files if not file.is_here] == [
+        MANIFEST_SIGNATURE_FILE, f"{FOLDER}/{ARTIFACT_SIGNATURE_FILE}"
+    ]  # fmt: skip
+    assert pull_and_load(device, require_signature=True) == IMPORTED
+    found = read_signatures(pulled.path / MANIFEST_SIGNATURE_FILE)
+    assert found is not None
+    assert {public_key("ada").hex, public_key("device").hex} <= set(found.signatures)
+    hub.forget()
+    assert all(file.is_here for file in pull(REPO, store=device, dry_run=True).files)
+
+
+def test_signatures_that_are_none_do_not_take_the_place_of_some(pushed: HubServer, tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    know(device, "ada")
+    pull(REPO, store=device)
+    pushed.put(REPO, {MANIFEST_SIGNATURE_FILE: b"garbage", f"{FOLDER}/{ARTIFACT_SIGNATURE_FILE}": b"\0" * 100_000})
+    assert pull_and_load(device, require_signature=True) == IMPORTED

@@ -18,6 +18,7 @@ from npu_persist.origin import read_origin
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from dataclasses import dataclass
+    from pathlib import Path
 
     from npu_persist.bundle import Bundle
     from npu_persist.device.machine import Machine
@@ -85,6 +86,7 @@ class Plan:
         files: What it takes.
         artifacts: The artifacts among that.
         passed_over: The artifacts that it does not take.
+        signatures: What it renews of what the store has: signatures by their path in the repository, and where they go.
     """
 
     repo: str
@@ -95,6 +97,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     artifacts: tuple[ChosenArtifact, ...]
     passed_over: tuple[PassedOver, ...]
+    signatures: tuple[tuple[str, Path], ...]
 
     @property
     def download_size(self) -> int:
@@ -102,8 +105,14 @@ class Plan:
         return sum(file.size for file in self.files if not file.is_here)
 
 
-def make_plan(
-    bundle: Bundle, existing: Bundle | None, held: Iterable[str], seen: Seen, machines: Sequence[Machine] | None
+def make_plan(  # noqa: PLR0913 (what is wanted, what is there and what is here)
+    bundle: Bundle,
+    existing: Bundle | None,
+    held: Iterable[str],
+    seen: Seen,
+    machines: Sequence[Machine] | None,
+    *,
+    is_new: bool,
 ) -> Plan:
     """Decide what to take.
 
@@ -113,6 +122,7 @@ def make_plan(
         held: Digests of files that the store has.
         seen: What the commit holds.
         machines: The machines, one of which an artifact has to run on; None takes all artifacts.
+        is_new: Whether the store had not seen the commit: somebody may have signed since what it has.
     """
     there = frozenset(held)
     files = [PlannedFile(MANIFEST_FILE, seen.sizes[MANIFEST_FILE], existing is not None)]
@@ -120,20 +130,25 @@ def make_plan(
         PlannedFile(path, entry.size, existing is not None or entry.digest in there)
         for path, entry in bundle.manifest.files.items()
     )
+    signatures: list[tuple[str, Path]] = []
     if MANIFEST_SIGNATURE_FILE in seen.sizes:
-        is_here = existing is not None and (existing.path / MANIFEST_SIGNATURE_FILE).exists()
+        signature = None if existing is None else existing.path / MANIFEST_SIGNATURE_FILE
+        is_here = signature is not None and not is_new and signature.exists()
         files.append(PlannedFile(MANIFEST_SIGNATURE_FILE, seen.sizes[MANIFEST_SIGNATURE_FILE], is_here))
+        if signature is not None and not is_here:
+            signatures.append((MANIFEST_SIGNATURE_FILE, signature))
     chosen: list[ChosenArtifact] = []
     passed_over: list[PassedOver] = []
     own = {_purpose(artifact): artifact for artifact in _own_artifacts(existing)}
-    same = [] if existing is None else [artifact for _, artifact in list_attached(existing)]
+    attached = [] if existing is None else list(list_attached(existing))
     for folder, text in sorted((seen.descriptions or {}).items()):
         found = _choose(bundle, folder, text, seen, machines)
         if isinstance(found, PassedOver):
             passed_over.append(found)
             continue
         artifact = found.artifact
-        if artifact not in same:
+        here = next((path for path, other in attached if other == artifact), None)
+        if here is None:
             if _purpose(artifact) in own:
                 passed_over.append(PassedOver(folder, "One for the same was compiled here, and stays."))
                 continue
@@ -141,11 +156,16 @@ def make_plan(
                 passed_over.append(PassedOver(folder, f"It is for the same as {twin[0]}."))
                 continue
             chosen.append(found)
-        paths = [ARTIFACT_FILE, *artifact.files, *([ARTIFACT_SIGNATURE_FILE] if found.is_signed else [])]
         files += (
-            PlannedFile(path, seen.sizes[path], artifact in same)
-            for path in (f"{found.folder}/{name}" for name in paths)
+            PlannedFile(path, seen.sizes[path], here is not None)
+            for path in (f"{found.folder}/{name}" for name in (ARTIFACT_FILE, *artifact.files))
         )
+        if found.is_signed:
+            path = f"{found.folder}/{ARTIFACT_SIGNATURE_FILE}"
+            is_here = here is not None and not is_new and (here / ARTIFACT_SIGNATURE_FILE).exists()
+            files.append(PlannedFile(path, seen.sizes[path], is_here))
+            if here is not None and not is_here:
+                signatures.append((path, here / ARTIFACT_SIGNATURE_FILE))
     return Plan(
         repo=seen.repo,
         commit=seen.commit,
@@ -155,6 +175,7 @@ def make_plan(
         files=tuple(files),
         artifacts=tuple(chosen),
         passed_over=tuple(passed_over),
+        signatures=tuple(signatures),
     )
 
 

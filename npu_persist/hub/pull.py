@@ -170,6 +170,7 @@ class _Pull:
         self._commit = ""
         self._seen: Seen
         self._manifest = b""
+        self._is_new = False
         self._existing: Bundle | None = None
         self._held: Held = {}
 
@@ -184,6 +185,7 @@ class _Pull:
                 self._seen, self._manifest = seen, read_manifest(self._existing.path)[0]
                 return
         self._seen, self._manifest = look(self._download(), self._nowhere(), compiled=compiled)
+        self._is_new = True
         self._check_pin(self._seen)
         self._existing = find_version(self._store, self._seen.name, self._seen.digest)
 
@@ -194,7 +196,8 @@ class _Pull:
         machines = None
         if devices is not None:  # OpenVINO is not asked, nor imported, where there is nothing to judge
             machines = _find_machines(devices) if self._seen.descriptions else []
-        return make_plan(Bundle(self._nowhere(), self._manifest, 0.0), self._existing, self._held, self._seen, machines)
+        bundle = Bundle(self._nowhere(), self._manifest, 0.0)
+        return make_plan(bundle, self._existing, self._held, self._seen, machines, is_new=self._is_new)
 
     def run(self, plan: Plan, alias: str | None) -> Bundle:
         """Take what is planned, and return the bundle in the store."""

@@ -17,11 +17,12 @@ from npu_persist import attachment
 from npu_persist.artifact import ARTIFACT_SIGNATURE_FILE
 from npu_persist.bundle import Bundle
 from npu_persist.digest import digest_file
-from npu_persist.errors import BundleNotFoundError, IntegrityError, NpuPersistError
-from npu_persist.files import link_or_copy, replace_file, store_errors, write_file
+from npu_persist.errors import BundleNotFoundError, IntegrityError, NpuPersistError, StoreError
+from npu_persist.files import link_or_copy, store_errors, write_file
 from npu_persist.manifest import MANIFEST_FILE, MANIFEST_SIGNATURE_FILE
 from npu_persist.origin import Origin, write_origin
 from npu_persist.reference import StoreReference
+from npu_persist.trust.signing import renew_signatures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,19 +108,18 @@ class Taking:
         sizes = {file.path: file.size for file in plan.files if not file.is_here}
         with ExitStack() as stack:
             filled = [(chosen, self._fill_artifact(stack, chosen, sizes)) for chosen in plan.artifacts]
-            signature = (
-                self._download.read(MANIFEST_SIGNATURE_FILE, sizes[MANIFEST_SIGNATURE_FILE])
-                if (MANIFEST_SIGNATURE_FILE in sizes)
-                else None
-            )
-            bundle = existing or self._publish(manifest, signature)
-            if signature is not None and existing is not None:
-                self._add_signature(existing, signature)
+            signatures = [(path, self._download.read(name, sizes[name])) for name, path in plan.signatures]
+            bundle = existing or self._publish(manifest, sizes.get(MANIFEST_SIGNATURE_FILE))
+            for path, data in signatures:
+                try:
+                    renew_signatures(path, data, partial_in=bundle.path)
+                except StoreError as error:  # another user's store: whoever needs the signature says that it is missing
+                    log.warning("%s: the hub's signatures could not be kept: %s", bundle.reference, error)
             for chosen, folder in filled:
                 _attach(bundle, chosen, folder)
         return bundle
 
-    def _publish(self, manifest: bytes, signature: bytes | None) -> Bundle:
+    def _publish(self, manifest: bytes, signature_size: int | None) -> Bundle:
         with self._store.stage() as staging:
             files = Bundle(staging, manifest, 0.0).manifest.files
             for path, entry in files.items():
@@ -129,8 +129,9 @@ class Taking:
                 if not self._link(target, entry):
                     self._save(path, target, entry)
             with store_errors(f"write to {staging}"):
-                if signature is not None:
-                    write_file(staging / MANIFEST_SIGNATURE_FILE, signature)
+                if signature_size is not None:
+                    data = self._download.read(MANIFEST_SIGNATURE_FILE, signature_size)
+                    write_file(staging / MANIFEST_SIGNATURE_FILE, data)
                 write_origin(staging, self._origin)
                 write_file(staging / MANIFEST_FILE, manifest)
             staged = Bundle.open(staging)
@@ -171,11 +172,6 @@ class Taking:
             log.warning("%s is of no use: %s", bundle.reference, error)
             return False
         return True
-
-    def _add_signature(self, bundle: Bundle, signature: bytes) -> None:
-        path = bundle.path / MANIFEST_SIGNATURE_FILE
-        with self._store.stage() as staging, store_errors(f"write {path}"):
-            replace_file(path, signature, temporary=staging / MANIFEST_SIGNATURE_FILE)
 
 
 def make_origin(download: Download, revision: str | None) -> Origin:

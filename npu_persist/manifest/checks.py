@@ -57,7 +57,7 @@ def check_files(
     problems: Problems,
 ) -> None:
     """Check that the files can stand side by side, and that those the parts name are among them."""
-    _check_spellings(files, problems)
+    check_spellings(files, problems)
     derived = {derived_bin(graph.path).lower() for graph in graphs}
     for path in files:
         folded = path.lower()
@@ -92,7 +92,8 @@ def _check_weights(weights: parts.Weights, files: Mapping[str, parts.FileEntry],
         )
 
 
-def _check_spellings(paths: Iterable[str], problems: Problems) -> None:
+def check_spellings(paths: Iterable[str], problems: Problems) -> None:
+    """Check that files can stand side by side on every platform."""
     # On Windows `A/x` and `a/y` share a folder, and nowhere can `a` be a file and a folder.
     spellings: dict[str, tuple[str, bool]] = {}
     for path in paths:

@@ -158,7 +158,7 @@ def _parse_seen(document: Any, reader: ValueReader) -> Seen:
 
 
 def _texts(reader: ValueReader, value: Any, where: str) -> dict[str, str]:
-    return {folder: reader.text(text, folder) for folder, text in _items(reader, value, where)}
+    return {folder: reader.any_text(text, folder) for folder, text in _items(reader, value, where)}
 
 
 def _items(reader: ValueReader, value: Any, where: str) -> ItemsView[str, Any]:

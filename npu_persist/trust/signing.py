@@ -19,6 +19,7 @@ something else or is wrong is a `SignatureError`. Signatures are no part of the 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from npu_persist.trust.keys import PublicKey
 else:
     from npu_persist.frozen import dataclass
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1.0"
 """The format of a file with signatures, and of what is signed."""
@@ -204,15 +207,45 @@ def read_signatures(path: Path) -> Signatures | None:
             raise SignatureError(f"{path}: expected a regular file, got something else")
         with path.open("rb") as file:
             data = file.read(MAX_SIGNATURES_SIZE + 1)
+    return _read_bytes(data, str(path))
+
+
+def _read_bytes(data: bytes, path: str) -> Signatures:
     if len(data) > MAX_SIGNATURES_SIZE:
         raise SignatureError(f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures, got more")
     try:
-        return _parse(data, str(path))
+        return _parse(data, path)
     except ManifestError as error:
         problems = "; ".join(map(str, error.problems))
         raise SignatureError(
             f"{path}: expected signatures; got {len(data)} bytes that are none ({problems})"
         ) from error
+
+
+def renew_signatures(path: Path, data: bytes, *, partial_in: Path) -> None:
+    """Take over what a hub has in place of a file with signatures now; those of others over the same stay in it.
+
+    What is none is not taken over, and nothing is checked here.
+
+    Raises:
+        StoreError: The file system refuses.
+    """
+    try:
+        found = _read_bytes(data, str(path))
+    except SignatureError as error:
+        log.warning("not taken from the hub: %s", error)
+        return
+    try:
+        here = read_signatures(path)
+    except SignatureError as error:
+        log.warning("replaced by what the hub has: %s", error)
+        here = None
+    if here is not None and (here.what, here.subject) == (found.what, found.subject):
+        merged = Signatures(found.what, found.subject, {**here.signatures, **found.signatures}).to_json()
+        if merged == here.to_json():
+            return
+        data = merged if len(merged) <= MAX_SIGNATURES_SIZE else data
+    _write(path, data, partial_in)
 
 
 def read_description(folder: Path) -> bytes:
@@ -236,6 +269,10 @@ def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey,
         raise SignatureError(
             f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures; this is one too many"
         )
+    _write(path, data, partial_in)
+
+
+def _write(path: Path, data: bytes, partial_in: Path) -> None:
     # Not beside it: an artifact's folder holds nothing that its description does not know, at no time.
     temporary = partial_in / f"{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}"
     with store_errors(f"write {path}"):
