@@ -184,3 +184,16 @@ def test_compilations_that_have_names_say_what_they_do() -> None:
     assert "  unet:3 for NPU:4000  1 min 15 s, 250 MB  outliner: Creating" in stderr.getvalue()
     assert len(stderr.getvalue()) < 80
     assert Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO()).beats() is None
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]0;title\x07", "\r", "\x9b31m", "\u202e", "\x7f", "\x1b[31;5m"])
+def test_no_text_steers_the_terminal(outputs: Outputs, text: str) -> None:
+    output, stdout, stderr = outputs()
+    output.show({}, f"{output.heading('a')}\tb\n{text}")
+    output.note(text)
+    output.warning(text)
+    output.error(text, text)
+    shown = text.encode("unicode_escape").decode()
+    assert stdout.getvalue() == f"\x1b[1ma\x1b[0m\tb\n{shown}\n"
+    assert text not in stderr.getvalue()
+    assert stderr.getvalue().count(shown) == 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,9 @@ _BAR = 30
 
 _LINE = 79
 """Characters of a line that even the narrowest terminal shows in one piece."""
+
+_UNSAFE = re.compile("(?!\x1b\\[(?:0|1|2|31|33)m)[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What lets a text from elsewhere (a manifest, a hub's answer) steer a terminal: all but the colours from here."""
 
 _ROUNDS_TO_NEXT_UNIT = 999.5
 """From here on three digits would read 1000."""
@@ -163,6 +167,7 @@ class Output:
             self._open_line = False
         # A Windows console of an old code page cannot show every name that a manifest can hold.
         encoding = stream.encoding or "utf-8"
+        text = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
