@@ -186,7 +186,7 @@ def test_compilations_that_have_names_say_what_they_do() -> None:
     assert Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO()).beats() is None
 
 
-@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]0;title\x07", "\r", "\x9b31m", "\u202e", "\x7f", "\x1b[31;5m"])
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]0;title\x07", "\rx", "\x9b31m", "\u202e", "\x7f", "\x1b[31;5m"])
 def test_no_text_steers_the_terminal(outputs: Outputs, text: str) -> None:
     output, stdout, stderr = outputs()
     output.show({}, f"{output.heading('a')}\tb\n{text}")

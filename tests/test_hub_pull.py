@@ -217,6 +217,20 @@ def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
     pull("org/tiny", compiled="all", store=store).verify()
 
 
+@pytest.mark.parametrize("name", ["origin.json", "model.blob"])
+def test_an_artifact_that_was_damaged_since_is_pulled_anew(
+    hub: HubServer, store: Store, tmp_path: Path, name: str
+) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    path = pull("org/tiny", target="NPU:4000", store=store).path / "compiled" / "npu-4000" / name
+    was = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(b"x")
+    pull("org/tiny", target="NPU:4000", store=store)
+    assert len(path.read_bytes()) == len(was)
+    store.verify()
+
+
 def test_what_was_compiled_from_another_bundle_is_passed_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
     maker = publish_tiny(Store(tmp_path / "maker"))
     attach_npu(maker, inputs=make_fixed(maker), subject=f"blake3:{'0' * 64}", folder="strange")

@@ -6,13 +6,15 @@ touches no network. What is not taken has a reason.
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact
+from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact, check_layout
 from npu_persist.attachment import list_attached
-from npu_persist.errors import ArtifactError
+from npu_persist.errors import ArtifactError, IntegrityError, StoreError
 from npu_persist.judgement import judge_one
-from npu_persist.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE
+from npu_persist.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.origin import read_origin
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from npu_persist.store.seen import Seen
 else:
     from npu_persist.frozen import dataclass
+
+log = logging.getLogger(__name__)
 
 Choice = Literal["fitting", "none", "all"]
 """Which artifacts a pull takes."""
@@ -147,7 +151,7 @@ def make_plan(  # noqa: PLR0913 (what is wanted, what is there and what is here)
             passed_over.append(found)
             continue
         artifact = found.artifact
-        here = next((path for path, other in attached if other == artifact), None)
+        here = next((path for path, other in attached if other == artifact and _is_sound(path, artifact)), None)
         if here is None:
             if _purpose(artifact) in own:
                 passed_over.append(PassedOver(folder, "One for the same was compiled here, and stays."))
@@ -208,8 +212,19 @@ def _choose(
 def _own_artifacts(existing: Bundle | None) -> Iterator[Artifact]:
     if existing is not None:
         for folder, artifact in list_attached(existing):
-            if isinstance(artifact, Artifact) and read_origin(folder) is None:
+            if isinstance(artifact, Artifact) and not os.path.lexists(folder / ORIGIN_FILE):
                 yield artifact
+
+
+def _is_sound(folder: Path, artifact: Artifact) -> bool:
+    """Tell whether what is attached is there with its origin, as far as sizes tell; if not, it is pulled anew."""
+    try:
+        read_origin(folder)
+        check_layout(folder, artifact)
+    except (IntegrityError, StoreError, OSError) as error:
+        log.warning("%s is damaged: %s", folder, error)
+        return False
+    return True
 
 
 def _purpose(artifact: Artifact) -> Any:
