@@ -122,6 +122,7 @@ def test_a_password_comes_from_the_environment_or_a_terminal(
     code, _, err = run("sign", "tiny", "--key", key)
     assert code == 2
     assert "NPU_PERSIST_KEY_PASSWORD gives it" in err
+    assert err.count(key) == 1
     monkeypatch.setenv("NPU_PERSIST_KEY_PASSWORD", "Secret")
     assert run("sign", "tiny", "--key", key)[0] == 2
     monkeypatch.setenv("NPU_PERSIST_KEY_PASSWORD", "secret")

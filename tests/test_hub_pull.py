@@ -11,6 +11,7 @@ from npu_persist.errors import (
     FileIntegrityError,
     HubError,
     InvalidNameError,
+    ManifestError,
     ReferenceFormatError,
     UsageError,
 )
@@ -350,3 +351,10 @@ def test_two_repositories_may_have_the_same_bundle(hub: HubServer, store: Store,
     first, second = pull("org/tiny", store=store), pull("org/twin", store=store)
     assert first.reference == second.reference == "tiny:1"
     assert store.resolve("hf://org/twin").reference == "tiny:1"
+
+
+def test_what_is_wrong_with_a_manifest_is_said_of_the_repository(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    commit = hub.put(REPO, {"manifest.json": b"{"})
+    with pytest.raises(ManifestError, match=f"manifest.json of org/tiny at {commit} is not a valid manifest"):
+        pull("org/tiny", store=store)

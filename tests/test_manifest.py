@@ -258,7 +258,16 @@ def test_a_path_that_leaves_the_folder_or_some_platform_is_refused(path: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["manifest.json", "Manifest.JSON", "model.bin", "MODEL.bin", "compiled/npu-4000/model.blob", "Compiled"]
+    "path",
+    [
+        "manifest.json",
+        "Manifest.JSON",
+        "model.bin",
+        "MODEL.bin",
+        "model.bin/x",
+        "compiled/npu-4000/model.blob",
+        "Compiled",
+    ],
 )
 def test_files_that_are_not_the_manifests_to_vouch_for_are_refused(path: str) -> None:
     data = _spoiled(lambda document: document["files"].update({path: {"size": 1, "digest": DIGEST}}))

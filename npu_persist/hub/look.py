@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 
 from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
 from npu_persist.attachment import MAX_ATTACHED, MAX_DESCRIPTIONS
-from npu_persist.bundle import Bundle
+from npu_persist.digest import digest_bytes
 from npu_persist.errors import ArtifactError, FileIntegrityError, HubNotFoundError, IntegrityError, ManifestError
 from npu_persist.files import path_problem
-from npu_persist.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, MAX_MANIFEST_SIZE
+from npu_persist.manifest import (
+    COMPILED_DIRECTORY,
+    MANIFEST_FILE,
+    MANIFEST_SIGNATURE_FILE,
+    MAX_MANIFEST_SIZE,
+    Manifest,
+)
 from npu_persist.store.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from npu_persist.hub.transfer import Download
 
@@ -26,12 +31,11 @@ MAX_SIGNATURES_SIZE = 1024 * 1024
 """Largest file of signatures, in bytes."""
 
 
-def look(download: Download, place: Path, *, compiled: bool) -> tuple[Seen, bytes]:
+def look(download: Download, *, compiled: bool) -> tuple[Seen, bytes]:
     """Read what a commit holds of a bundle, and return it with the bytes of the manifest.
 
     Args:
         download: The commit.
-        place: Where the bundle would be; nothing is written.
         compiled: Whether to read what was compiled too.
 
     Raises:
@@ -56,20 +60,20 @@ def look(download: Download, place: Path, *, compiled: bool) -> tuple[Seen, byte
             f"{where}: expected a {MANIFEST_FILE} of at most {MAX_MANIFEST_SIZE} bytes, got {sizes[MANIFEST_FILE]}"
         )
     data = download.read(MANIFEST_FILE, sizes[MANIFEST_FILE])
-    bundle = Bundle(place, data, 0.0)
-    for path, entry in bundle.manifest.files.items():
+    manifest = Manifest.from_json(data, source=f"{MANIFEST_FILE} of {where}")
+    for path, entry in manifest.files.items():
         _check_size(where, path, entry.size, sizes.get(path))
     inside = (
         {path: size for path, size in sizes.items() if path.startswith(f"{COMPILED_DIRECTORY}/")} if compiled else {}
     )
     _check_names(where, inside)
     _check_signatures(where, sizes, inside)
-    needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *bundle.manifest.files, *inside}
+    needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *manifest.files, *inside}
     seen = Seen(
         repo=remote.repo,
         commit=commit,
-        name=bundle.name,
-        digest=bundle.digest,
+        name=manifest.name,
+        digest=digest_bytes(data),
         sizes={path: sizes[path] for path in sorted(needed & sizes.keys())},
         descriptions=_read_descriptions(download, where, inside) if compiled else None,
     )

@@ -184,7 +184,7 @@ class _Pull:
             if self._existing is not None:
                 self._seen, self._manifest = seen, read_manifest(self._existing.path)[0]
                 return
-        self._seen, self._manifest = look(self._download(), self._nowhere(), compiled=compiled)
+        self._seen, self._manifest = look(self._download(), compiled=compiled)
         self._is_new = True
         self._check_pin(self._seen)
         self._existing = find_version(self._store, self._seen.name, self._seen.digest)

@@ -6,6 +6,7 @@ every rule that is broken is noted. The rules for single values are in `reading`
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from npu_persist.manifest import parts
@@ -60,8 +61,9 @@ def check_files(
     check_spellings(files, problems)
     derived = {derived_bin(graph.path).lower() for graph in graphs}
     for path in files:
-        folded = path.lower()
-        if folded in derived or folded.split("/")[0] in {*_BESIDE, parts.COMPILED_DIRECTORY}:
+        first, *rest = path.lower().split("/")
+        places = accumulate(rest, lambda place, name: f"{place}/{name}", initial=first)
+        if not derived.isdisjoint(places) or first in {*_BESIDE, parts.COMPILED_DIRECTORY}:
             problems.add(
                 key_location("files", path),
                 "expected no entry: what is here is not part of what the manifest vouches for",

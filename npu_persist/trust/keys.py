@@ -257,6 +257,8 @@ def read_private_key(path: Path, password: str | Callable[[], str] | None = None
             "it is encrypted, and no password was given" if secret is None else "a password, but it is not encrypted"
         )
         raise UsageError(f"{path}: {wants}") from error
+    except UsageError:  # of whoever was asked for the password
+        raise
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(
             f"{path}: expected an Ed25519 private key in PEM, and the password that fits; {error}"
