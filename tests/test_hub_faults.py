@@ -355,7 +355,13 @@ def test_a_pull_that_is_killed(hub: HubServer, store: Store, tmp_path: Path) -> 
     put_tiny(hub, tmp_path / "a")
     hub.fail("GET /cdn/.*weights", stall=True)
     code = "import sys; from npu_persist.hub.pull import pull; pull('org/tiny', store=sys.argv[1], compiled='none')"
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     process = subprocess.Popen([sys.executable, "-c", code, str(store.home)], env=environment)
     while not asked(hub, "/cdn/"):
         assert process.poll() is None

@@ -272,7 +272,7 @@ def test_a_push_that_is_killed_leaves_the_branch_and_goes_through_again(hub: Hub
     hub.create(REPO)
     hub.fail("PUT /objects/", stall=True, times=100)
     code = f"import npu_persist; npu_persist.push({str(bundle.path)!r}, {REPO!r})"
-    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
     with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, **settings}) as process:
         while not any(request.method == "PUT" for request in hub.requests):
             assert process.poll() is None
