@@ -39,6 +39,7 @@ class Hub:
             "HF_ENDPOINT": cast("IO[str]", self.process.stdout).readline().strip(),
             "HF_HOME": str(folder / "hf_home"),
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
 
