@@ -333,7 +333,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _ask(self, path: str, body: bytes) -> _Answer:
         if self.fault is not None and self.fault.body is not None:
-            return _Answer(200, {"Content-Type": "application/json"}, self.fault.body)
+            return _Answer(200, {"Content-Type": "application/json", **self.fault.headers}, self.fault.body)
         if self.fault is not None and self.fault.status is not None:
             return _Answer(self.fault.status, self.fault.headers, b"the test wants this")
         for method, pattern, call in _ROUTES:

@@ -307,10 +307,20 @@ def test_a_strange_list_of_files_is_refused(hub: HubServer, store: Store, tmp_pa
 
 def test_a_page_elsewhere_is_not_followed(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
-    link = {"Link": '<http://127.0.0.2:9/x>; rel="next"', "Content-Type": "application/json"}
-    hub.fail("GET .*/tree/", status=200, headers=link)
-    hub.fail("GET .*/tree/", status=200, headers=link)
-    refuse(store, HubError, "expected")
+    link = {"Link": '<http://127.0.0.2:9/x>; rel="next"'}
+    hub.fail("GET .*/tree/", body=b"[]", headers=link)
+    refuse(store, HubError, r"expected.*127\.0\.0\.2")
+
+
+def test_a_list_of_empty_pages_ends(
+    hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MAX_PAGES", 3)
+    put_tiny(hub, tmp_path / "a")
+    link = {"Link": f'<{hub.url}/api/models/{REPO}/tree/main?cursor=1>; rel="next"'}
+    hub.fail("GET .*/tree/", body=b"[]", headers=link, times=1000)
+    refuse(store, HubError, "at most 3 pages")
+    assert len(asked(hub, "/tree/")) == 4
 
 
 def test_a_file_of_another_size_than_the_manifest_says_is_not_asked_for(

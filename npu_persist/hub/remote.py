@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 MAX_ENTRIES = 100_000
 """Most entries of a repository that are looked through for a bundle."""
 
+MAX_PAGES = 1000
+"""Most pages that list them: the hub's have a thousand entries, and those of another might be empty, without end."""
+
 MAX_PAGE_SIZE = 16 * 1024 * 1024
 """Largest page of the list of files, in bytes; the hub has a thousand entries on one."""
 
@@ -114,10 +117,12 @@ class Remote:
         """
         url: str | None = f"{self.endpoint}/api/models/{self.repo}/tree/{quote(commit, safe='')}?recursive=true"
         sizes: dict[str, int] = {}
-        entries = 0
+        entries = pages = 0
         while url is not None:
             page, url = self._read_page(url, commit)
-            entries += len(page)
+            entries, pages = entries + len(page), pages + 1
+            if pages > MAX_PAGES:
+                raise self._strange(commit, f"a list of at most {MAX_PAGES} pages", "more")
             if entries > MAX_ENTRIES:
                 raise self._strange(commit, f"at most {MAX_ENTRIES} files and folders", "more")
             sizes.update(self._parse_entry(entry, commit) for entry in page if entry.get("type") == "file")
