@@ -14,7 +14,7 @@ from npu_persist.errors import CompilationError, CompileTimeoutError, PropertyEr
 from npu_persist.process import run_python
 from npu_persist.store import Store
 from npu_persist.toolchain import CompileJob, Outcome
-from tests.blobs import npu_blob, npu_trailer
+from tests.blobs import DESCRIPTOR, npu_blob, npu_trailer
 from tests.graphs import publish_affine, publish_dynamic, publish_scaled, publish_text
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ class Compiler:
         size = self.sizes[job.weightless]
         if isinstance(size, Exception):
             raise size
-        trailer = npu_trailer(init_sizes=(16,) if job.weightless and self.leaves_weights else ())
+        trailer = npu_trailer(
+            init_sizes=(16,) if job.weightless and self.leaves_weights else (),
+            descriptor=DESCRIPTOR.replace("4000", str(job.platform)),
+        )
         job.output.write_bytes(npu_blob(trailer, size))
         return Outcome(None, 2.0, 300 if job.weightless else 500, "2026.4.1-full", "8.4 of a test", ())
 
@@ -128,6 +131,16 @@ def test_small_weights_stay_in_the_blob(store: Store, use: Callable[[Compiler], 
     assert compiler.asked == [False]
     assert result.artifact is not None
     assert result.artifact.weightless is False
+
+
+def test_weights_stay_in_the_blob_where_leaving_them_out_is_slow(
+    store: Store, use: Callable[[Compiler], Compiler]
+) -> None:
+    compiler = use(Compiler())
+    publish_scaled(store, 64)
+    (result,) = npu_persist.compile("scaled", "NPU:3720", store=store)
+    assert compiler.asked == [False]
+    assert result.artifact is not None
 
 
 def test_a_compiler_that_leaves_the_weights_inside_is_not_asked_twice(
