@@ -61,8 +61,8 @@ SMALL_WEIGHTS = 4_000_000
 """Bytes of weights up to which the blob has them inside: nothing much could be saved."""
 
 SLOW_WITHOUT_WEIGHTS = frozenset({"3720"})
-"""Platforms for which the compiler of OpenVINO 2026.4 may take many times as long to leave the weights out. BERT-base for
-3720 was not done after 134 s; it takes 16 s with them, and for 4000 without them 8 s. Only who asks gets that."""
+"""Platforms for which the compiler of OpenVINO 2026.4 may take many times as long to leave the weights out. BERT-base
+for 3720 was not done after 134 s; it takes 16 s with them, and for 4000 without them 8 s. Only who asks gets that."""
 
 _LIMITS = (CompileTimeoutError, CompileMemoryError)
 _SET_HERE = frozenset({"NPU_PLATFORM", "NPU_COMPILER_TYPE", "LOG_LEVEL", "DEVICE_ID"}) | OURS
