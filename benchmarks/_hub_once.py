@@ -20,7 +20,7 @@ PIECE = 64 * 1024 * 1024
 
 def serve(folder: str) -> None:
     """Serve a hub; for each line of stdin tell how many bytes of requests came since the last one."""
-    from tests.hub_server import HubServer
+    from tests.support.hub_server import HubServer
 
     Path(folder).mkdir(parents=True, exist_ok=True)
     with HubServer(Path(folder)) as hub:
@@ -32,10 +32,10 @@ def serve(folder: str) -> None:
 
 def make(home: str, size: str) -> None:
     """Publish a bundle with random weights of so many bytes, and one with another graph and the same weights."""
-    from npu_persist.digest import digest_file
-    from npu_persist.manifest import FileEntry, Weights
+    from npu_persist.bundle.manifest import FileEntry, Weights
+    from npu_persist.files.digest import digest_file
     from npu_persist.store import Store
-    from tests.bundles import tiny_files, tiny_manifest
+    from tests.support.bundles import tiny_files, tiny_manifest
 
     store = Store(home)
     for graph in (b"<net name='first'/>\n", b"<net name='second'/>\n" * 1000):

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 from _report import make_parser, median, print_header, print_json, print_table, spread, verdict
 
 import npu_persist
-from npu_persist.artifact import BLOB_FILE
-from npu_persist.toolchain.record import BIN, PREFIX
-from npu_persist.toolchain.wine import HOST, INSTALL, WineToolchain, wine_environment
+from npu_persist.artifact.artifact import BLOB_FILE
+from npu_persist.compilation.toolchains.record import BIN, PREFIX
+from npu_persist.compilation.toolchains.wine import HOST, INSTALL, WineToolchain, wine_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from npu_persist.artifact import Artifact
+    from npu_persist.artifact.artifact import Artifact
 
 MODELS = ("resnet50", "bert", "whisper-encoder")
 TARGETS = ("NPU:3720", "NPU:4000", "NPU:5010", "NPU:5020")

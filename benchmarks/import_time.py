@@ -15,7 +15,7 @@ SIDES = {
     BARE: "pass",
     OURS: "import npu_persist",
     STOCK: "import openvino",
-    LEAN: "from npu_persist.core import import_openvino; import_openvino()",
+    LEAN: "from npu_persist.device.core import import_openvino; import_openvino()",
 }
 
 

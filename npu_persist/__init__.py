@@ -18,12 +18,19 @@ TYPE_CHECKING = False  # what type checkers know as true; importing it from typi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from npu_persist.artifact.compatibility import Compatibility
+    from npu_persist.artifact.rules import Verdict
     from npu_persist.benchmark.measure import bench
     from npu_persist.benchmark.results import Measurement
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Padding, Tolerance
+    from npu_persist.bundle.signature import Record
     from npu_persist.cache import CompileCache
-    from npu_persist.compilation.ahead import compile_bundle as compile  # noqa: A004 (the verb's name)
+    from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
     from npu_persist.compilation.job import JobResult
+    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.conversion.examples import record
+    from npu_persist.conversion.persist import persist
     from npu_persist.device.listing import Device
     from npu_persist.device.listing import list_devices as devices
     from npu_persist.device.machine import Machine
@@ -68,26 +75,19 @@ if TYPE_CHECKING:
         ToolchainError,
         UsageError,
     )
-    from npu_persist.export.examples import record
-    from npu_persist.export.persist import persist
-    from npu_persist.export.progress import Progress
+    from npu_persist.hub.download import PullProgress
     from npu_persist.hub.plan import Plan
     from npu_persist.hub.pull import pull
     from npu_persist.hub.push import Pushed, push
-    from npu_persist.hub.take import PullProgress
-    from npu_persist.judgement import Compatibility
-    from npu_persist.manifest import Padding, Tolerance
-    from npu_persist.process import CompileProgress
+    from npu_persist.progress import Progress
     from npu_persist.runtime.load import compiled, load
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.profile import LayerTime
     from npu_persist.runtime.report import Report
     from npu_persist.runtime.started import Started
-    from npu_persist.signature import Record
     from npu_persist.store import Store
-    from npu_persist.verbs import compatibility, inspect, prune, remove, sign, tag, verify, verify_signature
-    from npu_persist.verbs import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
-    from npu_persist.verdict import Verdict
+    from npu_persist.store.api import compatibility, inspect, prune, remove, sign, tag, verify, verify_signature
+    from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
 
 __all__ = [
     "AmbiguousReferenceError",
@@ -172,45 +172,45 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Bundle": "bundle",
-    "Compatibility": "judgement",
+    "Bundle": "bundle.bundle",
+    "Compatibility": "artifact.compatibility",
     "CompileCache": "cache",
-    "CompileProgress": "process",
+    "CompileProgress": "compilation.process",
     "Device": "device.listing",
     "JobResult": "compilation.job",
     "LayerTime": "runtime.profile",
     "Machine": "device.machine",
     "Measurement": "benchmark.results",
     "Model": "runtime.model",
-    "Padding": "manifest",
-    "Progress": "export",
+    "Padding": "bundle.manifest",
+    "Progress": "conversion",
     "Plan": "hub.plan",
-    "PullProgress": "hub.take",
+    "PullProgress": "hub.download",
     "Pushed": "hub.push",
-    "Record": "signature",
+    "Record": "bundle.signature",
     "Report": "runtime.report",
     "Started": "runtime.started",
     "Store": "store",
-    "Tolerance": "manifest",
-    "Verdict": "verdict",
+    "Tolerance": "bundle.manifest",
+    "Verdict": "artifact.rules",
     "bench": "benchmark.measure",
-    "compatibility": "verbs",
-    "compile": "compilation.ahead",
+    "compatibility": "store.api",
+    "compile": "compilation.compile",
     "devices": "device.listing",
     "compiled": "runtime.load",
-    "inspect": "verbs",
-    "list": "verbs",
+    "inspect": "store.api",
+    "list": "store.api",
     "load": "runtime.load",
-    "persist": "export",
-    "prune": "verbs",
+    "persist": "conversion",
+    "prune": "store.api",
     "pull": "hub.pull",
     "push": "hub.push",
-    "record": "export",
-    "remove": "verbs",
-    "sign": "verbs",
-    "tag": "verbs",
-    "verify": "verbs",
-    "verify_signature": "verbs",
+    "record": "conversion",
+    "remove": "store.api",
+    "sign": "store.api",
+    "tag": "store.api",
+    "verify": "store.api",
+    "verify_signature": "store.api",
 }
 """Public name → the module that has it; every other name of `__all__` is in `errors`."""
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.toolchain.native import COMPILER_VARIABLE
-from npu_persist.toolchain.wine import HOME_VARIABLE
-from tests.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
-from tests.second_device import second_device as second_device  # noqa: PLC0414
-from tests.toolchains import wine as wine  # noqa: PLC0414
-from tests.toolchains import wine_home as wine_home  # noqa: PLC0414
+from npu_persist.compilation.toolchains.native import COMPILER_VARIABLE
+from npu_persist.compilation.toolchains.wine import HOME_VARIABLE
+from tests.support.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
+from tests.support.second_device import second_device as second_device  # noqa: PLC0414
+from tests.support.toolchains import wine as wine  # noqa: PLC0414
+from tests.support.toolchains import wine_home as wine_home  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.export", "tests.architectures"}
+NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.conversion", "tests.models.architectures"}
 """A test file that imports one of these is a training-side test."""
 
 

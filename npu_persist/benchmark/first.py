@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.benchmark.measure import check_positive
 from npu_persist.benchmark.results import Case, FirstInference, compare
 from npu_persist.benchmark.subject import make_spec, started
-from npu_persist.verbs import open_store
+from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
-    from npu_persist.verbs import AnyStore
+    from npu_persist.store.api import AnyStore
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
     Listener = Callable[[Case, str, float, float], None]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.benchmark.results import Case, Layer, Profile, TypeSum
 from npu_persist.benchmark.subject import make_spec, started
-from npu_persist.verbs import open_store
+from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from npu_persist.verbs import AnyStore
+    from npu_persist.store.api import AnyStore
 
 EXECUTED = "executed"
 """OpenVINO's word for layers that ran; others were folded into their neighbours."""

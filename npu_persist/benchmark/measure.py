@@ -19,7 +19,7 @@ from npu_persist.benchmark.subject import make_spec, started
 from npu_persist.benchmark.wire import unpack_numbers
 from npu_persist.device import HINTS
 from npu_persist.errors import UsageError
-from npu_persist.verbs import open_store
+from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from npu_persist.benchmark.subject import Subject
-    from npu_persist.verbs import AnyStore
+    from npu_persist.store.api import AnyStore
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
     Listener = Callable[["Interval"], None]

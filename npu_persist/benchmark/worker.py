@@ -21,8 +21,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.benchmark.wire import END, encode, pack_error, pack_numbers, unpack_arrays
+from npu_persist.compilation.process.memory import read_memory
 from npu_persist.errors import DeviceWarning
-from npu_persist.process.memory import read_memory
 from npu_persist.runtime.load import compiled, load
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Subject:
             time.sleep(_POLL)
 
     def _make_call(self, spec: dict[str, Any]) -> tuple[str, tuple[list[Any], dict[str, Any]]]:
-        from npu_persist.runtime.samples import make_call, make_random, read_golden_inputs
+        from npu_persist.runtime.golden import make_call, make_random, read_golden_inputs
 
         model = self.model
         if spec["inputs"] is not None:
@@ -164,7 +164,7 @@ class Subject:
 
     def _describe(self) -> dict[str, Any]:
         """Return where the model runs now: AUTO may have moved it since."""
-        from npu_persist.core import get_core, get_version
+        from npu_persist.device.core import get_core, get_version
 
         report: Any = self.model.report
         names = list(report.execution_devices)

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import ARTIFACT_FILE, USED_FILE, check_layout
+from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_layout
 from npu_persist.cache.entry import Entry, read_entry, read_stamp, tree_size
 from npu_persist.cache.folder import Folder, is_key
 from npu_persist.errors import ArtifactError, NotFoundError, NpuPersistError, StoreError, UsageError
-from npu_persist.files import (
+from npu_persist.files.filesystem import (
     fsync_directory,
     fsync_file,
     is_directory,
@@ -29,16 +29,16 @@ from npu_persist.files import (
     try_lock,
     write_file,
 )
-from npu_persist.staging import LOCK_SUFFIX, staged
+from npu_persist.files.staging import LOCK_SUFFIX, staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from npu_persist.artifact import Artifact
+    from npu_persist.artifact.artifact import Artifact
     from npu_persist.cache.pruning import Removed
-    from npu_persist.files import Lock
+    from npu_persist.files.filesystem import Lock
 
 QUOTA_VARIABLE = "NPU_PERSIST_CACHE_QUOTA"
 """Environment variable that says how large the cache may be: `20GB`; `0` keeps only what is in use."""

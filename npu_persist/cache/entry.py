@@ -11,21 +11,21 @@ import stat
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import ARTIFACT_FILE, USED_FILE, check_files, read_artifact
-from npu_persist.cache.hold import take_hold, unused
-from npu_persist.digest import ALGORITHM
+from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_files, read_artifact
+from npu_persist.bundle.reference import StoreReference
+from npu_persist.cache.locks import take_hold, unused
 from npu_persist.errors import ArtifactError
-from npu_persist.files import is_directory
-from npu_persist.reference import StoreReference
+from npu_persist.files.digest import ALGORITHM
+from npu_persist.files.filesystem import is_directory
 
 if TYPE_CHECKING:
     from dataclasses import dataclass
     from pathlib import Path
 
-    from npu_persist.artifact import Artifact
-    from npu_persist.cache.hold import Hold
+    from npu_persist.artifact.artifact import Artifact
+    from npu_persist.cache.locks import Hold
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 _SHOWN_DIGITS = 12
 _LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600

@@ -23,9 +23,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from npu_persist.cache.entry import Entry, read_entry, read_stamp
-from npu_persist.cache.hold import unused
-from npu_persist.files import is_directory, remove, rename_new, store_errors, try_lock
-from npu_persist.staging import LOCK_SUFFIX
+from npu_persist.cache.locks import unused
+from npu_persist.files.filesystem import is_directory, remove, rename_new, store_errors, try_lock
+from npu_persist.files.staging import LOCK_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.cache.entry import tree_size
 from npu_persist.cache.folder import remove_aside, remove_lock
-from npu_persist.staging import prune_staging
+from npu_persist.files.staging import prune_staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import ARTIFACT_FILE, check_files, check_layout, read_artifact
+from npu_persist.artifact.artifact import ARTIFACT_FILE, check_files, check_layout, read_artifact
 from npu_persist.errors import ArtifactError, NotFoundError, UsageError
-from npu_persist.files import copy_file, fsync_directory, remove, rename_new, store_errors, write_file
+from npu_persist.files.filesystem import copy_file, fsync_directory, remove, rename_new, store_errors, write_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from npu_persist.artifact import Artifact
+    from npu_persist.artifact.artifact import Artifact
     from npu_persist.cache.entry import Entry
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.buckets import describe_shapes
+from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.cache import CompileCache
 from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.cli.errors import find_advice
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from npu_persist.artifact import Artifact
+    from npu_persist.artifact.artifact import Artifact
     from npu_persist.cache import Entry
     from npu_persist.cli.output import Output
 
@@ -139,8 +139,8 @@ def _choose(cache: CompileCache, arguments: argparse.Namespace) -> Entry:
 
 def _differences(artifact: Artifact) -> list[str]:
     """Say in what this machine differs from the one that an artifact was compiled on."""
-    from npu_persist.core import get_core, get_version
     from npu_persist.device import identify
+    from npu_persist.device.core import get_core, get_version
 
     here = {"OpenVINO": get_version(), **identify(get_core(), artifact.device)}
     there = {"OpenVINO": artifact.openvino, **artifact.identity}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import npu_persist
-from npu_persist.buckets import describe_shapes
+from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.cli.output import format_section, format_size
 from npu_persist.errors import IncompatibleError, UsageError
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+    from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.cli.output import Output
     from npu_persist.device.machine import Machine
-    from npu_persist.judgement import Compatibility
 
 
 def run_compatibility(arguments: argparse.Namespace, output: Output) -> int:
@@ -43,14 +43,14 @@ def _machine(arguments: argparse.Namespace) -> str | Machine:
             raise UsageError(f"{', '.join(given)}: said of another machine, which --target names: --target NPU:4000")
         device: str = arguments.device
         return device
+    from npu_persist.artifact.target import parse_target
     from npu_persist.device.machine import describe_other
-    from npu_persist.target import parse_target
 
     target = parse_target(arguments.target)
     if target.platform is None:
         raise UsageError(f"--target {arguments.target}: expected an NPU's platform, such as NPU:4000; --device names "
                          "a device of this machine")  # fmt: skip
-    return describe_other(target, **known)
+    return describe_other(target.device, target.platform, **known)
 
 
 def _describe(entry: Compatibility) -> dict[str, Any]:

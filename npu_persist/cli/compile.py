@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.buckets import describe_shapes
+from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.cache.amounts import parse_size
 from npu_persist.cli.bench import parse_config
 from npu_persist.cli.errors import find_advice

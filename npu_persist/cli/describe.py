@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
-    from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Golden, Graph
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Golden, Graph
 
     class Described(Protocol):
         """What a bundle and a store's entry for one have in common."""
@@ -131,8 +131,8 @@ def head_lines(bundle: Bundle, aliases: Sequence[str]) -> list[str]:
 
 def graph_lines(graph: Graph) -> list[str]:
     """Return how a graph is called, and its ports."""
-    from npu_persist.buckets import describe_shapes
-    from npu_persist.signature import CallPlan, describe_shape
+    from npu_persist.bundle.buckets import describe_shapes
+    from npu_persist.bundle.signature import CallPlan, describe_shape
 
     buckets = () if graph.buckets is None else graph.buckets.shapes
     padding = {} if graph.buckets is None else graph.buckets.padding
@@ -185,8 +185,8 @@ def file_lines(bundle: Bundle) -> list[str]:
 
 def describe_attached(bundle: Bundle) -> list[dict[str, Any]]:
     """Return the artifacts that are attached to a bundle, as `--json` shows them; of damaged ones only the problem."""
-    from npu_persist.artifact import Artifact
-    from npu_persist.attachment import list_attached
+    from npu_persist.artifact.artifact import Artifact
+    from npu_persist.artifact.attached import list_attached
 
     described = []
     for folder, found in list_attached(bundle):
@@ -203,7 +203,7 @@ def describe_attached(bundle: Bundle) -> list[dict[str, Any]]:
 
 def attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
     """Return the table of what `describe_attached` gave."""
-    from npu_persist.buckets import describe_shapes
+    from npu_persist.bundle.buckets import describe_shapes
 
     sound = [entry for entry in attached if entry["problem"] is None]
     table = format_table(

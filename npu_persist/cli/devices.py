@@ -15,10 +15,10 @@ from npu_persist.cache import CompileCache
 from npu_persist.cli.errors import EXIT_FAILED
 from npu_persist.cli.output import format_fields, format_section, format_size, format_table
 from npu_persist.cli.toolchain import describe_toolchains
-from npu_persist.core import get_version
+from npu_persist.compilation.toolchains.wine import find_home
+from npu_persist.device.core import get_version
 from npu_persist.device.diagnosis import diagnose
 from npu_persist.errors import NpuPersistError
-from npu_persist.toolchain.wine import find_home
 
 if TYPE_CHECKING:
     import argparse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.layouts import write_layout
+from npu_persist.store.export import write_layout
 
 if TYPE_CHECKING:
     import argparse

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import npu_persist
+from npu_persist.cli.model_verbs import add_model_verbs
+from npu_persist.cli.store_verbs import add_store_verbs
 from npu_persist.cli.verb import Parser
-from npu_persist.cli.verbs_of_models import add_model_verbs
-from npu_persist.cli.verbs_of_stores import add_store_verbs
 
 if TYPE_CHECKING:
     import argparse

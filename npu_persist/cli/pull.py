@@ -9,15 +9,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.bundle import Bundle
+from npu_persist.bundle.bundle import Bundle
 from npu_persist.cli.output import format_section, format_size, format_table
 
 if TYPE_CHECKING:
     import argparse
 
     from npu_persist.cli.output import Output
+    from npu_persist.hub.download import PullProgress
     from npu_persist.hub.plan import Plan
-    from npu_persist.hub.take import PullProgress
 
 _SHOWN = 12
 """Digits of a commit or digest that people are shown."""

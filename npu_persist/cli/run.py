@@ -12,7 +12,7 @@ import npu_persist
 from npu_persist.cli.arrays import read_arrays, write_arrays
 from npu_persist.cli.output import format_table
 from npu_persist.cli.trust import parse_trust
-from npu_persist.runtime.samples import make_random, read_golden_inputs
+from npu_persist.runtime.golden import make_random, read_golden_inputs
 
 if TYPE_CHECKING:
     import argparse

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.manifest import Padding
 from npu_persist.errors import UsageError
-from npu_persist.manifest import Padding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.cli.output import Output
     from npu_persist.store import Entry
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.cli.errors import EXIT_FAILED
 from npu_persist.cli.output import format_seconds, format_table
+from npu_persist.compilation.toolchains import choose_toolchain, find_toolchains
+from npu_persist.compilation.toolchains.install import install, uninstall
+from npu_persist.compilation.toolchains.probe import PROBED, probe
+from npu_persist.compilation.toolchains.record import read_record
+from npu_persist.compilation.toolchains.wine import find_home, list_installed
+from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import NpuPersistError
-from npu_persist.target import PLATFORMS
-from npu_persist.toolchain import choose_toolchain, find_toolchains
-from npu_persist.toolchain.install import install, uninstall
-from npu_persist.toolchain.probe import PROBED, probe
-from npu_persist.toolchain.record import read_record
-from npu_persist.toolchain.wine import find_home, list_installed
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from npu_persist.cli.output import Output
-    from npu_persist.toolchain import Toolchain
+    from npu_persist.compilation.toolchains import Toolchain
 
 
 def run_install(arguments: argparse.Namespace, output: Output) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npu_persist import attachment
-from npu_persist.artifact import Artifact
-from npu_persist.buckets import describe_shapes
-from npu_persist.bundle import Bundle
+from npu_persist.artifact import attached as attachment
+from npu_persist.artifact.artifact import Artifact
+from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.bundle.bundle import Bundle
 from npu_persist.compilation.local import compile_graph, export_blob, read_graph
+from npu_persist.compilation.process import run_python
 from npu_persist.compilation.recipe import Recipe
+from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import (
     CompilationError,
     CompileMemoryError,
@@ -26,17 +28,15 @@ from npu_persist.errors import (
     NpuPersistError,
     UsageError,
 )
-from npu_persist.files import store_errors
-from npu_persist.process import run_python
-from npu_persist.target import PLATFORMS
+from npu_persist.files.filesystem import store_errors
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping
 
-    from npu_persist.artifact import Shapes
-    from npu_persist.process import CompileProgress
-    from npu_persist.target import Target
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.artifact.target import Target
+    from npu_persist.compilation.process import CompileProgress
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ def compile_here(  # noqa: PLR0913 (a recipe in words)
         PropertyError: The device refused a property.
         CompilationError: OpenVINO refused the graph.
     """
-    from npu_persist.core import get_core
     from npu_persist.device import check_device, check_properties
+    from npu_persist.device.core import get_core
 
     opened = Bundle.open(bundle)
     check_device(get_core(), device)
@@ -231,7 +231,7 @@ def _open(job: Job) -> Bundle:
 
 def _compile(job: Job, bundle: Bundle, staging: Path, watch: Watch) -> Artifact:
     if job.target.platform is not None:
-        from npu_persist.compilation.platform import compile_for_platform
+        from npu_persist.compilation.cross import compile_for_platform
 
         return compile_for_platform(job, bundle, staging, watch)
     answer = run_python(

@@ -10,14 +10,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.artifact import BLOB_FILE, Artifact, describe_files
+from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
+from npu_persist.bundle.manifest import derived_bin
+from npu_persist.bundle.weights import check_graph
 from npu_persist.compilation.ports import check_ports, describe_outputs, fix_inputs
-from npu_persist.core import get_core
 from npu_persist.device import explain_missing, explain_refused, head
-from npu_persist.digest import digest_bytes
+from npu_persist.device.core import get_core
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
-from npu_persist.manifest import derived_bin
-from npu_persist.weights import check_graph
+from npu_persist.files.digest import digest_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.artifact import Kind
+    from npu_persist.artifact.artifact import Kind
     from npu_persist.compilation.recipe import Recipe
 
 _IN_MEMORY = 64 * 1024 * 1024

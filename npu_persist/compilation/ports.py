@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.signature import describe_port
 from npu_persist.errors import GraphIntegrityError
-from npu_persist.signature import describe_port
 
 if TYPE_CHECKING:
     import openvino as ov
 
-    from npu_persist.artifact import Shapes
-    from npu_persist.manifest import Dimension, Graph, Port
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.bundle.manifest import Dimension, Graph, Port
 
 _TYPE_NAMES = {
     "bool": "boolean", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",

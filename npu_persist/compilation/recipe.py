@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.artifact import make_key
-from npu_persist.core import get_core, get_version
+from npu_persist.artifact.artifact import make_key
 from npu_persist.device import can_export, head, identify
+from npu_persist.device.core import get_core, get_version
 from npu_persist.errors import PropertyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from npu_persist.artifact import Shapes
-    from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Graph
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Graph
 
 OURS = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
 """Properties that steer OpenVINO's caching: the compile cache sets them itself."""

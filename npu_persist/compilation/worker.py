@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from npu_persist.compilation.process import CompileProgress, run_python
 from npu_persist.errors import CompileTimeoutError
-from npu_persist.process import CompileProgress, run_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable

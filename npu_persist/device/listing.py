@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from npu_persist.core import get_core
+from npu_persist.device.core import get_core
 from npu_persist.device.identity import can_export
 from npu_persist.device.machine import read_compiler_version
 from npu_persist.device.names import ask, head

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.core import get_version
+from npu_persist.device.core import get_version
 from npu_persist.device.identity import identify
 from npu_persist.device.names import ask, candidates, head, is_virtual
+from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import UsageError
-from npu_persist.target import PLATFORMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.target import Target
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 _PLATFORM = re.compile(r"[0-9]{4}")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
@@ -78,12 +77,13 @@ def describe_machine(core: ov.Core, device: str) -> Machine:
 
 
 def describe_other(
-    target: Target, *, elf: str | None = None, mi: str | None = None, openvino: str | None = None
+    device: str, platform: str | None, *, elf: str | None = None, mi: str | None = None, openvino: str | None = None
 ) -> Machine:
     """Describe another machine by its NPU's platform and what else is known of it.
 
     Args:
-        target: What it has: `parse_target("NPU:4000")`.
+        device: OpenVINO's string for its device: "NPU".
+        platform: Number of its NPU's platform: "4000"; None where that is not known.
         elf: Newest version of the ELF format that its driver takes: "1.2".
         mi: Newest version of the mapped inference that its driver takes: "11.4".
         openvino: Version of its OpenVINO: "2026.4.1".
@@ -98,8 +98,8 @@ def describe_other(
     for name, version in (("elf", elf), ("mi", mi), ("openvino", openvino)):
         if version is not None and not _VERSION.fullmatch(version.partition("-")[0]):
             raise UsageError(f"{name}: expected a version, for instance 1.2; got {version!r}")
-    tiles = PLATFORMS[target.platform].tiles if target.platform else None
-    return Machine(target.device, openvino, target.platform, tiles, elf=elf, mi=mi)
+    tiles = PLATFORMS[platform].tiles if platform else None
+    return Machine(device, openvino, platform, tiles, elf=elf, mi=mi)
 
 
 def check_with_openvino(core: ov.Core, device: str, requirements: str) -> bool | None:

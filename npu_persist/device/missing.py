@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.core import import_openvino
+from npu_persist.device.core import import_openvino
 from npu_persist.device.names import VIRTUAL, candidates, head, is_available, is_virtual, named_devices
 from npu_persist.errors import CompilationError, DeviceNotFoundError, UsageError
 

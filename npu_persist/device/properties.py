@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.core import import_openvino
+from npu_persist.device.core import import_openvino
 from npu_persist.device.names import OF_THE_CORE, ask, candidates, head, named_devices
 from npu_persist.errors import PropertyError, UsageError
 

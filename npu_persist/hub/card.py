@@ -21,16 +21,16 @@ import html
 import re
 from typing import TYPE_CHECKING
 
-from npu_persist.buckets import describe_shapes
-from npu_persist.signature import describe_shape
+from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.bundle.signature import describe_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from npu_persist.artifact import Artifact
-    from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Golden, Graph
-    from npu_persist.reference import HubReference
+    from npu_persist.artifact.artifact import Artifact
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Golden, Graph
+    from npu_persist.bundle.reference import HubReference
 
 CARD_FILE = "README.md"
 """Name of a model card."""

@@ -10,16 +10,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact import ARTIFACT_FILE, MAX_ARTIFACT_SIZE, Artifact
-from npu_persist.errors import ArtifactError, FormatVersionError, HubError, ManifestError
-from npu_persist.hub.client import hub_errors
-from npu_persist.manifest import (
+from npu_persist.artifact.artifact import ARTIFACT_FILE, MAX_ARTIFACT_SIZE, Artifact
+from npu_persist.bundle.manifest import (
     COMPILED_DIRECTORY,
     MANIFEST_FILE,
     MANIFEST_SIGNATURE_FILE,
     MAX_MANIFEST_SIZE,
     Manifest,
 )
+from npu_persist.errors import ArtifactError, FormatVersionError, HubError, ManifestError
+from npu_persist.hub.client import hub_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
-    from npu_persist.hub.outgoing import Outgoing
+    from npu_persist.hub.upload import Outgoing
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 MAX_FILES = 100_000
 """Most entries of a repository that are looked through."""

@@ -10,23 +10,23 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact, check_layout
-from npu_persist.attachment import list_attached
+from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact, check_layout
+from npu_persist.artifact.attached import list_attached
+from npu_persist.artifact.compatibility import judge_one
+from npu_persist.bundle.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
+from npu_persist.bundle.origin import read_origin
 from npu_persist.errors import ArtifactError, IntegrityError, StoreError
-from npu_persist.judgement import judge_one
-from npu_persist.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
-from npu_persist.origin import read_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from dataclasses import dataclass
     from pathlib import Path
 
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.device.machine import Machine
-    from npu_persist.store.seen import Seen
+    from npu_persist.hub.pulled import Seen
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 log = logging.getLogger(__name__)
 

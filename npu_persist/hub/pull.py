@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal, overload
 
-from npu_persist.bundle import Bundle, read_manifest
-from npu_persist.digest import ALGORITHM
+from npu_persist.bundle.bundle import Bundle, read_manifest
+from npu_persist.bundle.reference import HUB_SCHEME, HubReference, parse
 from npu_persist.errors import (
     BundleNotFoundError,
     FileIntegrityError,
@@ -20,25 +20,25 @@ from npu_persist.errors import (
     StoreError,
     UsageError,
 )
-from npu_persist.hub.look import look
+from npu_persist.files.digest import ALGORITHM
+from npu_persist.hub.download import Meter, Taking, find_held, find_version, make_origin
 from npu_persist.hub.plan import make_plan
+from npu_persist.hub.pulled import find_commit, find_revision, note_commit, note_revision
 from npu_persist.hub.remote import Remote, is_commit, is_offline, may_pass
-from npu_persist.hub.take import Meter, Taking, find_held, find_version, make_origin
+from npu_persist.hub.remote_manifest import look
 from npu_persist.hub.transfer import Download
-from npu_persist.reference import HUB_SCHEME, HubReference, parse
-from npu_persist.store.seen import find_commit, find_revision, note_commit, note_revision
-from npu_persist.verbs import find_machine, open_store
+from npu_persist.store.api import find_machine, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from npu_persist.device.machine import Machine
+    from npu_persist.hub.download import Held, PullProgress
     from npu_persist.hub.plan import Choice, Plan
-    from npu_persist.hub.take import Held, PullProgress
+    from npu_persist.hub.pulled import Seen
     from npu_persist.store import Store
-    from npu_persist.store.seen import Seen
-    from npu_persist.verbs import AnyStore
+    from npu_persist.store.api import AnyStore
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ def _parse(reference: str | HubReference, revision: str | None) -> HubReference:
 
 
 def _find_machines(devices: Sequence[str | Machine]) -> list[Machine]:
-    from npu_persist.core import get_core
+    from npu_persist.device.core import get_core
     from npu_persist.device.names import candidates, is_virtual
 
     found: list[Machine] = []

@@ -11,14 +11,14 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.manifest import MANIFEST_FILE
+from npu_persist.bundle.reference import HUB_SCHEME, HubReference, parse
 from npu_persist.errors import HubConflictError, HubError, HubNotFoundError, ReferenceFormatError, UsageError
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
 from npu_persist.hub.client import hub_errors, open_client, progress_bars
 from npu_persist.hub.inventory import kept_artifacts, list_stale, take_inventory
-from npu_persist.hub.outgoing import from_bytes, list_outgoing
-from npu_persist.manifest import MANIFEST_FILE
-from npu_persist.reference import HUB_SCHEME, HubReference, parse
-from npu_persist.verbs import open_store
+from npu_persist.hub.upload import from_bytes, list_outgoing
+from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     import os
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    from npu_persist.artifact import Artifact
-    from npu_persist.bundle import Bundle
+    from npu_persist.artifact.artifact import Artifact
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.hub.inventory import Inventory
-    from npu_persist.hub.outgoing import Outgoing
-    from npu_persist.verbs import AnyStore
+    from npu_persist.hub.upload import Outgoing
+    from npu_persist.store.api import AnyStore
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 log = logging.getLogger(__name__)
 

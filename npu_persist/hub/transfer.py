@@ -13,16 +13,16 @@ from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
-from npu_persist.digest import BUFFER_SIZE, Hasher
 from npu_persist.errors import FileIntegrityError, HubError
+from npu_persist.files.digest import BUFFER_SIZE, Hasher
 from npu_persist.hub.remote import try_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from npu_persist.bundle.manifest import FileEntry
     from npu_persist.hub.remote import Remote
-    from npu_persist.manifest import FileEntry
 
 log = logging.getLogger(__name__)
 

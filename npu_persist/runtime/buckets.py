@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from npu_persist.buckets import choose, describe_shapes, open_axes, read_sizes
+from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes
+from npu_persist.bundle.signature import CallPlan
 from npu_persist.errors import InputError, UsageError
-from npu_persist.runtime.fit import Fit
+from npu_persist.runtime.golden import make_random
 from npu_persist.runtime.model import Model
+from npu_persist.runtime.padding import Fit
 from npu_persist.runtime.requests import LENT, run_on_each
-from npu_persist.runtime.samples import make_random
-from npu_persist.signature import CallPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from npu_persist.buckets import Shapes
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.buckets import Shapes
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Buckets, Port, Signature
     from npu_persist.compilation.local import Compiled
-    from npu_persist.manifest import Buckets, Port, Signature
     from npu_persist.runtime.inputs import Array
     from npu_persist.runtime.report import Report
     from npu_persist.runtime.requests import Requests

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.signature import describe_bounds, describe_port, describe_value, read_symbol
 from npu_persist.errors import InputError
-from npu_persist.manifest import Dimension
-from npu_persist.signature import describe_bounds, describe_port, describe_value, read_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npu_persist.manifest import Port
+    from npu_persist.bundle.manifest import Port
 
 Array = np.ndarray[Any, Any]
 _INT32 = np.iinfo(np.int32)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from npu_persist.bundle.reference import HubReference, parse
 from npu_persist.cache import CompileCache
 from npu_persist.device import merge_hint
 from npu_persist.errors import (
@@ -18,7 +19,6 @@ from npu_persist.errors import (
     StoreError,
     UsageError,
 )
-from npu_persist.reference import HubReference, parse
 from npu_persist.runtime.report import Report
 from npu_persist.runtime.verification import VERIFY, Verification
 from npu_persist.store import Store
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from npu_persist.artifact import Artifact
-    from npu_persist.bundle import Bundle
+    from npu_persist.artifact.artifact import Artifact
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.compilation.local import Compiled
+    from npu_persist.compilation.process import CompileProgress
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.process import CompileProgress
-    from npu_persist.runtime.ladder import Ladder
     from npu_persist.runtime.loaded import Loaded
     from npu_persist.runtime.model import Model
+    from npu_persist.runtime.sources import Ladder
     from npu_persist.runtime.verification import Verify
     from npu_persist.trust.policy import Trust
 
@@ -136,7 +136,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         # Before anything else is imported: most of it is read by the time OpenVINO is there.
         verification.start(bundle.file(described), bundle.manifest.files[described])
         recipes = _make_recipes(bundle, devices, properties, report)
-        from npu_persist.runtime.ladder import Ladder
+        from npu_persist.runtime.sources import Ladder
 
         ladder = Ladder(
             verification,
@@ -214,8 +214,8 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
 
 
 def _find_compiled(recipe: Recipe, cache: CompileCache, policy: Policy) -> Artifact | None:
-    from npu_persist.attachment import list_attached
-    from npu_persist.runtime.choice import choose_attached
+    from npu_persist.artifact.attached import list_attached
+    from npu_persist.runtime.attached import choose_attached
 
     for candidate in choose_attached(recipe, list_attached(recipe.bundle), policy).candidates:
         return candidate.artifact
@@ -238,9 +238,9 @@ def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
     Raises:
         CompilationError: It was compiled, but could not be kept.
     """
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.runtime.ladder import Ladder
+    from npu_persist.runtime.sources import Ladder
 
     opened = Bundle.open(bundle)
     report = Report(opened.reference, device, "full")
@@ -318,8 +318,8 @@ def _make_recipes(
     """Return one recipe a device; OpenVINO is imported here."""
     began = time.perf_counter()
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.core import get_core, require_version
     from npu_persist.device import check_device, check_properties, head, settle
+    from npu_persist.device.core import get_core, require_version
 
     core = get_core()
     report.phases["import"] = time.perf_counter() - began

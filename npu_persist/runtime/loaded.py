@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from npu_persist.bundle.signature import CallPlan
 from npu_persist.compilation.execution import executing_devices, is_settled
 from npu_persist.compilation.ports import fix_inputs
 from npu_persist.device import head, named_devices
@@ -18,14 +19,13 @@ from npu_persist.errors import DeviceWarning
 from npu_persist.runtime.model import Model
 from npu_persist.runtime.requests import Requests
 from npu_persist.runtime.sizes import check_outputs
-from npu_persist.signature import CallPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from npu_persist.bundle.manifest import Buckets, Port
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.manifest import Buckets, Port
     from npu_persist.runtime.report import Report
 
 

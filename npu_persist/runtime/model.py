@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npu_persist.bundle.manifest import DictNode
 from npu_persist.errors import InputError, UsageError
-from npu_persist.manifest import DictNode
+from npu_persist.runtime.golden import make_random, read_golden_inputs
 from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
-from npu_persist.runtime.mapping import run_all
+from npu_persist.runtime.map import run_all
 from npu_persist.runtime.profile import read_layers
 from npu_persist.runtime.requests import LENT, Job, Requests, run_on_each
-from npu_persist.runtime.samples import make_random, read_golden_inputs
 from npu_persist.runtime.started import Started
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle import Bundle
-    from npu_persist.manifest import Port, Signature
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Port, Signature
+    from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.profile import LayerTime
     from npu_persist.runtime.report import Report
-    from npu_persist.signature import CallPlan
 
 _LIMITS = {None: float(LENT), True: 0.0, False: float("inf")}
 """`share_inputs` → bytes from which an input is lent."""

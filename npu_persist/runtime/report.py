@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from npu_persist.buckets import describe_shapes
+from npu_persist.bundle.buckets import describe_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npu_persist.bundle.signature import describe_value
 from npu_persist.compilation.execution import executing_devices
 from npu_persist.errors import InferenceError, InputError
-from npu_persist.signature import describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.runtime.fit import Fit
+    from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.inputs import Array
-    from npu_persist.signature import CallPlan
+    from npu_persist.runtime.padding import Fit
 
 LENT = 1 << 19
 """Bytes from which an input is read where it is: copying less is faster than lending it and taking it back."""

@@ -10,19 +10,19 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from npu_persist.buckets import describe_shapes, open_axes, read_sizes, require_bounds, resolve
+from npu_persist.bundle.buckets import describe_shapes, open_axes, read_sizes, require_bounds, resolve
+from npu_persist.bundle.signature import describe_port, size_of
 from npu_persist.device import head
 from npu_persist.errors import ArtifactError, GraphIntegrityError, ManifestError, UsageError
-from npu_persist.signature import describe_port, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import openvino as ov
 
-    from npu_persist.artifact import Shapes
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.bundle.manifest import Buckets, Port
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.manifest import Buckets, Port
     from npu_persist.runtime.report import Report
     from npu_persist.runtime.verification import Verification
     from npu_persist.trust.policy import Policy
@@ -91,8 +91,8 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     Raises:
         DynamicShapeError: An output's size follows from something else, and what padding adds could not be cut off.
     """
+    from npu_persist.compilation.dimensions import find_unrelated, name_outputs, require_related
     from npu_persist.compilation.local import read_graph  # only bundles with open axes come here
-    from npu_persist.compilation.relations import find_unrelated, name_outputs, require_related
 
     graph = recipe.graph
     if find_unrelated(graph.inputs, graph.outputs) is None:
@@ -122,7 +122,7 @@ def check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model
 
 
 def _attached_shapes(recipe: Recipe, report: Report, policy: Policy) -> list[Shapes]:
-    from npu_persist.attachment import list_attached
+    from npu_persist.artifact.attached import list_attached
 
     found: list[Shapes] = []
     for folder, artifact in list_attached(recipe.bundle):

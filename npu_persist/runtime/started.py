@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import TracebackType
 
+    from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.inputs import Array
     from npu_persist.runtime.requests import Job
-    from npu_persist.signature import CallPlan
 
 
 class Started:

@@ -14,15 +14,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from npu_persist.digest import digest_bytes, digest_mapped, digest_stream
 from npu_persist.errors import FileIntegrityError
-from npu_persist.files import replace_file, store_errors
+from npu_persist.files.digest import digest_bytes, digest_mapped, digest_stream
+from npu_persist.files.filesystem import replace_file, store_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from npu_persist.manifest import FileEntry
+    from npu_persist.bundle.manifest import FileEntry
 
 Verify = Literal["full", "stamp", "none"]
 VERIFY: tuple[Verify, ...] = ("full", "stamp", "none")

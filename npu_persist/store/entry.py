@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import Bundle, read_manifest
-from npu_persist.digest import digest_bytes
+from npu_persist.bundle.bundle import Bundle, read_manifest
+from npu_persist.bundle.reference import StoreReference
 from npu_persist.errors import IntegrityError, NpuPersistError
-from npu_persist.reference import StoreReference
+from npu_persist.files.digest import digest_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from npu_persist.store.layout import NameFolder
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

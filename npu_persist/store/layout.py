@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import FileIntegrityError, InvalidNameError
-from npu_persist.files import component_problem, is_directory, remove, rename_new
+from npu_persist.files.filesystem import component_problem, is_directory, remove, rename_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

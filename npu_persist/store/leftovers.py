@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import PARTIAL_SUFFIX
-from npu_persist.files import is_directory, remove_file
+from npu_persist.bundle.bundle import PARTIAL_SUFFIX
+from npu_persist.files.filesystem import is_directory, remove_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,18 +9,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import Bundle, read_manifest
-from npu_persist.digest import ALGORITHM, digest_bytes
+from npu_persist.bundle.bundle import Bundle, read_manifest
+from npu_persist.bundle.reference import StoreReference, validate_name
 from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, FileIntegrityError, NpuPersistError
-from npu_persist.files import is_directory
-from npu_persist.reference import StoreReference, validate_name
+from npu_persist.files.digest import ALGORITHM, digest_bytes
+from npu_persist.files.filesystem import is_directory
+from npu_persist.hub.pulled import find_commit, find_revision
 from npu_persist.store.layout import NameFolder, list_names
-from npu_persist.store.seen import find_commit, find_revision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from npu_persist.reference import HubReference
+    from npu_persist.bundle.reference import HubReference
 
 _SHOWN = 10
 _SHOWN_DIGITS = 12

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle import Bundle
-from npu_persist.digest import digest_file
+from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.manifest import MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.errors import FileIntegrityError, NpuPersistError
-from npu_persist.files import (
+from npu_persist.files.digest import digest_file
+from npu_persist.files.filesystem import (
     fsync_directory,
     fsync_file,
     is_directory,
@@ -22,14 +23,13 @@ from npu_persist.files import (
     remove_file,
     rename_new,
 )
-from npu_persist.manifest import MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.store.layout import refuse_twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from npu_persist.manifest import FileEntry
+    from npu_persist.bundle.manifest import FileEntry
     from npu_persist.store.layout import NameFolder
 
 

@@ -10,11 +10,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.attachment import sweep, verify_attached
-from npu_persist.bundle import Bundle
-from npu_persist.errors import UsageError
-from npu_persist.files import is_directory, remove_file, replace_file, store_errors
-from npu_persist.reference import (
+from npu_persist.artifact.attached import sweep, verify_attached
+from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.reference import (
     HubReference,
     PathReference,
     Reference,
@@ -23,7 +21,9 @@ from npu_persist.reference import (
     validate_alias,
     validate_name,
 )
-from npu_persist.staging import prune_staging, staged
+from npu_persist.errors import UsageError
+from npu_persist.files.filesystem import is_directory, remove_file, replace_file, store_errors
+from npu_persist.files.staging import prune_staging, staged
 from npu_persist.store.entry import read_entries
 from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
 from npu_persist.store.leftovers import prune_name, remove_if_empty

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.reference import validate_name
 from npu_persist.errors import FileIntegrityError, InvalidNameError, MissingExtraError, NotFoundError, UsageError
-from npu_persist.files import remove_file, replace_file, store_errors
-from npu_persist.reference import validate_name
+from npu_persist.files.filesystem import remove_file, replace_file, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 KEYS_FOLDER = "keys"
 """Folder of the store's home with the keys that are known."""

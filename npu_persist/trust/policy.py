@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from npu_persist.artifact import ARTIFACT_SIGNATURE_FILE, Artifact
-from npu_persist.digest import digest_bytes
+from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, Artifact
+from npu_persist.bundle.origin import read_origin
 from npu_persist.errors import IntegrityError, MissingExtraError, StoreError, UsageError
-from npu_persist.origin import read_origin
+from npu_persist.files.digest import digest_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeAlias
 
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
 
     Trust: TypeAlias = bool | str | Sequence[str] | None
     """True: all for this call. Texts: what was pulled from these repositories, "org/unet" or "org/*"."""

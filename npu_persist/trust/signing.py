@@ -25,14 +25,14 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from npu_persist.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
-from npu_persist.attachment import list_attached
-from npu_persist.bundle import PARTIAL_SUFFIX
-from npu_persist.digest import digest_bytes
+from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
+from npu_persist.artifact.attached import list_attached
+from npu_persist.bundle.bundle import PARTIAL_SUFFIX
+from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, strict_json
+from npu_persist.bundle.manifest.values import ValueReader
 from npu_persist.errors import ArtifactError, ManifestError, SignatureError
-from npu_persist.files import remove_file, replace_file, store_errors
-from npu_persist.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, strict_json
-from npu_persist.manifest.values import ValueReader
+from npu_persist.files.digest import digest_bytes
+from npu_persist.files.filesystem import remove_file, replace_file, store_errors
 from npu_persist.trust.keys import public_key_of, require_cryptography
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from npu_persist.bundle import Bundle
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.trust.keys import PublicKey
 else:
-    from npu_persist.frozen import dataclass
+    from npu_persist.files.frozen import dataclass
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,338 @@
+"""A compiled artifact: a folder with what a compiler made of one graph for a device, and `artifact.json` about it.
+
+The promise: the key names everything that decides whether a compiled artifact may be used, the bundle's digest, the
+device and the compilation's properties among it, and neither a path nor a time. An `artifact.json` that was read is
+complete, well-formed and agrees with its key; anything else is an `ArtifactError`. `check_files` passes only if the
+folder holds exactly the files that it names, of the sizes and digests that it gives.
+
+    {
+      "format_version": "1.0",
+      "key": "<64 hex digits>",
+      "subject": "blake3:<64 hex digits>",          digest of the bundle's manifest
+      "name": "unet",                               the bundle's name, for people
+      "graph": "main",
+      "shapes": {"input_ids": [1, 128]},            the inputs' sizes it is for; null: those of the graph
+      "target": "CPU",                              or "NPU:4000": what it runs on
+      "device": "CPU",                              OpenVINO's device string
+      "identity": {"FULL_DEVICE_NAME": "..."},      what tells the device from others
+      "inputs": [{"name": "input_ids", "dtype": "int64", "shape": [1, 128]}],
+      "outputs": [...],                             both as in the manifest
+      "openvino": "2026.4.1-22982-e213a147257-releases/2026/4",
+      "properties": {"PERFORMANCE_HINT": "LATENCY"},
+      "kind": "blob",                               or "cache_dir": what OpenVINO kept in a CACHE_DIR
+      "weightless": true,                           the blob reads the bundle's weights file
+      "requirements": "meta=1.0;ov=2026.4.1;isa=Intel AVX2",
+      "toolchain": "plugin",                        what reached the compiler
+      "compiler": "8.4",                            the NPU compiler's version; null elsewhere
+      "files": {"model.blob": {"size": 3120, "digest": "blake3:<64 hex digits>"}},
+      "seconds": 3.25,                              what the compilation took
+      "peak_memory": 267386880                      bytes that it held at most; null where nobody counted
+    }
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, Port, strict_json
+from npu_persist.bundle.manifest.checks import check_spellings
+from npu_persist.bundle.manifest.reading import Reader
+from npu_persist.bundle.manifest.writing import port_document
+from npu_persist.errors import ArtifactError, ManifestError
+from npu_persist.files.digest import digest_bytes, digest_file
+from npu_persist.files.filesystem import is_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from dataclasses import dataclass
+    from pathlib import Path
+else:
+    from npu_persist.files.frozen import dataclass
+
+ARTIFACT_FILE = "artifact.json"
+"""Name of the description."""
+
+ARTIFACT_SIGNATURE_FILE = "artifact.json.sig"
+"""Name of the description's detached signatures, if there are any (see `trust.signing`)."""
+
+BLOB_FILE = "model.blob"
+"""Name of an exported blob."""
+
+CACHE_FOLDER = "openvino"
+"""Name of the folder that was OpenVINO's CACHE_DIR."""
+
+USED_FILE = "used"
+"""Name of an empty file that may stand beside: its modification time is the last use, and who uses it locks it."""
+
+FORMAT_VERSION = "1.0"
+"""The format of `artifact.json`."""
+
+MAX_ARTIFACT_SIZE = 1024 * 1024
+"""Largest `artifact.json`, in bytes."""
+
+Kind = Literal["blob", "cache_dir"]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Sizes of inputs that a graph leaves open, by the input's name."""
+
+_OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
+_KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
+_ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes what was put aside"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What `artifact.json` says; the module's docstring shows it.
+
+    Attributes:
+        subject: Digest of the bundle that it was compiled from.
+        name: The bundle's name, for people: the digest counts.
+        graph: Name of the graph.
+        shapes: Sizes of the inputs for which it was compiled, where the graph leaves them open; None: as in the graph.
+        target: What it runs on: `NPU:4000`, `CPU`.
+        device: OpenVINO's device string.
+        identity: What tells the device from others, as `device.identify` gives it; of a device that is not here only
+            what the target says of it.
+        inputs: As compiled, in the order of the graph.
+        outputs: As compiled, in the order of the graph.
+        openvino: OpenVINO's full version.
+        properties: The compilation's properties, as text.
+        kind: "blob": exported by OpenVINO; "cache_dir": the files of a CACHE_DIR.
+        weightless: Whether the blob reads the bundle's weights file when it is imported.
+        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the compiled model; None where the device names none.
+        toolchain: What reached the compiler: "plugin" (this OpenVINO), "libraries" or "wine".
+        compiler: Version of the NPU's compiler; None for other devices.
+        files: Size and digest of each file, by relative path.
+        seconds: What the compilation took.
+        peak_memory: Bytes that it held at most; None where it ran in the program's own process.
+    """
+
+    subject: str
+    name: str
+    graph: str
+    shapes: Shapes | None
+    target: str
+    device: str
+    identity: Mapping[str, str]
+    openvino: str
+    properties: Mapping[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    kind: Kind
+    weightless: bool
+    requirements: str | None
+    toolchain: str
+    compiler: str | None
+    files: Mapping[str, FileEntry]
+    seconds: float
+    peak_memory: int | None
+
+    @property
+    def key(self) -> str:
+        """What the artifact is found by: 64 lowercase hex digits."""
+        return make_key(
+            subject=self.subject,
+            graph=self.graph,
+            shapes=self.shapes,
+            device=self.device,
+            identity=self.identity,
+            openvino=self.openvino,
+            properties=self.properties,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.size for entry in self.files.values())
+
+    def to_json(self) -> bytes:
+        """Write `artifact.json`: UTF-8, sorted keys, two spaces, a newline at the end."""
+        document = {
+            **asdict(self),
+            "format_version": FORMAT_VERSION,
+            "key": self.key,
+            "identity": dict(self.identity),
+            "properties": dict(self.properties),
+            "shapes": _shapes_document(self.shapes),
+            "inputs": [port_document(port) for port in self.inputs],
+            "outputs": [port_document(port) for port in self.outputs],
+            "files": {path: asdict(entry) for path, entry in self.files.items()},
+        }
+        return strict_json.dump(document)
+
+    @classmethod
+    def from_json(cls, data: bytes, *, source: str = ARTIFACT_FILE) -> Artifact:
+        """Read and check an `artifact.json`.
+
+        Raises:
+            ArtifactError: It is damaged, of another format, or its key is not that of its content.
+        """
+        try:
+            found, key = _read(data, source)
+        except ManifestError as error:
+            problems = "; ".join(map(str, error.problems))
+            raise ArtifactError(
+                f"{source}: expected the description of a compiled artifact; got {len(data)} bytes that are none "
+                f"({problems}). {_ADVICE}",
+                path=source,
+                expected="the description of a compiled artifact",
+                got=problems,
+            ) from error
+        if key != found.key:
+            raise _error(source, f"key {found.key}, which its content has", key)
+        return found
+
+
+def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
+    *,
+    subject: str,
+    graph: str,
+    shapes: Shapes | None,
+    device: str,
+    identity: Mapping[str, str],
+    openvino: str,
+    properties: Mapping[str, str],
+) -> str:
+    """Return the key of a compiled artifact: 64 lowercase hex digits, a BLAKE3 over all that it is made of and for."""
+    document = {
+        "format_version": FORMAT_VERSION,
+        "subject": subject,
+        "graph": graph,
+        "shapes": _shapes_document(shapes),
+        "device": device,
+        "identity": dict(identity),
+        "openvino": openvino,
+        "properties": dict(properties),
+    }
+    return digest_bytes(strict_json.dump(document)).partition(":")[2]
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Read the `artifact.json` of a folder; the files beside it are not looked at.
+
+    Raises:
+        ArtifactError: It is damaged, or no regular file.
+        FileNotFoundError: There is none.
+        OSError: It cannot be read.
+    """
+    path = directory / ARTIFACT_FILE
+    if path.is_symlink() or not path.is_file():
+        if not os.path.lexists(path):
+            raise FileNotFoundError(path)
+        raise _error(str(path), "a regular file", "something else")
+    with path.open("rb") as file:
+        data = file.read(MAX_ARTIFACT_SIZE + 1)
+    if len(data) > MAX_ARTIFACT_SIZE:
+        raise _error(str(path), f"at most {MAX_ARTIFACT_SIZE} bytes", "more")
+    return Artifact.from_json(data, source=str(path))
+
+
+def check_files(directory: Path, artifact: Artifact) -> None:
+    """Read every byte of an artifact's folder, and compare it with its description.
+
+    Raises:
+        ArtifactError: A file is missing, too many, no regular file, or of another size or digest.
+        OSError: One cannot be read.
+    """
+    check_layout(directory, artifact)
+    for relative, entry in sorted(artifact.files.items()):
+        path = directory / relative
+        if (digest := digest_file(path)) != entry.digest:
+            raise _error(str(path), entry.digest, digest)
+
+
+def check_layout(directory: Path, artifact: Artifact) -> None:
+    """Compare names, kinds and sizes of an artifact's files with its description; no byte is read.
+
+    Raises:
+        ArtifactError: A file is missing, too many, no regular file, or of another size.
+        OSError: The folder cannot be read.
+    """
+    found = dict(_walk(directory, ""))
+    for relative, path in found.items():
+        if relative not in artifact.files and relative not in _OWN_FILES:
+            raise _error(str(path), "only the files that artifact.json names", "this one")
+    for relative, entry in sorted(artifact.files.items()):
+        path = directory / relative
+        if relative not in found:
+            raise _error(str(path), f"{entry.size} bytes", "nothing")
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _error(str(path), "a regular file", "something else")
+        if status.st_size != entry.size:
+            raise _error(str(path), f"{entry.size} bytes", f"{status.st_size} bytes")
+
+
+def describe_files(directory: Path) -> dict[str, FileEntry]:
+    """Return size and digest of every file below a folder, but those that may stand in every artifact's folder."""
+    return {
+        relative: FileEntry(path.stat().st_size, digest_file(path))
+        for relative, path in _walk(directory, "")
+        if relative not in _OWN_FILES
+    }
+
+
+def _read(data: bytes, source: str) -> tuple[Artifact, str]:
+    problems = strict_json.Problems(source)
+    document = strict_json.load(data, problems)
+    reader = Reader(problems)
+    names = [name for name in Artifact.__dataclass_fields__ if not name.startswith("_")]
+    got = reader.members(document, "", "format_version", "key", *names)
+    reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
+    artifact = Artifact(
+        subject=reader.digest(got["subject"], "subject"),
+        name=reader.bundle_name(got["name"], "name"),
+        graph=reader.text(got["graph"], "graph"),
+        shapes=reader.optional(got["shapes"], "shapes", reader.shapes),
+        target=reader.text(got["target"], "target"),
+        device=reader.text(got["device"], "device"),
+        identity=_texts(reader, got["identity"], "identity"),
+        openvino=reader.text(got["openvino"], "openvino"),
+        properties=_texts(reader, got["properties"], "properties"),
+        inputs=reader.array(got["inputs"], "inputs", reader.port),
+        outputs=reader.array(got["outputs"], "outputs", reader.port),
+        kind=reader.choice(got["kind"], "kind", _KINDS),
+        weightless=got["weightless"] is True,
+        requirements=reader.optional(got["requirements"], "requirements", reader.any_text),
+        toolchain=reader.text(got["toolchain"], "toolchain"),
+        compiler=reader.optional(got["compiler"], "compiler", reader.text),
+        files=reader.files(got["files"], "files"),
+        seconds=reader.number(got["seconds"], "seconds"),
+        peak_memory=reader.optional(got["peak_memory"], "peak_memory", reader.integer),
+    )
+    check_spellings(artifact.files, problems)
+    for relative in artifact.files:
+        if relative.lower().partition("/")[0] in _OWN_FILES:
+            problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
+    if not isinstance(got["weightless"], bool):
+        reader.expected("true or false", got["weightless"], "weightless")
+    key = reader.text(got["key"], "key")
+    problems.raise_if_any()
+    return artifact, key
+
+
+def _shapes_document(shapes: Shapes | None) -> dict[str, list[int]] | None:
+    return None if shapes is None else {name: list(shape) for name, shape in shapes.items()}
+
+
+def _texts(reader: Reader, value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        reader.expected("an object", value, where)
+        return {}
+    return {key: reader.any_text(text, strict_json.key_location(where, key)) for key, text in value.items()}
+
+
+def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        path = directory / name
+        if is_directory(path):
+            yield from _walk(path, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", path
+
+
+def _error(path: str, expected: str, got: str) -> ArtifactError:
+    return ArtifactError(f"{path}: expected {expected}; got {got}. {_ADVICE}", path=path, expected=expected, got=got)

@@ -1,0 +1,399 @@
+"""What a compiled blob says of itself, read from its ends: which device, compiler and driver it wants.
+
+The promise: the payload is not read, but for its first twenty bytes, and nothing has to be installed. What is newer
+than the layouts below is reported as unknown, never guessed; what is damaged, cut short or of another kind is a
+`BlobError`; no count or length in a file makes this module read or allocate more than `MAX_TRAILER` bytes.
+
+A blob of OpenVINO's NPU plugin has its description at the end. Little-endian, after `metadata.cpp` of the plugin
+(openvinotoolkit/openvino, src/plugins/intel_npu), and the same in what its compiler writes:
+
+    payload                                 ELF files: the schedule, then those that prepare weights
+    u32       metadata version              major << 16 | minor; each minor adds a line below
+    3 u16     OpenVINO's version
+    2.1       u64 n, n u64                  sizes of the schedules that prepare weights; n = 0: the weights are inside
+    2.2       i64                           batch, 0 for none
+    2.3       u64 inputs, u64 outputs,      for each u16 length and as many bytes: its layout
+    2.4       u32                           the compiler's version, major << 16 | minor; 0 for none
+    2.5       u8                            1: the payload is encrypted
+    2.6       u64, text                     what it requires: compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10
+    2.7       u8                            what the payload is; 0: ELF
+    zeros                                   in blobs of some versions
+    u64       size of the payload
+    "OVNPU"
+
+A blob of the CPU plugin begins with "RR_UPCVO", u32 version (1), u64 length and its requirements as text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from npu_persist.errors import BlobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from dataclasses import dataclass
+    from io import RawIOBase
+    from pathlib import Path
+    from typing import BinaryIO
+else:
+    from npu_persist.files.frozen import dataclass
+
+BlobKind = Literal["NPU", "CPU", "unknown"]
+
+NPU_MAGIC = b"OVNPU"
+"""Last bytes of an NPU blob."""
+
+CPU_MAGIC = b"RR_UPCVO"
+"""First bytes of a CPU blob."""
+
+ELF_MAGIC = b"\x7fELF"
+"""First bytes of an NPU blob's payload, if that is not encrypted."""
+
+METADATA_MAJOR, METADATA_MINOR = 2, 7
+"""The newest layout that is known here: that of OpenVINO 2026.4."""
+
+MAX_TRAILER = 256 * 1024
+"""Most bytes after the payload. A port takes seven, a schedule eight."""
+
+MAX_TEXT = 4096
+"""Most bytes of a requirements text."""
+
+MAX_PORTS = 10_000
+"""Most inputs, and most outputs."""
+
+_FOOTER = struct.Struct("<Q5s")
+_CPU_HEAD = struct.Struct("<8sIQ")
+_CPU_VERSION = 1
+_SMALLEST_TRAILER = 4 + _FOOTER.size
+
+_PART = re.compile(r"([A-Za-z0-9_]+)=(\[[^\[\]]*\]|[^;\[\]]*)(?:;|$)")
+_VERSION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5}){0,3}")
+_NUMBER = re.compile(r"[0-9]{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a blob requires, as OpenVINO's RUNTIME_REQUIREMENTS has it; None: it does not say, or not in known terms.
+
+    Attributes:
+        text: As it was read.
+        meta: Version of the blob's metadata: "2.7".
+        openvino: OpenVINO's version: "2026.4.1".
+        compiler: Version of the NPU's compiler: "8.4".
+        platform: The NPU's platform: "4000".
+        tiles: Tiles of the NPU that it uses.
+        elf: Version of the ELF format: "1.2.2".
+        mi: Version of the mapped inference: "11.4.10".
+        isa: The CPU's instructions: "Intel AVX2".
+        other: All the rest by name, such as the GPU's `driver`.
+    """
+
+    text: str
+    meta: str | None
+    openvino: str | None
+    compiler: str | None
+    platform: str | None
+    tiles: int | None
+    elf: str | None
+    mi: str | None
+    isa: str | None
+    other: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """What a blob says of itself. None: it does not say, or in a way that is not known here.
+
+    Attributes:
+        kind: What can read it: "NPU", "CPU", or "unknown" (the GPU's blobs have no mark).
+        size: Bytes of the file.
+        payload_size: Bytes of what the device gets.
+        metadata_version: Version of the NPU's metadata: (2, 7).
+        openvino: OpenVINO's version that wrote it: "2026.4.1".
+        compiler: Version of the NPU's compiler: "8.4".
+        requirements: What it requires.
+        weightless: Whether it reads the weights file when it is imported.
+        init_sizes: Bytes of each schedule that prepares weights; the other bytes of the payload are the main one's.
+        batch: The batch size that the plugin adds or removes.
+        encrypted: Whether the payload is.
+        is_elf: Whether the payload begins as an ELF file does.
+        unknown: What of it is newer than this module, in words; empty if all is known.
+    """
+
+    kind: BlobKind
+    size: int
+    payload_size: int | None = None
+    metadata_version: tuple[int, int] | None = None
+    openvino: str | None = None
+    compiler: str | None = None
+    requirements: Requirements | None = None
+    weightless: bool | None = None
+    init_sizes: tuple[int, ...] = ()
+    batch: int | None = None
+    encrypted: bool | None = None
+    is_elf: bool | None = None
+    unknown: tuple[str, ...] = ()
+
+
+def read_blob(path: Path, kind: BlobKind | None = None) -> Blob:
+    """Read what the blob in a file says of itself.
+
+    Args:
+        path: The file.
+        kind: What it has to be; None for anything.
+
+    Raises:
+        BlobError: It is damaged, cut short, no regular file, or of another kind.
+        OSError: It cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+        _fail(str(path), "a regular file", "something else")
+    with path.open("rb", buffering=0) as file:
+        return read_blob_file(file, os.fstat(file.fileno()).st_size, source=str(path), kind=kind)
+
+
+def read_blob_file(
+    file: BinaryIO | RawIOBase, size: int, *, source: str = "the blob", kind: BlobKind | None = None
+) -> Blob:
+    """Read what the blob in an open file says of itself.
+
+    Args:
+        file: The file, which can seek.
+        size: Its size in bytes.
+        source: What to call it in errors.
+        kind: What it has to be; None for anything.
+
+    Raises:
+        BlobError: It is damaged, cut short, or of another kind.
+        OSError: It cannot be read.
+    """
+    head = _read_at(file, 0, min(size, _CPU_HEAD.size), source)
+    tail = _read_at(file, max(0, size - _FOOTER.size), min(size, _FOOTER.size), source)
+    if tail.endswith(NPU_MAGIC):
+        found = _read_npu(file, size, head, tail, source)
+    elif head.startswith(CPU_MAGIC):
+        found = _read_cpu(file, size, head, source)
+    elif head.startswith(ELF_MAGIC) or kind == "NPU":
+        _fail(source, f"{NPU_MAGIC.decode()} as its last bytes", f"{size} bytes that end with {tail[-5:]!r}: cut short")
+    else:
+        found = Blob("unknown", size, unknown=("it has the mark of no kind of blob that is known",))
+    if kind not in {None, found.kind}:
+        _fail(source, f"a blob for the {kind}", f"one for the {found.kind}")
+    return found
+
+
+def parse_requirements(text: str, source: str = "requirements") -> Requirements:
+    """Read a requirements text: OpenVINO's RUNTIME_REQUIREMENTS, or the part of it that a compiler wrote.
+
+    Names that are not known, and values of another form than expected, are kept in `other`.
+
+    Raises:
+        BlobError: It is no list of names and values.
+
+    >>> found = parse_requirements("meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]")
+    >>> found.platform, found.tiles, found.elf
+    ('4000', 4, '1.2.2')
+    """
+    if len(text) > MAX_TEXT or not text.isprintable():
+        _fail(source, f"a requirements text of at most {MAX_TEXT} characters", f"{len(text)}: {text[:80]!r}")
+    parts: dict[str, str] = {}
+    _split(text, parts, source)
+    known: dict[str, Any] = {}
+    for field, name, form in _NAMES:
+        value = parts.get(name)
+        fits = value is not None and (value if form is None else form.fullmatch(value))
+        known[field] = parts.pop(name) if fits else None
+    tiles = known.pop("tiles")
+    return Requirements(text=text, tiles=None if tiles is None else int(tiles), **known, other=parts)
+
+
+_NAMES = (
+    ("meta", "meta", _VERSION),
+    ("openvino", "ov", _VERSION),
+    ("compiler", "compiler", _VERSION),
+    ("platform", "npu", _NUMBER),
+    ("tiles", "t", _NUMBER),
+    ("elf", "elf", _VERSION),
+    ("mi", "mi", _VERSION),
+    ("isa", "isa", None),
+)
+"""Field of `Requirements`, its name in the text, and the form that its value has."""
+
+
+def _split(text: str, parts: dict[str, str], source: str) -> None:
+    at = 0
+    while at < len(text):
+        found = _PART.match(text, at)
+        if found is None or found[1] in parts:
+            _fail(source, "requirements as name=value;name=value, each name once", repr(text[:80]))
+        name, value = found.groups()
+        if name == "desc" and value.startswith("["):
+            _split(value[1:-1], parts, source)
+        else:
+            parts[name] = value
+        at = found.end()
+
+
+def _read_npu(file: BinaryIO | RawIOBase, size: int, head: bytes, tail: bytes, source: str) -> Blob:
+    payload_size, _ = _FOOTER.unpack(tail) if len(tail) == _FOOTER.size else (0, b"")
+    trailer = size - payload_size
+    if not 0 < payload_size <= size - _SMALLEST_TRAILER:
+        _fail(source, f"a payload of 1 to {size - _SMALLEST_TRAILER} bytes", f"one of {payload_size}")
+    if trailer > MAX_TRAILER:
+        _fail(source, f"at most {MAX_TRAILER} bytes after the payload", f"{trailer}")
+    data = _Bytes(_read_at(file, payload_size, trailer - _FOOTER.size, source), source)
+    (version,) = data.take("I", "its metadata version")
+    major, minor = version >> 16, version & 0xFFFF
+    is_elf = head.startswith(ELF_MAGIC)
+    if major != METADATA_MAJOR or minor > METADATA_MINOR:
+        known = f"{METADATA_MAJOR}.0 to {METADATA_MAJOR}.{METADATA_MINOR}"
+        unknown = f"its metadata is of version {major}.{minor}; {known} are known"
+        return Blob("NPU", size, payload_size, (major, minor), is_elf=is_elf, unknown=(unknown,))
+    fields = _read_metadata(data, minor, payload_size)
+    if not is_elf and not fields.get("encrypted") and not fields.get("unknown"):
+        _fail(source, "an ELF file as its payload", f"one that begins with {head[:4]!r}")
+    return Blob("NPU", size, payload_size, (major, minor), is_elf=is_elf, **fields)
+
+
+def _read_version(data: _Bytes, _: int) -> dict[str, Any]:
+    return {"openvino": ".".join(map(str, data.take("HHH", "OpenVINO's version")))}
+
+
+def _read_init_sizes(data: _Bytes, payload_size: int) -> dict[str, Any]:
+    sizes = data.take(f"{data.count(8, 'schedules')}Q", "the sizes of its schedules")
+    if sizes and (0 in sizes or sum(sizes) >= payload_size):
+        data.fail(f"schedules of together less than {payload_size} bytes", f"{sizes[:8]}")
+    return {"init_sizes": sizes, "weightless": bool(sizes)}
+
+
+def _read_batch(data: _Bytes, _: int) -> dict[str, Any]:
+    return {"batch": data.take("q", "its batch size")[0] or None}
+
+
+def _pass_layouts(data: _Bytes, _: int) -> dict[str, Any]:
+    ports = data.count(2, "inputs", MAX_PORTS) + data.count(2, "outputs", MAX_PORTS)
+    for _ in range(ports):
+        data.skip(data.take("H", "a layout")[0], "a layout")
+    return {}
+
+
+def _read_compiler(data: _Bytes, _: int) -> dict[str, Any]:
+    (version,) = data.take("I", "the compiler's version")
+    return {"compiler": f"{version >> 16}.{version & 0xFFFF}" if version else None}
+
+
+def _read_encrypted(data: _Bytes, _: int) -> dict[str, Any]:
+    (encrypted,) = data.take("B", "whether it is encrypted")
+    if encrypted > 1:
+        data.fail("0 or 1 for not encrypted or encrypted", str(encrypted))
+    return {"encrypted": encrypted == 1}
+
+
+def _read_descriptor(data: _Bytes, _: int) -> dict[str, Any]:
+    text = data.skip(data.count(1, "characters of requirements", MAX_TEXT), "its requirements")
+    # The compiler's C text may end with its zero.
+    return {"descriptor": text.removesuffix(b"\0").decode("ascii", "backslashreplace")}
+
+
+def _read_kind(data: _Bytes, _: int) -> dict[str, Any]:
+    (kind,) = data.take("B", "what its payload is")
+    return {"unknown": (f"its payload is of the kind {kind}; 0 (ELF) is known",)} if kind else {}
+
+
+_LINES = (
+    _read_version,
+    _read_init_sizes,
+    _read_batch,
+    _pass_layouts,
+    _read_compiler,
+    _read_encrypted,
+    _read_descriptor,
+    _read_kind,
+)
+"""What each minor version of the metadata adds."""
+
+
+def _read_metadata(data: _Bytes, minor: int, payload_size: int) -> dict[str, Any]:
+    """Return the fields of a blob that its metadata, of a known version, holds."""
+    fields: dict[str, Any] = {}
+    for read_line in _LINES[: minor + 1]:
+        fields |= read_line(data, payload_size)
+    data.end()
+    descriptor = fields.pop("descriptor", "")
+    text = f"meta={METADATA_MAJOR}.{minor};ov={fields['openvino']}" + (f";desc=[{descriptor}]" if descriptor else "")
+    return {**fields, "requirements": parse_requirements(text, data.source)}
+
+
+def _read_cpu(file: BinaryIO | RawIOBase, size: int, head: bytes, source: str) -> Blob:
+    if len(head) < _CPU_HEAD.size:
+        _fail(source, f"a head of {_CPU_HEAD.size} bytes", f"{size}: cut short")
+    _, version, length = _CPU_HEAD.unpack(head)
+    if version != _CPU_VERSION:
+        return Blob("CPU", size, unknown=(f"its head is of version {version}; {_CPU_VERSION} is known",))
+    if length > min(MAX_TEXT, size - _CPU_HEAD.size):
+        _fail(source, f"requirements of at most {min(MAX_TEXT, size - _CPU_HEAD.size)} bytes", str(length))
+    text = _read_at(file, _CPU_HEAD.size, length, source).decode("ascii", "backslashreplace")
+    requirements = parse_requirements(text, source)
+    payload_size = size - _CPU_HEAD.size - length
+    return Blob("CPU", size, payload_size, openvino=requirements.openvino, requirements=requirements)
+
+
+class _Bytes:
+    """The bytes between payload and footer, taken from the front."""
+
+    def __init__(self, data: bytes, source: str) -> None:
+        self.source = source
+        self._data = data
+        self._at = 0
+
+    def take(self, form: str, what: str) -> tuple[int, ...]:
+        layout = struct.Struct("<" + form)
+        return layout.unpack(self.skip(layout.size, what))
+
+    def skip(self, length: int, what: str) -> bytes:
+        if length > len(self._data) - self._at:
+            self.fail(f"{length} bytes for {what}", f"{len(self._data) - self._at}")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def count(self, width: int, what: str, most: int = MAX_TRAILER) -> int:
+        """Take a number of things that are at least so wide each."""
+        (number,) = self.take("Q", f"the number of {what}")
+        room = min(most, (len(self._data) - self._at) // width)
+        if number > room:
+            self.fail(f"at most {room} {what}", str(number))
+        return number
+
+    def end(self) -> None:
+        if rest := self._data[self._at :].strip(b"\0"):
+            self.fail("only zeros after its metadata", f"{len(rest)} other bytes")
+
+    def fail(self, expected: str, got: str) -> NoReturn:
+        _fail(self.source, expected, got)
+
+
+def _read_at(file: BinaryIO | RawIOBase, offset: int, length: int, source: str) -> bytes:
+    file.seek(offset)
+    data = b""
+    while len(data) < length and (more := file.read(length - len(data))):
+        data += more
+    if len(data) != length:
+        _fail(source, f"{length} bytes from byte {offset} on", f"{len(data)}: it became shorter")
+    return data
+
+
+def _fail(source: str, expected: str, got: str) -> NoReturn:
+    raise BlobError(
+        f"{source}: expected {expected}; got {got}. Compile it again, or get another copy",
+        path=source,
+        expected=expected,
+        got=got,
+    )

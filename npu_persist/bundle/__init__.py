@@ -1,0 +1,1 @@
+"""One bundle on disk: its manifest, weights, call signature, and how it is referred to."""

@@ -1,0 +1,251 @@
+"""`compile`: a bundle's graphs, compiled ahead of time and attached to the bundle, for machines that are not here too.
+
+The promise: nothing is started that is known to fail; what is compiled was verified before; each artifact that could be
+made is attached, whatever became of the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.artifact.target import Target, parse_target
+from npu_persist.bundle import buckets as sizes
+from npu_persist.compilation.job import Job, JobResult, verify
+from npu_persist.compilation.parallel import run_by, run_in_threads
+from npu_persist.device.core import require_version
+from npu_persist.errors import JobsError, TargetError, UsageError
+from npu_persist.store.api import open_store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Graph
+    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.store.api import AnyStore
+
+log = logging.getLogger(__name__)
+
+
+def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
+    reference: str | os.PathLike[str],
+    targets: str | Sequence[str],
+    *,
+    graph: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    weightless: bool | None = None,
+    toolchain: str | None = None,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    progress: Callable[[str, CompileProgress], object] | None = None,
+    store: AnyStore = None,
+) -> tuple[JobResult, ...]:
+    """Compile a bundle ahead of time, and attach what comes out: `npu_persist.compile`.
+
+    Each compilation runs in a process of its own. `load` takes an attached artifact that fits the machine in place of
+    compiling; the bundle's digest stays as it is. An older artifact for the same target, graph, sizes and properties is
+    replaced.
+
+    Args:
+        reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory.
+        targets: What for: an NPU's platform, by number (`NPU:4000`) or processor (`lunar-lake`), which need not be
+            here; or `CPU`, `GPU`, `NPU`: what this machine has.
+        graph: Name of one of the bundle's graphs; None for all of them.
+        config: OpenVINO properties for the compilation, for instance {"NPU_TURBO": "YES"}: `load` finds the artifact if
+            it is given the same.
+        buckets: Shapes of inputs by name, for graphs with axes of varying size: one artifact each, as in
+            `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out where its axes share their
+            names with those of others. None: those of the bundle, if it was persisted with some.
+        weightless: Whether the blob leaves the weights to the bundle's weights file. None: as is best for the device;
+            for an NPU the smaller blob, which may take two compilations (see `compilation.platform`).
+        toolchain: What reaches the NPU's compiler: "plugin", "libraries" or "wine"; None: the first that can.
+        timeout: Seconds for each compilation; None for no limit.
+        memory_limit: Bytes of memory for each compilation's process; None for no limit.
+        jobs: How many compilations run side by side.
+        executor: What runs the compilations in place of this process, for instance dask.distributed's
+            `client.get_executor()`. Its workers need this package, and the bundle under the same path.
+        progress: Called about twice a second with a compilation's label and how far it is; by one thread at a time, and
+            not for what an executor runs.
+        store: A store, its directory, or None for the default one.
+
+    Returns:
+        One result for each graph, target and bucket.
+
+    Raises:
+        BundleNotFoundError: The reference leads nowhere.
+        TargetError: A target is none.
+        IntegrityError: The graph or the weights are not what was persisted.
+        DynamicShapeError: A graph has an axis without a largest size, and there are no buckets; or they do not fit it.
+        ToolchainError: Nothing here can compile for a target.
+        CompilationError: The compiler refused the graph; `CompileTimeoutError` and `CompileMemoryError` where a limit
+            was reached. Of several compilations some failed: `JobsError`, whose `results` has all.
+        StoreError: The artifact could not be attached: no space, no permission.
+        UsageError: An argument is not of the types above; `PropertyError` for one of `config`.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-compile", (torch.zeros(1, 4),))
+        >>> (result,) = npu_persist.compile("doc-compile", ["CPU"])
+        >>> result.path.name, npu_persist.load("doc-compile", device="CPU").report.from_cache
+        ('cpu', True)
+
+    """
+    wanted = read_targets(targets)
+    properties = _check_config(config, wanted)
+    _check_options(
+        weightless=weightless,
+        timeout=timeout,
+        memory_limit=memory_limit,
+        jobs=jobs,
+        executor=executor,
+        progress=progress,
+    )
+    bundle = open_store(store).resolve(reference)
+    require_version(bundle.manifest.producer.openvino, bundle.reference)
+    graphs = [bundle.graph(graph)] if graph is not None else bundle.manifest.graphs
+    work = [
+        Job(
+            bundle=str(bundle.path),
+            digest=bundle.digest,
+            reference=bundle.reference if len(bundle.manifest.graphs) == 1 else f"{bundle.reference} {one.name}",
+            graph=one.name,
+            target=target,
+            shapes=shapes,
+            config=properties,
+            weightless=weightless,
+            toolchain=toolchain,
+            timeout=timeout,
+            memory_limit=memory_limit,
+        )
+        for one in graphs
+        for target in wanted
+        for shapes in _find_shapes(bundle, one, target, buckets)
+    ]
+    _check_recipes(bundle, work)
+    if executor is None:
+        check_toolchain(wanted, toolchain)
+        for one in graphs:
+            verify(bundle, one.name)
+    results = run_in_threads(work, jobs, progress) if executor is None else run_by(executor, work)
+    return _raise_if_any(results)
+
+
+def read_targets(targets: object) -> tuple[Target, ...]:
+    """Return the targets that texts name, each once.
+
+    Raises:
+        TargetError: One of them names none.
+        UsageError: There are none, or something else than texts.
+    """
+    texts = [targets] if isinstance(targets, str) else targets
+    if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
+        raise UsageError(f"targets: expected at least one, such as ['NPU:4000'] or ['CPU']; got {targets!r}")
+    return tuple(dict.fromkeys(map(_read_target, texts)))
+
+
+def check_toolchain(targets: Sequence[Target], toolchain: str | None) -> None:
+    """Refuse targets that nothing here can compile for.
+
+    Raises:
+        ToolchainError: One is for another machine's NPU, and no toolchain can serve it.
+        UsageError: There is no such toolchain.
+    """
+    if any(target.platform is not None for target in targets):
+        from npu_persist.compilation.toolchains import choose_toolchain
+
+        choose_toolchain(toolchain)
+
+
+def _read_target(text: str) -> Target:
+    try:
+        return parse_target(text)
+    except TargetError:
+        # Devices of plugins that are not Intel's.
+        from npu_persist.device import head
+        from npu_persist.device.core import get_core
+
+        if text in get_core().available_devices:
+            return Target(head(text), text)
+        raise
+
+
+def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) -> Sequence[Shapes | None]:
+    found = graph.buckets if buckets is None else sizes.resolve(graph.inputs, buckets)
+    if found is not None:
+        return found.shapes
+    if target.kind == "NPU":
+        sizes.require_bounds(graph.inputs, bundle.reference, str(target))
+    return (None,)
+
+
+def _check_config(config: object, targets: Sequence[Target]) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
+        raise UsageError(
+            f"config: expected OpenVINO properties by name, for instance {{'NPU_TURBO': 'YES'}}; got {config!r}"
+        )
+    if any(target.platform is not None for target in targets):
+        from npu_persist.compilation.cross import check_config
+
+        check_config(config)
+    return dict(config)
+
+
+def _check_recipes(bundle: Bundle, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if unsendable := job.make_recipe(bundle).unsendable:
+            raise UsageError(
+                "config: the compilation runs in a process of its own, which is given properties as texts and numbers; "
+                f"{', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': 'LATENCY'}}"
+            )
+
+
+def _check_options(  # noqa: PLR0913 (each is checked)
+    *, weightless: object, timeout: object, memory_limit: object, jobs: object, executor: object, progress: object
+) -> None:
+    if weightless not in (None, True, False):
+        raise UsageError(f"weightless: expected True, False or None; got {weightless!r}")
+    for name, value, unit, kinds in (
+        ("timeout", timeout, "seconds", (int, float)),
+        ("memory_limit", memory_limit, "bytes", (int,)),
+    ):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not value > 0):
+            raise UsageError(f"{name}: expected {unit} above 0, or None; got {value!r}")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise UsageError(f"jobs: expected how many compilations run side by side, at least 1; got {jobs!r}")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise UsageError(f"executor: expected a concurrent.futures.Executor, or None; got {executor!r}")
+    if executor is not None and jobs != 1:
+        raise UsageError("jobs, executor: expected one of them; the executor says how much it runs side by side")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress: expected a function of two arguments, or None; got {progress!r}")
+
+
+def _raise_if_any(results: Sequence[JobResult]) -> tuple[JobResult, ...]:
+    failed = [(result, result.error) for result in results if result.error is not None]
+    for result in results:
+        if result.artifact is not None:
+            log.info("%s: %d bytes in %.1f s", result.label, result.artifact.size, result.seconds)
+    if failed and len(results) == 1:
+        raise failed[0][1]
+    if failed:
+        reasons = "\n".join(f"  {result.label}: {_without(str(error), result.label)}" for result, error in failed)
+        others = "; the others are attached" if len(failed) < len(results) else ""
+        raise JobsError(
+            f"{len(failed)} of {len(results)} compilations failed{others}:\n{reasons}",
+            results=tuple(results),
+        )
+    return tuple(results)
+
+
+def _without(text: str, label: str) -> str:
+    return text.removeprefix(f"{label}: ")

@@ -1,0 +1,230 @@
+"""Compile with the OpenVINO of this interpreter: what runs in the worker process, and the two toolchains on it.
+
+The promise: site-packages stay as they are; the process that asks does not import OpenVINO for it.
+
+`plugin` is the NPU plugin as installed: pip's OpenVINO for Windows brings the compiler, that for Linux does not
+(openvino issue 36374), but finds it beside libopenvino.so if somebody put it there.
+
+`libraries` is the same plugin with the compiler's libraries in a folder of the user's: NPU_PERSIST_NPU_COMPILER names
+those of Intel's archives of OpenVINO or of the driver's compiler package, of the same version. OpenVINO looks for them
+where its own library is; so it is loaded from a folder of links to all of them.
+
+    job/libopenvino.so.2641 -> site-packages/openvino/libs/libopenvino.so.2641    and so on
+    job/libopenvino_intel_npu_compiler.so -> $NPU_PERSIST_NPU_COMPILER/...
+
+No such libraries were at hand for a test. Seen with libraries of our own in their place: OpenVINO's plugin loads them
+from there, and what they lack is an error with OpenVINO's words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.compilation.process import run_python
+from npu_persist.compilation.toolchains.base import DEVICE, CompileJob, Outcome, State, checked_blob
+from npu_persist.compilation.toolchains.log import CompilerLog, explain
+from npu_persist.errors import CompilationError, ToolchainError
+from npu_persist.files.filesystem import store_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Unpack
+
+    from npu_persist.compilation.toolchains.base import Limits
+
+COMPILER_VARIABLE = "NPU_PERSIST_NPU_COMPILER"
+"""Environment variable that names a folder with the compiler's libraries."""
+
+_WINDOWS = ("openvino_intel_npu_compiler.dll", "openvino_intel_npu_compiler_loader.dll")
+_LINUX = ("libopenvino_intel_npu_compiler.so", "libopenvino_intel_npu_compiler_loader.so")
+_RUNTIME = "libopenvino_intel_npu_vm_runtime.so"
+_CORE = re.compile(r"libopenvino\.so\.[0-9]+")
+
+
+class PluginToolchain:
+    """The NPU plugin of this interpreter's OpenVINO, as it is installed."""
+
+    name = "plugin"
+
+    def __init__(self, libraries: Path | None = None) -> None:
+        """Take OpenVINO as it is installed.
+
+        Args:
+            libraries: Its folder of libraries; None to look for it.
+        """
+        self._libraries = find_libraries() if libraries is None else libraries
+
+    def examine(self) -> State:
+        """See `Toolchain`."""
+        needed = _WINDOWS if sys.platform == "win32" else _LINUX
+        if self._libraries is None:
+            return State(False, "no pip package of OpenVINO is installed here", advice=_REINSTALL)  # noqa: FBT003
+        missing = [name for name in needed if not (self._libraries / name).is_file()]
+        if not missing:
+            return State(True, f"the compiler is in {self._libraries}", installed_version())  # noqa: FBT003
+        reason = f"{self._libraries} has no {' and no '.join(missing)}"
+        if sys.platform == "win32":
+            return State(False, reason, advice=_REINSTALL)  # noqa: FBT003
+        return State(False, f"{reason}: pip's OpenVINO for Linux comes without")  # noqa: FBT003
+
+    def compile(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+        """See `Toolchain`."""
+        _refuse_unusable(self.name, self.examine())
+        return _compile(job, None, limits)
+
+
+class LibrariesToolchain:
+    """The NPU plugin of this interpreter's OpenVINO, with the compiler's libraries from another folder. Linux only."""
+
+    name = "libraries"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Take the compiler from a folder.
+
+        Args:
+            folder: Where its libraries are; None for NPU_PERSIST_NPU_COMPILER.
+        """
+        named = os.environ.get(COMPILER_VARIABLE)
+        self._folder = Path(named) if folder is None and named else folder
+
+    def examine(self) -> State:
+        """See `Toolchain`."""
+        if sys.platform == "win32":
+            return State(False, "for Linux only: OpenVINO for Windows brings its compiler")  # noqa: FBT003
+        advice = f"export {COMPILER_VARIABLE}=<folder with {', '.join((*_LINUX, _RUNTIME))}>"
+        if self._folder is None:
+            return State(False, f"{COMPILER_VARIABLE} is not set", advice=advice)  # noqa: FBT003
+        missing = [name for name in (*_LINUX, _RUNTIME) if not (self._folder / name).is_file()]
+        if missing:
+            reason = f"{COMPILER_VARIABLE}: {self._folder} has no {' and no '.join(missing)}"
+            return State(False, reason, advice=advice)  # noqa: FBT003
+        if (libraries := find_libraries()) is None:
+            return State(False, "no pip package of OpenVINO is installed here", advice=_REINSTALL)  # noqa: FBT003
+        reason = f"the compiler is in {self._folder}, OpenVINO in {libraries}"
+        return State(True, reason, installed_version())  # noqa: FBT003
+
+    def compile(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+        """See `Toolchain`."""
+        _refuse_unusable(self.name, self.examine())
+        libraries = find_libraries()
+        if self._folder is None or libraries is None:
+            raise ToolchainError(f"toolchain {self.name}: {self.examine().reason}")
+        with tempfile.TemporaryDirectory(prefix="npu_persist-") as links:
+            # The user's go last: what is in both places comes from the folder that was named.
+            for path in [*libraries.iterdir(), *(self._folder / name for name in (*_LINUX, _RUNTIME))]:
+                link = Path(links, path.name)
+                link.unlink(missing_ok=True)
+                link.symlink_to(path.absolute())
+            return _compile(job, links, limits)
+
+
+_REINSTALL = "python -m pip install --force-reinstall openvino"
+
+
+def installed_version() -> str:
+    """Return the version of this interpreter's OpenVINO, as `2026.4.1`, without importing it."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:  # not pip's
+        from npu_persist.device.core import get_version
+
+        return get_version().partition("-")[0]
+
+
+def find_libraries() -> Path | None:
+    """Return the folder of libraries of pip's OpenVINO, without importing it; None where there is no such package."""
+    spec = find_spec("openvino")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent / "libs"
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def compile_graph(  # noqa: PLR0913 (what a job is, as JSON can hold it)
+    *,
+    graph: str,
+    weights: str,
+    output: str,
+    properties: Mapping[str, str],
+    shapes: Mapping[str, list[int]] | None,
+    links: str | None,
+) -> dict[str, Any]:
+    """Compile and write the blob; called in the worker process.
+
+    Args:
+        graph: Path of the IR.
+        weights: Path of its weights.
+        output: Path of the blob.
+        properties: Properties of the NPU.
+        shapes: New shapes of inputs by name.
+        links: The folder to load OpenVINO from; None for its own.
+
+    Returns:
+        Its requirements, OpenVINO's version and the compiler's.
+
+    Raises:
+        CompilationError: OpenVINO or its compiler refused, in their words.
+    """
+    if links is not None:
+        _load_from(Path(links))
+    from npu_persist.device.core import get_core, get_version
+
+    core = get_core()
+    # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with
+    # the exception's code in it, and crash (seen on Windows).
+    _ask(core, DEVICE, "NPU_COMPILER_VERSION")
+    try:
+        core.set_property(DEVICE, dict(properties))
+        model = core.read_model(graph, weights)
+        if shapes:
+            model.reshape(dict(shapes))
+        compiled = core.compile_model(model, DEVICE)
+        blob = compiled.export_model()
+    except RuntimeError as error:
+        raise CompilationError(f"the NPU's compiler refused the graph: {explain(str(error))}") from error
+    with store_errors(f"write {output}"):
+        Path(output).write_bytes(blob)
+    return {"requirements": _ask(compiled, "RUNTIME_REQUIREMENTS"), "openvino": get_version()}
+
+
+def _ask(where: Any, *question: str) -> str | None:
+    try:
+        return str(where.get_property(*question))
+    except RuntimeError:  # weightless blobs have no requirements (openvino pull request 36795)
+        return None
+
+
+def _load_from(folder: Path) -> None:
+    import ctypes
+
+    (core,) = (path for path in folder.iterdir() if _CORE.fullmatch(path.name))
+    ctypes.CDLL(str(core), ctypes.RTLD_GLOBAL)  # `import openvino` finds that it is there, and so its folder counts
+
+
+def _compile(job: CompileJob, links: str | None, limits: Limits) -> Outcome:
+    log = CompilerLog()
+    work = {
+        "graph": str(job.graph.absolute()),
+        "weights": str(job.weights.absolute()),
+        "output": str(job.output.absolute()),
+        "properties": job.device_properties(),
+        "shapes": None if job.shapes is None else {name: list(shape) for name, shape in job.shapes.items()},
+        "links": links,
+    }
+    with checked_blob(job):
+        answer = run_python("npu_persist.compilation.toolchains.native:compile_graph", work, tidy=log, **limits)
+    found = answer.result
+    return Outcome(
+        found["requirements"], answer.seconds, answer.peak_memory, found["openvino"], log.compiler, answer.log
+    )
+
+
+def _refuse_unusable(name: str, state: State) -> None:
+    if not state.usable:
+        raise ToolchainError(f"toolchain {name}: {state.reason}. {state.advice or 'Use another one'}")

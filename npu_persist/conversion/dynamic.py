@@ -1,0 +1,230 @@
+"""`dynamic_shapes` as `torch.export` takes it, read into one bounded dimension an axis.
+
+Without it every axis is as long as the example's, which is what an NPU wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch.export import Dim
+from torch.export.dynamic_shapes import _DimHint, _DimHintType
+
+from npu_persist.bundle.manifest import (
+    DictNode,
+    Dimension,
+    ListNode,
+    NamedTupleNode,
+    Port,
+    RecordNode,
+    TensorNode,
+    Tree,
+    TupleNode,
+)
+from npu_persist.bundle.signature import size_of
+from npu_persist.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from npu_persist.conversion.capture import Call
+
+_UNBOUNDED = 1 << 31
+"""An upper bound from here on (torch writes a number near 2**63, or its own infinity) is none."""
+
+
+class Axes:
+    """Which axes of which inputs are dynamic, by the input's index.
+
+    Attributes:
+        dims: per input, axis to the user's own Dim or hint.
+
+    """
+
+    def __init__(self, dims: Mapping[int, Mapping[int, Any]] | None = None) -> None:
+        self.dims = dims or {}
+
+    def __bool__(self) -> bool:
+        return any(self.dims.values())
+
+    def shape(self, index: int, example: torch.Tensor) -> tuple[int | Dimension, ...]:
+        """Return the shape of input `index`: the example's sizes, or a dimension where an axis is dynamic."""
+        dims = self.dims.get(index, {})
+        return tuple(_dimension(dims[axis]) if axis in dims else size for axis, size in enumerate(example.shape))
+
+
+def read_dynamic_shapes(spec: Any, call: Call, arguments: Sequence[tuple[str, Tree]]) -> Axes:
+    """Read the user's specification against the structure of the example call.
+
+    Args:
+        spec: None; or a dict from argument name, or a tuple in the order of the arguments; nested as the argument is;
+            each tensor's entry None, a dict from axis to Dim, or one entry an axis (Dim, Dim.AUTO, Dim.DYNAMIC, an int,
+            None).
+        call: the captured call.
+        arguments: names and structure of the arguments.
+
+    Raises:
+        UsageError: an entry that fits no argument, tensor or axis, or whose bounds exclude the example.
+
+    """
+    if spec is None:
+        return Axes()
+    dims: dict[int, dict[int, Any]] = {}
+    entries: dict[str, Any]
+    if isinstance(spec, Mapping):
+        entries = dict(spec)
+    elif isinstance(spec, (tuple, list)) and len(spec) <= len(arguments):
+        entries = {name: entry for (name, _), entry in zip(arguments, spec, strict=False)}
+    else:
+        raise UsageError(
+            f"dynamic_shapes must be a dict or a tuple for the arguments {[n for n, _ in arguments]}; got {spec!r}"
+        )
+    trees = dict(arguments)
+    for name, entry in entries.items():
+        if name not in trees:
+            raise UsageError(f"dynamic_shapes names {name!r}; the example call has the arguments {list(trees)}")
+        _read(trees[name], entry, name, call, dims)
+    return Axes(dims)
+
+
+def _read(tree: Tree, entry: Any, where: str, call: Call, dims: dict[int, dict[int, Any]]) -> None:
+    if entry is None:
+        return
+    if isinstance(tree, TensorNode):
+        tensor = call.tensors[tree.index]
+        axes = (
+            dict(entry)
+            if isinstance(entry, Mapping)
+            else dict(enumerate(entry))
+            if isinstance(entry, (tuple, list))
+            else None
+        )
+        if axes is None or not all(type(axis) is int and -tensor.ndim <= axis < tensor.ndim for axis in axes):
+            raise UsageError(
+                f"dynamic_shapes of {where}: expected axes of a tensor with shape {list(tensor.shape)}; got {entry!r}"
+            )
+        chosen = {axis % tensor.ndim: dim for axis, dim in axes.items() if not _is_static(dim)}
+        for axis, dim in axes.items():
+            _check_example(dim, tensor.shape[axis], f"{where}, axis {axis}")
+        dims[tree.index] = chosen
+        return
+    children: dict[Any, Tree]
+    if isinstance(tree, (ListNode, TupleNode)):
+        children = dict(enumerate(tree.items))
+    elif isinstance(tree, DictNode):
+        children = dict(tree.items)
+    elif isinstance(tree, (NamedTupleNode, RecordNode)):
+        children = dict(tree.fields)
+    else:
+        raise UsageError(
+            f"dynamic_shapes of {where}: the example gave no tensor there, so it has no axes; got {entry!r}"
+        )
+    given = dict(entry) if isinstance(entry, Mapping) else dict(zip(children, entry, strict=False))
+    for key, part in given.items():
+        if key not in children:
+            raise UsageError(f"dynamic_shapes of {where}: no part {key!r} in the example, only {list(children)}")
+        _read(children[key], part, f"{where}.{key}", call, dims)
+
+
+def _is_static(dim: Any) -> bool:
+    return dim is None or isinstance(dim, int) or (isinstance(dim, _DimHint) and dim.type is _DimHintType.STATIC)
+
+
+def _check_example(dim: Any, size: int, where: str) -> None:
+    if isinstance(dim, bool) or not (dim is None or isinstance(dim, (int, Dim, _DimHint))):
+        raise UsageError(
+            f"dynamic_shapes of {where}: expected a torch.export.Dim, Dim.AUTO, an int or None; got {dim!r}"
+        )
+    if isinstance(dim, int):
+        if dim != size:
+            raise UsageError(f"dynamic_shapes of {where} fixes {dim}; the example has {size}")
+    elif not _is_static(dim):
+        bounds = _dimension(dim)
+        if size < bounds.min or (bounds.max is not None and size > bounds.max):
+            raise UsageError(
+                f"dynamic_shapes of {where}: the example has {size}, outside of {bounds.min} to {bounds.max}"
+            )
+
+
+def _dimension(dim: Any) -> Dimension:
+    if isinstance(dim, _DimHint):
+        low, high = getattr(dim, "min", None), getattr(dim, "max", None)
+        return Dimension(None, int(low or 0), None if high is None or high >= _UNBOUNDED else int(high))
+    low, high = dim.min, dim.max
+    return Dimension(_symbol(dim), int(low), None if high >= _UNBOUNDED else int(high))
+
+
+def _symbol(dim: Any) -> str:
+    """Return a Dim's name; for one derived from another, always in the form `2*batch+1`."""
+    root = getattr(dim, "root", None)
+    if root is None:
+        return str(dim.__name__)
+    offset = int(dim.fn(0))
+    factor = int(dim.fn(1)) - offset
+    return f"{factor}*{root.__name__}" + (f"{offset:+d}" if offset else "")
+
+
+def input_ports(call: Call, axes: Axes) -> tuple[Port, ...]:
+    """Return the inputs that the graph of a call will have."""
+    return tuple(
+        Port(name, str(tensor.dtype).removeprefix("torch."), axes.shape(index, tensor))
+        for index, (name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True))
+    )
+
+
+def to_export_shapes(call: Call, axes: Axes) -> Any:
+    """Return the specification for `torch.export.export` of the wrapped call, whose arguments are all tensors."""
+    if not axes:
+        return None
+    return {"tensors": tuple(dict(axes.dims.get(i, {}).items()) or None for i in range(len(call.tensors)))}
+
+
+def other_sizes(call: Call, axes: Axes) -> list[torch.Tensor] | None:
+    """Return the example at another size within all bounds, or None where there is no other.
+
+    Axes of equal names get equal sizes. Tensors are repeated or cut along the dynamic axes, so values stay in
+    their range.
+    """
+    shapes = [axes.shape(index, tensor) for index, tensor in enumerate(call.tensors)]
+    chosen: dict[str, int] = {}
+    for tensor, shape in zip(call.tensors, shapes, strict=True):
+        for size, axis in zip(tensor.shape, shape, strict=True):
+            if isinstance(axis, Dimension) and "*" not in (axis.name or ""):
+                chosen.setdefault(axis.name or f"?{len(chosen)}", _another(size, axis))
+    unnamed = iter([size for name, size in chosen.items() if name.startswith("?")])
+    wanted_shapes: list[tuple[int, ...]] = []
+    for shape in shapes:
+        wanted_shape: list[int] = []
+        for dimension in shape:
+            if isinstance(dimension, int):
+                wanted_shape.append(dimension)
+                continue
+            wanted = next(unnamed) if dimension.name is None else size_of(dimension.name, chosen)
+            if wanted is None or wanted < dimension.min or (dimension.max is not None and wanted > dimension.max):
+                return None
+            wanted_shape.append(wanted)
+        wanted_shapes.append(tuple(wanted_shape))
+    if all(tuple(tensor.shape) == shape for tensor, shape in zip(call.tensors, wanted_shapes, strict=True)):
+        return None
+    return resize(call.tensors, wanted_shapes)
+
+
+def resize(tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...] | None]) -> list[torch.Tensor]:
+    """Return tensors of other shapes, None for the same: repeated or cut, so that values stay in their range."""
+    resized = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        other = tensor
+        for axis, (size, wanted) in enumerate(zip(tensor.shape, shape or tensor.shape, strict=True)):
+            repeats = [1] * tensor.ndim
+            repeats[axis] = -(-wanted // max(size, 1))
+            other = other.repeat(repeats).narrow(axis, 0, wanted) if wanted != size else other
+        resized.append(other.clone())
+    return resized
+
+
+def _another(size: int, axis: Dimension) -> int:
+    for candidate in (size + 1, size * 2, size - 1, axis.min):
+        if candidate >= max(axis.min, 1) and (axis.max is None or candidate <= axis.max) and candidate != size:
+            return candidate
+    return size

@@ -1,0 +1,162 @@
+"""Finds the example inputs that a module is traced with.
+
+In this order: given by the caller; seen by `record`; the module's own `example_input_array` (Lightning); its own
+`dummy_inputs` (transformers); made from its `config` where the class's main input says what it takes (transformers,
+diffusers). Made ones are seeded, so that equal modules give equal bundles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+from npu_persist.conversion.structure import forward_signature
+from npu_persist.errors import ExampleInputsError
+
+_SEED = 0
+_TOKENS = 77
+"""Length of a text condition: that of CLIP's text encoder, which Stable Diffusion models are conditioned on."""
+
+
+class Example(NamedTuple):
+    """One call: positional and keyword arguments, and where they are from."""
+
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    source: str
+
+
+_recorded: weakref.WeakKeyDictionary[torch.nn.Module, Example] = weakref.WeakKeyDictionary()
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the module behind `torch.compile` and the data-parallel wrappers that training puts around it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
+
+
+@contextlib.contextmanager
+def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Remember the inputs of the module's last forward, for `persist` to trace it with.
+
+    The inputs are copied, so that what happens to them later does not matter.
+
+    Args:
+        model: the module that will be persisted.
+
+    Yields:
+        The module itself.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> model = torch.nn.Linear(4, 2)
+        >>> with npu_persist.record(model):
+        ...     _ = model(torch.zeros(1, 4))
+
+    """
+
+    def remember(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        copied_args, copied_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
+        _recorded[unwrap(model)] = Example(copied_args, copied_kwargs, "record")
+
+    hook = model.register_forward_pre_hook(remember, with_kwargs=True)
+    try:
+        yield model
+    finally:
+        hook.remove()
+
+
+def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Example:
+    """Return the call to trace.
+
+    Raises:
+        ExampleInputsError: none was given and none could be found; the message names every way.
+
+    """
+    if args is not None or kwargs is not None:
+        return Example(() if args is None else args, {} if kwargs is None else kwargs, "given")
+    if model in _recorded:
+        return _recorded[model]
+    array = getattr(model, "example_input_array", None)
+    if array is not None:
+        return _as_call(array, "example_input_array")
+    accepted = set(forward_signature(model.forward).parameters)
+    made = _from_diffusers_config(model, accepted) or _from_transformers_config(model, accepted)
+    if made:
+        return Example((), made, "config")
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, Mapping) and set(dummy) <= accepted:
+        return Example((), dummy, "dummy_inputs")
+    if dummy is not None and not isinstance(dummy, Mapping):
+        return _as_call(dummy, "dummy_inputs")
+    raise ExampleInputsError(
+        f"no example inputs for {type(model).__name__}. Give them in one of four ways: pass args=(...) and "
+        "kwargs={...} to persist; set model.example_input_array (as Lightning does); give the model "
+        "dummy_inputs (as transformers does); or run the model once inside `with npu_persist.record(model):`."
+    )
+
+
+def _as_call(value: Any, source: str) -> Example:
+    if isinstance(value, Mapping):
+        return Example((), value, source)
+    return Example(tuple(value) if isinstance(value, (tuple, list)) else (value,), {}, source)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(_SEED)
+
+
+def _from_transformers_config(model: torch.nn.Module, accepted: set[str]) -> dict[str, torch.Tensor]:
+    """Make the main input of a transformers model that does not take tokens: an image, a spectrogram, a waveform."""
+    config, main = getattr(model, "config", None), getattr(model, "main_input_name", "input_ids")
+    if config is None or main not in accepted:
+        return {}
+    dtype = _dtype(model)
+    if main == "pixel_values":
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", 224)
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        channels = getattr(vision, "num_channels", 3)
+        return {main: torch.randn(1, channels, height, width, generator=_generator()).to(dtype)}
+    if main == "input_features" and hasattr(config, "max_source_positions"):
+        frames = config.max_source_positions * 2
+        made = {main: torch.randn(1, config.num_mel_bins, frames, generator=_generator()).to(dtype)}
+        if "decoder_input_ids" in accepted:
+            made["decoder_input_ids"] = torch.tensor([[config.decoder_start_token_id]])
+        return made
+    if main == "input_values" and not hasattr(config, "max_length"):
+        return {main: torch.randn(1, 16000, generator=_generator()).to(dtype)}
+    return {}
+
+
+def _from_diffusers_config(model: torch.nn.Module, accepted: set[str]) -> dict[str, torch.Tensor]:
+    """Make the inputs of a diffusers denoiser or autoencoder: latents, a timestep, a text condition."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, Mapping) or "sample" not in accepted:
+        return {}
+    dtype, generator = _dtype(model), _generator()
+    size = config.get("sample_size") or 64
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    channels = config.get("in_channels", 4)
+    made = {"sample": torch.randn(1, channels, height, width, generator=generator).to(dtype)}
+    if "timestep" in accepted:
+        made["timestep"] = torch.tensor([1])
+    width = config.get("cross_attention_dim")
+    if "encoder_hidden_states" in accepted and width is not None:
+        width = width[0] if isinstance(width, (tuple, list)) else width
+        made["encoder_hidden_states"] = torch.randn(1, _TOKENS, width, generator=generator).to(dtype)
+    return made
+
+
+def _dtype(model: torch.nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

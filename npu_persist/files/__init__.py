@@ -1,0 +1,1 @@
+"""Files on disk: portable names, atomic writes, staging, digests, locks."""

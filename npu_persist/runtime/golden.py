@@ -1,0 +1,99 @@
+"""Inputs to try a bundle with: those of its golden sample, or random ones; and the call that passes them.
+
+The promise: random inputs are the same for the same seed, and a call has the module's own structure: it is what the
+module's user would write, not a short cut below it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npu_persist.bundle.signature import rebuild
+from npu_persist.bundle.weights import read_header
+from npu_persist.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from npu_persist.bundle.buckets import Shapes
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Port, Signature
+
+    Array = np.ndarray[Any, Any]
+    Call = tuple[list[Any], dict[str, Any]]
+
+
+def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) -> dict[str, Array]:
+    """Make an input for each port: floats standard normal, integers 0 or 1, which every vocabulary has.
+
+    Args:
+        ports: The graph's inputs; axes that share a name get the same size, the smallest allowed.
+        seed: Of the generator.
+        shapes: Other shapes than the smallest, by name.
+    """
+    generator = np.random.default_rng(seed)
+    inputs: dict[str, Array] = {}
+    for port in ports:
+        smallest = tuple(axis if isinstance(axis, int) else max(axis.min, 1) for axis in port.shape)
+        shape = (shapes or {}).get(port.name, smallest)
+        if port.dtype.startswith("float"):
+            inputs[port.name] = np.asarray(generator.standard_normal(shape), dtype=port.dtype)
+        else:
+            inputs[port.name] = np.asarray(generator.integers(0, 2, shape), dtype=port.dtype)
+    return inputs
+
+
+def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
+    """Read the inputs of the bundle's golden sample.
+
+    Raises:
+        UsageError: The bundle has none.
+        FileIntegrityError: It is not what the manifest says.
+    """
+    golden = bundle.manifest.golden
+    if golden is None:
+        raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
+    path = bundle.verify_file(golden.path)
+    tensors = read_header(path).tensors
+    inputs: dict[str, Array] = {}
+    for port in ports:
+        tensor = tensors[f"input.{port.name}"]
+        count = tensor.size // np.dtype(port.dtype).itemsize
+        inputs[port.name] = np.fromfile(path, port.dtype, count, offset=tensor.start).reshape(tensor.shape)
+    return inputs
+
+
+def make_call(signature: Signature, ports: Sequence[Port], inputs: Mapping[str, Array]) -> Call:
+    """Return the positional and keyword arguments with which the module's user passes these inputs.
+
+    Args:
+        signature: The graph's.
+        ports: The graph's inputs.
+        inputs: An array for each of them, by name.
+
+    Raises:
+        UsageError: The names are not those of the graph's inputs.
+    """
+    names = [port.name for port in ports]
+    if set(names) != set(inputs):
+        raise UsageError(f"inputs: expected arrays named {', '.join(names)}; got {', '.join(inputs) or 'none'}")
+    arrays = [inputs[name] for name in names]
+    values = {name: rebuild(tree, arrays) for name, tree in signature.arguments}
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    is_positional = True
+    for parameter in signature.parameters:
+        # What was not passed when the module was persisted has its default; what follows it goes by name.
+        if parameter.name not in values:
+            is_positional = False
+        elif parameter.kind == "var_keyword":
+            kwargs |= values[parameter.name]
+        elif parameter.kind == "var_positional":
+            args += values[parameter.name]
+        elif parameter.kind != "keyword_only" and is_positional:
+            args.append(values[parameter.name])
+        else:
+            kwargs[parameter.name] = values[parameter.name]
+    return args, kwargs

@@ -1,0 +1,60 @@
+"""Fresh interpreters for tests: what a process imports can only be told from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(
+    *arguments: str, path: Path | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter on the package under test.
+
+    Args:
+        arguments: As for `python`.
+        path: A folder that goes before everything else on the module path.
+        env: Changes to the environment.
+        cwd: The working directory.
+    """
+    search = [] if path is None else [str(path)]
+    search += [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **(env or {}), "PYTHONPATH": os.pathsep.join(search)}
+    return subprocess.run(
+        [sys.executable, *arguments], check=False, capture_output=True, text=True, env=environment, cwd=cwd
+    )
+
+
+def poison(folder: Path, *modules: str) -> Path:
+    """Make packages that fail when they are imported, and return the folder to put on the path."""
+    for module in modules:
+        (folder / module).mkdir(parents=True)
+        (folder / module / "__init__.py").write_text(f"raise AssertionError('{module} was imported')\n")
+    return folder
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs: Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Wait a minute for a condition; tell whether it came true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,492 @@
+from __future__ import annotations
+
+import doctest
+import inspect
+import json
+import pickle
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from npu_persist.bundle import manifest as room
+from npu_persist.bundle.manifest import (
+    Buckets,
+    FileEntry,
+    Manifest,
+    Padding,
+    Producer,
+    TensorNode,
+    TupleNode,
+    ValueNode,
+    checks,
+    derived_bin,
+    strict_json,
+)
+from npu_persist.errors import FormatVersionError, ManifestError, NpuPersistError
+from npu_persist.files.digest import digest_bytes
+from tests.support.bundles import TINY_GRAPH, tiny_files, tiny_manifest
+from tests.support.manifests import manifests, spoil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TINY = tiny_manifest()
+DIGEST = digest_bytes(b"")
+BUCKETS: dict[str, Any] = {
+    "shapes": [{"x.0": [1, 16, 4]}, {"x.0": [8, 3, 4]}],
+    "padding": {"x.0": {"value": 0.5, "side": "left"}},
+}
+
+
+def _spoiled(change: Callable[[Any], object]) -> bytes:
+    document = json.loads(TINY.to_json())
+    change(document)
+    return json.dumps(document).encode()
+
+
+def _problems(data: bytes) -> dict[str, str]:
+    with pytest.raises(ManifestError) as caught:
+        Manifest.from_json(data)
+    assert caught.value.problems
+    for problem in caught.value.problems[:20]:
+        assert str(problem) in str(caught.value)
+    return dict(caught.value.problems)
+
+
+def test_the_examples_run() -> None:
+    assert doctest.testmod(checks).failed == 0
+
+
+def test_the_manifest_in_the_docstring_is_one() -> None:
+    assert room.__doc__ is not None
+    text = room.__doc__[room.__doc__.index("    {") :].replace("blake3:<64 hex digits>", DIGEST)
+    manifest = Manifest.from_json(inspect.cleandoc(text).encode())
+    assert manifest.graphs[0].signature.result == TupleNode((TensorNode(0), ValueNode(None)))
+
+
+# What is written comes back
+
+
+def test_buckets_are_written_where_there_are_some_and_nowhere_else() -> None:
+    assert b"buckets" not in TINY.to_json()  # what bundles without buckets are called by stays what it was
+    manifest = Manifest.from_json(_spoiled(lambda document: document["graphs"][0].update(buckets=BUCKETS)))
+    assert manifest.graphs[0].buckets == Buckets(
+        ({"x.0": (1, 16, 4)}, {"x.0": (8, 3, 4)}), {"x.0": Padding(0.5, "left")}
+    )
+    assert json.loads(manifest.to_json())["graphs"][0]["buckets"] == BUCKETS
+
+
+@given(manifests())
+@settings(max_examples=20, deadline=None)
+def test_what_is_written_is_read_back(manifest: Manifest) -> None:
+    data = manifest.to_json()
+    read = Manifest.from_json(data)
+    assert read == manifest
+    assert read.to_json() == data
+    assert pickle.loads(pickle.dumps(read)) == manifest  # noqa: S301 (our own)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), -0.0, 1e308, 1, True, None, "", "é\n"])
+def test_constants_keep_type_and_value(value: Any) -> None:
+    graph = replace(TINY_GRAPH, signature=replace(TINY_GRAPH.signature, result=ValueNode(value)))
+    result = Manifest.from_json(replace(TINY, graphs=(graph,)).to_json()).graphs[0].signature.result
+    assert isinstance(result, ValueNode)
+    assert type(result.value) is type(value)
+    assert repr(result.value) == repr(value)
+
+
+def test_equal_manifests_have_equal_bytes_whatever_the_order() -> None:
+    backwards = replace(
+        TINY, files=dict(reversed([*TINY.files.items()])), metadata=dict(reversed([*TINY.metadata.items()]))
+    )
+    assert backwards.to_json() == TINY.to_json()
+    assert TINY.to_json().endswith(b"}\n")
+
+
+def test_numbers_that_are_no_python_floats_are_written_as_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert TINY.golden is not None
+    assert TINY.golden.tolerance is not None
+    cosine = replace(TINY.golden, tolerance=replace(TINY.golden.tolerance, cosine=numpy.float32(0.5)))
+    assert b'"cosine": 0.5' in replace(TINY, golden=cosine).to_json()
+
+
+# What is not valid is not written
+
+
+@pytest.mark.parametrize(
+    ("metadata", "location"),
+    [
+        ({"a": {1, 2}}, "metadata.a"),
+        ({"a": {"b": [object()]}}, "metadata.a.b[0]"),
+        ({"a": float("nan")}, "metadata.a"),
+        ({"a": 2**63}, "metadata.a"),
+        ({"a": "\ud800"}, "metadata.a"),
+        ({"\ud800": 1}, "metadata"),
+        ({1: "a"}, "metadata"),
+        ({"a b": b"bytes"}, "metadata['a b']"),
+    ],
+)
+def test_metadata_that_json_cannot_hold_is_refused(metadata: Any, location: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        replace(TINY, metadata=metadata).to_json()
+    assert location in dict(caught.value.problems)
+
+
+def test_metadata_that_contains_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_json, "MAX_VALUES", 10_000)
+    loop: list[Any] = []
+    loop.append(loop)
+    doubling: list[Any] = []
+    for _ in range(90):
+        doubling = [doubling, doubling]
+    for endless in (loop, doubling):
+        with pytest.raises(ManifestError, match="levels of nesting"):
+            replace(TINY, metadata={"a": endless}).to_json()
+
+
+def test_tuples_in_metadata_are_arrays() -> None:
+    assert Manifest.from_json(replace(TINY, metadata={"a": (1, 2)}).to_json()).metadata == {"a": [1, 2]}
+
+
+def test_an_inconsistent_manifest_is_not_written() -> None:
+    with pytest.raises(ManifestError, match="what was to be written is not a valid manifest"):
+        replace(TINY, graphs=()).to_json()
+
+
+# What is damaged or hostile is refused, with every problem
+
+
+def test_every_problem_is_reported() -> None:
+    def change(document: Any) -> None:
+        document["name"] = "../unet"
+        document["graphs"][0]["inputs"][1]["dtype"] = "bfloat16"
+        del document["weights"]["tensors"]
+        document["extra"] = 1
+
+    assert _problems(_spoiled(change)) == {
+        "name": "expected a bundle name, got '../unet', which contains '/'",
+        "graphs[0].inputs[1].dtype": "expected one of bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, "
+        "float16, float32, float64, got 'bfloat16'",
+        "weights.tensors": "expected it, got nothing",
+        "extra": "unknown; expected only format_version, name, producer, graphs, weights, golden, files, warnings, "
+        "metadata",
+    }
+
+
+@pytest.mark.parametrize("length", range(0, len(TINY.to_json()) - 1, 97))
+def test_a_truncated_manifest_is_refused(length: int) -> None:
+    with pytest.raises(ManifestError, match="expected JSON in UTF-8"):
+        Manifest.from_json(TINY.to_json()[:length])
+
+
+@pytest.mark.parametrize(
+    ("found", "raises"),
+    [
+        ("2.0", FormatVersionError),
+        ("1.1", FormatVersionError),
+        ("0.9", FormatVersionError),
+        ("10.12", FormatVersionError),
+    ]
+    + [(found, ManifestError) for found in ("", "1", "1.0.0", "01.0", "v1.0", 1.0, None, ["1.0"], "9" * 9000 + ".0")],
+)
+def test_an_unknown_format_version_is_refused(found: Any, raises: type[NpuPersistError]) -> None:
+    with pytest.raises(raises) as caught:
+        Manifest.from_json(_spoiled(lambda document: document.update(format_version=found)))
+    if isinstance(caught.value, FormatVersionError):
+        assert (caught.value.found, caught.value.supported) == (found, "1.0")
+        assert "pip install" in str(caught.value)
+
+
+def test_a_newer_format_is_named_before_anything_else_is_said_about_it() -> None:
+    with pytest.raises(FormatVersionError, match=r"format version 2\.0"):
+        Manifest.from_json(b'{"format_version": "2.0", "whatever": []}')
+
+
+@pytest.mark.parametrize(
+    ("data", "location"),
+    [
+        (TINY.to_json().replace(b'"name": "tiny"', b'"name": "tiny", "name": "tiny"'), "name"),
+        (
+            TINY.to_json().replace(b'"size": 14', b'"size": 14, "size": 14, "size": 14'),
+            "files['golden.safetensors'].size",
+        ),
+        (TINY.to_json().replace(b'"author"', b'"a": 1, "a": 2, "author"'), "metadata.a"),
+    ],
+)
+def test_duplicate_keys_are_refused(data: bytes, location: str) -> None:
+    assert data != TINY.to_json()
+    assert _problems(data) == {location: "expected every key once, got it more than once"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../model.xml",
+        "/model.xml",
+        "a/../../m.xml",
+        "C:/m.xml",
+        "C:m.xml",
+        "a\\m.xml",
+        "nul.xml",
+        "m.xml.",
+        "m.xml ",
+        "./m.xml",
+        "a//m.xml",
+        ".m.xml",
+        "a" * 200 + ".xml",
+        "",
+        "con/m.xml",
+        "\u00fc.xml",
+        "a\0.xml",
+    ],
+)
+def test_a_path_that_leaves_the_folder_or_some_platform_is_refused(path: str) -> None:
+    def change(document: Any) -> None:
+        document["graphs"][0]["path"] = path
+        document["files"][path] = document["files"].pop("model.xml")
+
+    problems = _problems(_spoiled(change))
+    assert set(problems) == {"graphs[0].path", strict_json.key_location("files", path)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "manifest.json",
+        "Manifest.JSON",
+        "model.bin",
+        "MODEL.bin",
+        "model.bin/x",
+        "compiled/npu-4000/model.blob",
+        "Compiled",
+    ],
+)
+def test_files_that_are_not_the_manifests_to_vouch_for_are_refused(path: str) -> None:
+    data = _spoiled(lambda document: document["files"].update({path: {"size": 1, "digest": DIGEST}}))
+    assert "not part of what the manifest vouches for" in _problems(data)[strict_json.key_location("files", path)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "why"),
+    [
+        (["Model.xml"], "no twin in upper and lower case"),
+        (["sub/a", "Sub/b"], "no twin in upper and lower case"),
+        (["sub", "sub/a"], "a file or a folder"),
+        (["sub/a", "sub"], "a file or a folder"),
+    ],
+)
+def test_files_that_cannot_stand_side_by_side_are_refused(paths: list[str], why: str) -> None:
+    data = _spoiled(lambda document: document["files"].update({path: {"size": 1, "digest": DIGEST} for path in paths}))
+    assert why in "".join(_problems(data).values())
+
+
+def _set(*place: Any, to: Any) -> Callable[[Any], None]:
+    def change(document: Any) -> None:
+        for step in place[:-1]:
+            document = document[step]
+        document[place[-1]] = to
+
+    return change
+
+
+def _buckets(**changes: Any) -> Callable[[Any], None]:
+    return _set("graphs", 0, "buckets", to={**BUCKETS, **changes})
+
+
+@pytest.mark.parametrize(
+    ("change", "location"),
+    [
+        (_set("graphs", to=[]), "graphs"),
+        (_set("graphs", 0, "path", to="weights.safetensors"), "graphs[0].path"),
+        (_set("graphs", 0, "path", to="other.xml"), "graphs[0].path"),
+        (_set("graphs", 0, "inputs", 1, "name", to="x.0"), "graphs[0].inputs"),
+        (_set("graphs", 0, "inputs", 0, "shape", 0, "max", to=0), "graphs[0].inputs[0].shape[0].max"),
+        (_set("graphs", 0, "signature", "arguments", 0, 1, to={"tensor": 0}), "graphs[0].signature.arguments"),
+        (_set("graphs", 0, "signature", "arguments", 1, 1, to={"tensor": 1}), "graphs[0].signature.arguments"),
+        (_set("graphs", 0, "signature", "arguments", 1, 0, to="x"), "graphs[0].signature.arguments"),
+        (_set("graphs", 0, "signature", "arguments", 1, 0, to="y"), "graphs[0].signature.arguments[1][0]"),
+        (_set("graphs", 0, "signature", "parameters", 1, "name", to="x"), "graphs[0].signature.parameters"),
+        (
+            _set("graphs", 0, "signature", "parameters", 1, "default", to={"list": [{"tensor": 0}]}),
+            "graphs[0].signature.parameters[1].default",
+        ),
+        (_set("graphs", 0, "signature", "result", to={"tensor": 1}), "graphs[0].signature.result"),
+        (
+            _set("graphs", 0, "signature", "result", to={"dict": [[1, {"value": 1}], [1, {"value": 2}]]}),
+            "graphs[0].signature.result",
+        ),
+        (
+            _set("graphs", 0, "signature", "result", to={"record": {"type": "T", "fields": [["a", {"value": 1}]] * 2}}),
+            "graphs[0].signature.result",
+        ),
+        (_buckets(shapes=[]), "graphs[0].buckets.shapes"),
+        (_buckets(shapes=[{}]), "graphs[0].buckets.shapes[0]"),
+        (_buckets(shapes=[{"x.0": [1, 2, 4], "x.1": []}]), "graphs[0].buckets.shapes[0]"),
+        (_buckets(shapes=[{"x.0": [1, 2]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [1, 2, 5]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [9, 2, 4]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(shapes=[{"x.0": [1, 0, 4]}]), "graphs[0].buckets.shapes[0]['x.0']"),
+        (_buckets(padding={}), "graphs[0].buckets.padding"),
+        (_buckets(padding={"y": {"value": 0, "side": "left"}}), "graphs[0].buckets.padding"),
+        (_buckets(padding={"x.0": {"value": 0, "side": "top"}}), "graphs[0].buckets.padding['x.0'].side"),
+        (_set("graphs", 0, "buckets", to=None), "graphs[0].buckets"),
+        (_set("weights", "data_start", to=4095), "weights.data_start"),
+        (_set("weights", "data_start", to=0), "weights.data_start"),
+        (_set("weights", "data_size", to=65), "weights.data_size"),
+        (_set("weights", "path", to="other.safetensors"), "weights.path"),
+        (_set("golden", "path", to="other.safetensors"), "golden.path"),
+        (_set("golden", "path", to="weights.safetensors"), "files"),
+        (_set("files", "model.xml", "digest", to=DIGEST.upper()), "files['model.xml'].digest"),
+        (_set("files", "model.xml", "size", to=-1), "files['model.xml'].size"),
+        (_set("files", "model.xml", "size", to=True), "files['model.xml'].size"),
+        (_set("files", "model.xml", "size", to=2**63), "files['model.xml'].size"),
+        (_set("golden", "tolerance", "cosine", to=float("nan")), "golden.tolerance.cosine"),
+        (_set("golden", "differences", 0, "max_abs", to=float("inf")), "golden.differences[0].max_abs"),
+    ],
+)
+def test_a_manifest_that_does_not_agree_with_itself_is_refused(change: Callable[[Any], None], location: str) -> None:
+    assert location in _problems(_spoiled(change))
+
+
+def test_two_graphs_share_neither_name_nor_file() -> None:
+    data = _spoiled(lambda document: document["graphs"].append(document["graphs"][0]))
+    with pytest.raises(ManifestError, match="graph names that differ") as caught:
+        Manifest.from_json(data)
+    assert "graph paths that differ" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"null", b"[]", b"3", b'"text"', b"{}", b"\xff\xfe", b"\xef\xbb\xbf{}", b"{'name': 1}", b"{} {}", b"\0"),
+        *(b"[" * 100_000, b'{"a":' * 100_000, b"[" * 101 + b"]" * 101, b"[1e999]", b"[" + b"9" * 10_000 + b"]"),
+        *(b'["\\ud800"]', b'{"\\ud800": 1, "\\ud800": 2}', b"[-Infinity]", b'{"name": NaN}'),
+    ],
+)
+def test_bytes_that_are_no_manifest_are_refused(data: bytes) -> None:
+    _problems(data)
+
+
+@pytest.mark.parametrize("data", [b" " * (strict_json.MAX_SIZE + 1), b"[" + b"[]," * strict_json.MAX_VALUES + b"[]]"])
+def test_too_much_is_refused_before_it_is_parsed(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ManifestError, match="expected at most"):
+        Manifest.from_json(data)
+
+
+def test_many_values_at_the_end_of_long_keys_take_little_memory() -> None:
+    tracemalloc = pytest.importorskip("tracemalloc")
+    keys = b'{"' + b"k" * 60 + b'":'
+    data = keys * 90 + b"[" + b"0," * 100_000 + b"0]" + b"}" * 90
+    tracemalloc.start()
+    try:
+        _problems(data)
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_problems_make_a_short_message() -> None:
+    data = _spoiled(lambda document: document["files"].update({f"../{index}": 1 for index in range(5000)}))
+    with pytest.raises(ManifestError, match="and 980 more") as caught:
+        Manifest.from_json(data)
+    assert len(str(caught.value)) < 5000
+
+
+def test_long_values_make_a_short_message() -> None:
+    data = _spoiled(lambda document: document.update({"x" * 10_000: 1, "name": "y" * 100_000}))
+    with pytest.raises(ManifestError) as caught:
+        Manifest.from_json(data)
+    assert len(str(caught.value)) < 1000
+
+
+def test_too_many_files_are_refused() -> None:
+    files = {f"f{index}": FileEntry(0, DIGEST) for index in range(10_001)}
+    with pytest.raises(ManifestError, match="at most 10000 files"):
+        replace(TINY, files={**TINY.files, **files}).to_json()
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_bytes_changed_anywhere_give_our_errors_only(data: st.DataObject) -> None:
+    original = TINY.to_json()
+    changed = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(changed)))
+        end = data.draw(st.integers(start, min(len(changed), start + 20)))
+        changed[start:end] = data.draw(
+            st.binary(max_size=4) | st.sampled_from([b'"', b"{", b"]", b",", b"null", b"\\u"])
+        )
+    with suppress(ManifestError, FormatVersionError):
+        Manifest.from_json(bytes(changed))
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_schema_says_what_the_reader_says(data: st.DataObject) -> None:
+    document = json.loads(TINY.to_json())
+    if data.draw(st.booleans()):
+        document["graphs"][0]["buckets"] = deepcopy(BUCKETS)
+    for _ in range(data.draw(st.integers(1, 2))):
+        document = spoil(document, data)
+    problems = strict_json.Problems("it")
+    try:
+        Manifest._read(document, problems, "it")
+        problems.raise_if_any()
+        accepted = True
+    except NpuPersistError:
+        accepted = False
+    assert accepted == _schema().is_valid(document), document
+
+
+@cache
+def _schema() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("npu_persist.bundle.manifest").joinpath("schema.json").read_bytes())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    # JSON Schema takes 1.0 for an integer; the reader is stricter.
+    checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)(schema)
+
+
+def test_the_schema_knows_a_valid_manifest_and_names_as_the_reader_does() -> None:
+    schema = _schema()
+    assert schema.is_valid(json.loads(TINY.to_json()))
+    for name in ("CON", "aux.x", "com1", "console", "a.", "-a", "a/b", "x" * 101, "", "nul.", "COM10"):
+        document = json.loads(TINY.to_json())
+        document["name"] = name
+        problems = strict_json.Problems("it")
+        Manifest._read(document, problems, "it")
+        assert schema.is_valid(document) == (not problems.error().problems), name
+
+
+# Small things
+
+
+def test_a_manifest_without_torch_golden_or_metadata_is_one() -> None:
+    files = {path: entry for path, entry in TINY.files.items() if path != "golden.safetensors"}
+    bare = replace(TINY, producer=Producer("0", "0", None), golden=None, files=files, metadata={}, warnings=())
+    assert Manifest.from_json(bare.to_json()) == bare
+
+
+def test_the_bin_stands_beside_its_graph() -> None:
+    assert derived_bin("deep/model.xml") == "deep/model.bin"
+
+
+def test_errors_name_their_source() -> None:
+    with pytest.raises(ManifestError, match=r"^/store/unet/3/manifest\.json is not a valid manifest"):
+        Manifest.from_json(b"{}", source="/store/unet/3/manifest.json")
+
+
+def test_the_tiny_bundle_is_what_its_manifest_says() -> None:
+    assert {path: FileEntry(len(data), digest_bytes(data)) for path, data in tiny_files().items()} == TINY.files

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from npu_persist.artifact.artifact import BLOB_FILE
+from npu_persist.cache import QUOTA_VARIABLE, CompileCache, Entry
+from npu_persist.cache.amounts import parse_age, parse_size
+from npu_persist.cache.folder import Folder
+from npu_persist.errors import UsageError
+from tests.support.artifacts import BLOB, KEY, age, asides, held, names, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CompileCache:
+    return CompileCache(tmp_path / "home")
+
+
+def aged(cache: CompileCache, count: int = 4, **changes: Any) -> list[Entry]:
+    """Publish entries, the first least recently used."""
+    entries = [publish(cache, graph=f"graph {number}", **changes) for number in range(count)]
+    for number, entry in enumerate(entries):
+        age(entry, 1000 * (count - number))
+    return entries
+
+
+def test_the_least_recently_used_go_until_the_size_is_kept(cache: CompileCache) -> None:
+    entries = aged(cache)
+    removed = cache.prune(max_size=2 * entries[0].size + 10)
+    assert [one.path for one in removed] == [entry.path for entry in entries[:2]]
+    assert {one.reason for one in removed} == {"least recently used"}
+    assert removed[0].size > len(BLOB)
+    assert removed[0].reference == entries[0].reference
+    assert removed[0].device == "CPU"
+    assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
+    assert asides(cache) == []
+
+
+def test_a_use_moves_an_entry_to_the_end(cache: CompileCache) -> None:
+    entries = aged(cache)
+    with held(entries[0]):
+        pass
+    removed = cache.prune(max_size=2 * entries[0].size + 10)
+    assert [one.path for one in removed] == [entry.path for entry in entries[1:3]]
+
+
+def test_what_is_in_use_counts_but_stays(cache: CompileCache) -> None:
+    entries = aged(cache)
+    with held(entries[0]):
+        age(entries[0], 9999)
+        removed = cache.prune(max_size=2 * entries[0].size + 10)
+    assert [one.path for one in removed] == [entry.path for entry in entries[1:3]]
+
+
+def test_two_that_prune_at_once_do_not_remove_twice_as_much(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = aged(cache)
+    limit = 2 * entries[0].size + 10
+    remove_entry = Folder.remove_entry
+
+    def remove_late(folder: Folder, entry: Entry) -> bool:
+        monkeypatch.setattr(Folder, "remove_entry", remove_entry)
+        assert len(cache.prune(max_size=limit)) == 2  # by another process
+        return folder.remove_entry(entry)
+
+    monkeypatch.setattr(Folder, "remove_entry", remove_late)
+    assert cache.prune(max_size=limit) == []
+    assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
+
+
+def test_what_may_not_be_removed_stays_and_the_rest_goes(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = aged(cache)
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source == entries[0].path:
+            raise PermissionError(13, "another user's", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    assert [one.path for one in cache.prune(max_size=0)] == [entry.path for entry in entries[1:]]
+    assert f"{entries[0].path} cannot be removed" in caplog.text
+
+
+def test_what_was_not_used_for_long_goes(cache: CompileCache) -> None:
+    entries = aged(cache)
+    assert [one.path for one in cache.prune(older_than=2500)] == [entry.path for entry in entries[:2]]
+    assert cache.prune(older_than=2500) == []
+
+
+def test_only_entries_of_a_device_go(cache: CompileCache) -> None:
+    npu, gpu, automatic = (
+        publish(cache, device="NPU"),
+        publish(cache, device="GPU.1"),
+        publish(cache, device="AUTO:NPU"),
+    )
+    assert [one.path for one in cache.prune(device="gpu")] == [gpu.path]
+    assert cache.prune(device="NPU", older_than=1000) == []
+    assert [one.path for one in cache.prune(device="NPU")] == [npu.path]
+    assert cache.entries() == (automatic,)
+
+
+def test_pruning_without_arguments_keeps_the_quota(tmp_path: Path) -> None:
+    entries = aged(CompileCache(tmp_path))
+    cache = CompileCache(tmp_path, quota=entries[0].size + 10)
+    assert [one.path for one in cache.prune()] == [entry.path for entry in entries[:3]]
+
+
+def test_the_quota_is_kept_after_each_publish_and_the_new_entry_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    entries = aged(CompileCache(tmp_path))
+    cache = CompileCache(tmp_path, quota=2 * entries[0].size + 10)
+    newest = publish(cache, graph="newest")
+    assert {entry.key for entry in cache.entries()} == {entries[-1].key, newest.key}
+    assert "to keep the quota" in caplog.text
+    for graph in ("one", "two"):
+        last = publish(CompileCache(tmp_path, quota=0), graph=graph)
+        assert [entry.key for entry in cache.entries()] == [last.key]
+
+
+def test_what_was_put_aside_goes_before_any_entry(tmp_path: Path) -> None:
+    cache = CompileCache(tmp_path)
+    entries = aged(cache, 2)
+    cache.put_aside(entries[1], "damaged")
+    publish(CompileCache(tmp_path, quota=2 * entries[0].size + 10), graph="newest")
+    assert asides(cache) == []
+    assert cache.find(entries[0].key) is not None
+
+
+def test_what_was_put_aside_while_it_is_in_use_stays_until_it_is_not(cache: CompileCache) -> None:
+    entry = publish(cache)
+    with held(entry):
+        cache.put_aside(entry, "damaged")
+        assert cache.prune() == []
+        assert (asides(cache)[0] / BLOB_FILE).read_bytes() == BLOB
+    assert len(cache.prune()) == 1
+
+
+def test_a_quota_that_cannot_be_kept_does_not_fail_the_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(CompileCache(tmp_path))
+
+    def refuse(*_: object) -> Iterator[Any]:
+        yield from ()
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr("npu_persist.cache.pruning.remove_entries", refuse)
+    assert publish(CompileCache(tmp_path, quota=0), graph="other").path.exists()
+    assert "cannot be kept below 0 bytes" in caplog.text
+
+
+def test_sweeping_removes_leftovers_and_no_entry(cache: CompileCache) -> None:
+    entry = publish(cache)
+    cache.put_aside(publish(cache, graph="other"), "damaged")
+    with cache.claim(KEY, timeout=0):
+        cache.sweep()
+        assert names(cache) == {KEY, f"{KEY}.lock"}
+    cache.sweep()
+    assert names(cache) == {KEY}
+    assert cache.find(KEY) == entry
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"), [("20GB", 20 * 10**9), ("500 MB", 5 * 10**8), ("0", 0), ("1.5kib", 1536), ("", 20 * 10**9)]
+)
+def test_the_quota_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, quota: int
+) -> None:
+    monkeypatch.setenv(QUOTA_VARIABLE, text)
+    assert CompileCache(tmp_path).quota == quota
+    assert CompileCache(tmp_path, quota=7).quota == 7
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "1e9", "nan", "5 XB", "GB", "1 000", "9" * 30, "1GB2"])
+def test_a_size_that_is_none_names_where_it_stood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(QUOTA_VARIABLE, text)
+    with pytest.raises(UsageError, match=f"{QUOTA_VARIABLE}: expected a size such as 20GB"):
+        CompileCache(tmp_path)
+    with pytest.raises(UsageError, match="--max-size"):
+        parse_size(text, "--max-size")
+
+
+def test_ages_are_read() -> None:
+    assert [parse_age(text) for text in ("30d", "12h", "1.5m", "2 w", "9s")] == [2592000, 43200, 90, 1209600, 9]
+    for text in ("30", "d", "3 days", "-1d", ""):
+        with pytest.raises(UsageError, match="expected an age such as 30d"):
+            parse_age(text)

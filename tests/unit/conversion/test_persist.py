@@ -1,0 +1,699 @@
+"""The journey: persist a module, load the bundle, get the module's own answers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch.export import Dim
+
+import npu_persist
+from npu_persist.bundle.manifest import RecordNode, Tolerance, ValueNode
+from npu_persist.bundle.signature import Record
+from npu_persist.conversion import preserve
+from npu_persist.errors import (
+    ConversionError,
+    ExampleInputsError,
+    FrozenControlFlowWarning,
+    InputError,
+    InvalidNameError,
+    ParityError,
+    StoreError,
+    UsageError,
+)
+from npu_persist.store import Store
+from tests.support.modules import (
+    Affine,
+    Branch,
+    CustomFunction,
+    FrozenLoop,
+    IntegerDivision,
+    LearnedQuery,
+    Leaves,
+    Nested,
+    NotANumber,
+    Overwrites,
+    Raises,
+    ShapeBranch,
+)
+from tests.support.processes import ROOT, poison, run_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npu_persist.progress import Progress
+
+X = torch.linspace(-1, 1, 8).reshape(2, 4)
+
+
+def numpy_of(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def nested_call(module: Nested) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = module.example()
+    options = {"pair": (args[1]["pair"].first.numpy(), np.ones(3, np.float32)), "list": [args[0].numpy()]}
+    return (args[0].numpy(), options, np.ones(2, np.float32)), {key: value.numpy() for key, value in kwargs.items()}
+
+
+def files_below(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file()) if path.exists() else []
+
+
+class TestStructure:
+    def test_comes_back_as_it_was_given(self) -> None:
+        module = Nested()
+        args, kwargs = module.example()
+        npu_persist.persist(module, "nested", args, kwargs)
+        model = npu_persist.load("nested", device="CPU")
+        args, kwargs = nested_call(module)
+        result = model(*args, **kwargs)
+        with torch.no_grad():
+            expected = module.eval()(*module.example()[0], **module.example()[1])
+        assert list(result) == list(expected)
+        np.testing.assert_allclose(result["y"], expected["y"], atol=1e-2)
+        np.testing.assert_array_equal(result["same"], result["y"])
+        np.testing.assert_array_equal(result["input"], expected["input"])
+        assert isinstance(result["tuple"], tuple)
+        assert result["tuple"][1:3] == (None, 3)
+        np.testing.assert_array_equal(result["tuple"][3][0], expected["tuple"][3][0])
+        assert isinstance(result["answer"], Record)
+        np.testing.assert_allclose(result["answer"].value, expected["answer"].value, atol=1e-2)
+        assert (result["answer"].missing, result["answer"].count) == (None, 3)
+        np.testing.assert_array_equal(result["pair"].first, expected["pair"].first)
+        np.testing.assert_array_equal(result["pair"].second, [2.0, 3.0])
+        assert result["old"].right == "text"
+        assert result["size"] == expected["size"] == 8
+
+    def test_other_inputs_than_the_example_give_the_module_s_answers(self) -> None:
+        module = Nested()
+        args, kwargs = module.example()
+        npu_persist.persist(module, "nested", args, kwargs)
+        model = npu_persist.load("nested", device="CPU")
+        other = torch.randn(2, 4, 8)
+        call_args = (
+            other,
+            {"pair": type(args[1]["pair"])(other * 2, torch.ones(3)), "list": [other + 1]},
+            torch.zeros(2),
+        )
+        call_kwargs = {"mask": other < 0, "unused": torch.ones(5), "extra": torch.tensor([5, 6])}
+        with torch.no_grad():
+            expected = module.eval()(*call_args, **call_kwargs)
+        result = model(*call_args, **call_kwargs)
+        np.testing.assert_allclose(result["y"], expected["y"], atol=2e-2)
+        np.testing.assert_array_equal(result["pair"].second, [5.0, 6.0])
+
+    def test_one_tensor_passed_twice_is_two_inputs(self) -> None:
+        npu_persist.persist(Affine(), "twice", (X, X))
+        model = npu_persist.load("twice", device="CPU")
+        assert len(model.inputs) == 2
+        zero, one = np.zeros((2, 4), np.float32), np.ones((2, 4), np.float32)
+        np.testing.assert_allclose(model(zero, one) - model(zero, zero), one, atol=1e-3)
+
+    def test_a_fixed_value_is_part_of_the_graph_and_another_is_refused(self) -> None:
+        module = Affine()
+        npu_persist.persist(module, "scaled", (X,), {"scale": 3.0})
+        model = npu_persist.load("scaled", device="CPU")
+        with torch.no_grad():
+            np.testing.assert_allclose(model(X, scale=3.0), module(X, scale=3.0), atol=1e-2)
+        with pytest.raises(InputError, match="scale"):
+            model(X)
+
+    def test_transformers_output_is_a_record_of_its_fields(self) -> None:
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+        module = BertModel(config)
+        bundle = npu_persist.persist(module, "bert")  # dummy_inputs
+        model = npu_persist.load("bert", device="CPU")
+        result = model(input_ids=module.dummy_inputs["input_ids"].numpy())
+        assert isinstance(bundle.graph().signature.result, RecordNode)
+        assert list(result) == ["last_hidden_state", "pooler_output"]
+        assert result[0] is result.last_hidden_state is result["last_hidden_state"]
+        assert result.past_key_values is None
+
+
+class TestModuleComesBackAsItWas:
+    def test_flags_tensors_attributes_hooks_and_random_states(self) -> None:
+        module = Nested()
+        module.layer.eval()
+        seen: list[int] = []
+        module.layer.register_forward_hook(lambda *_: seen.append(1))
+        module.layer.weight.grad = torch.full_like(module.layer.weight, 5.0)
+        identities = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
+        before = copy.deepcopy(module.state_dict())
+        plain, grad = module.plain.clone(), module.layer.weight.grad
+        states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]  # noqa: NPY002
+        args, kwargs = module.example()
+        npu_persist.persist(module, "nested", args, kwargs)
+        assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == identities
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+        assert torch.equal(module.plain, plain)
+        assert (module.training, module.layer.training, module.tied.training) == (True, False, True)
+        assert module.layer.weight.requires_grad
+        assert module.layer.weight.grad is grad
+        assert torch.equal(grad, torch.full_like(grad, 5.0))
+        assert module.history == []
+        assert not hasattr(module, "cache")
+        assert seen, "the user's own hook runs while the module is traced, as in any forward"
+        assert len(module.layer._forward_hooks) == 1
+        assert torch.equal(torch.random.get_rng_state(), states[0])
+        np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]  # noqa: NPY002
+        assert random.getstate() == states[2]
+
+    def test_also_when_the_forward_raises(self) -> None:
+        module = Raises()
+        with pytest.raises(ConversionError, match=r"Raises\.outer\.1 raised KeyError") as caught:
+            npu_persist.persist(module, "raises", (X,))
+        assert caught.value.module_path == "outer.1"
+        assert module.training
+        assert module.outer[0].training
+        assert not torch.nn.modules.module._global_forward_hooks
+
+    def test_also_a_parameter_that_the_forward_overwrites(self) -> None:
+        module = Overwrites()
+        npu_persist.persist(module, "overwrites", (X,))
+        assert torch.equal(module.weight.detach(), torch.ones(4))
+
+    def test_on_another_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The CPU's tensors pass for those of another device: they are copied, and come back."""
+        elsewhere = types.SimpleNamespace(device=torch.device("privateuseone"))
+        monkeypatch.setattr(preserve, "_tensors", lambda _: iter([elsewhere]))
+        module = Nested()
+        identities = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
+        args, kwargs = module.example()
+        with preserve.lend(module):
+            assert id(module.layer.weight) != identities["layer.weight"]
+            assert module.tied.weight is module.layer.weight
+        bundle = npu_persist.persist(module, "elsewhere", args, kwargs)
+        assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == identities
+        assert "layer.weight" in load_file(bundle.path / "weights.safetensors")
+
+    def test_on_the_meta_device_there_is_nothing_to_persist(self) -> None:
+        with torch.device("meta"):
+            module = Affine()
+        with pytest.raises(ConversionError, match="meta"):
+            npu_persist.persist(module, "meta", (X,))
+        assert module.layer.weight.device.type == "meta"
+
+
+class TestExamples:
+    def test_recorded_inputs_are_those_of_the_last_forward(self) -> None:
+        module = Affine()
+        with npu_persist.record(module):
+            module(torch.zeros(1, 4))
+            module(torch.zeros(3, 4), y=torch.zeros(3, 4))
+        bundle = npu_persist.persist(module, "recorded")
+        assert [port.shape for port in bundle.graph().inputs] == [(3, 4), (3, 4)]
+        assert not module._forward_pre_hooks
+
+    def test_example_input_array(self) -> None:
+        module = Affine()
+        module.example_input_array = torch.zeros(5, 4)
+        assert npu_persist.persist(module, "lightning").graph().inputs[0].shape == (5, 4)
+
+    def test_diffusers_model_needs_nothing(self) -> None:
+        from diffusers import UNet2DConditionModel
+
+        module = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=8,
+            attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        bundle = npu_persist.persist(module, "unet")
+        assert [(port.name, port.shape) for port in bundle.graph().inputs] == [
+            ("sample", (1, 4, 8, 8)),
+            ("timestep", (1,)),
+            ("encoder_hidden_states", (1, 77, 8)),
+        ]
+
+    def test_none_found_names_all_four_ways(self) -> None:
+        with pytest.raises(ExampleInputsError) as caught:
+            npu_persist.persist(Affine(), "none")
+        for way in ("args=", "example_input_array", "dummy_inputs", "npu_persist.record(model)"):
+            assert way in str(caught.value)
+
+
+class TestShapes:
+    def test_bounds_are_in_the_ir_and_in_the_manifest(self) -> None:
+        batch = Dim("batch", min=1, max=8)
+        bundle = npu_persist.persist(Affine(), "dynamic", (X, X), dynamic_shapes={"x": {0: batch}, "y": {0: batch}})
+        axis = bundle.graph().inputs[0].shape[0]
+        assert (axis.name, axis.min, axis.max) == ("batch", 1, 8)  # type: ignore[union-attr]
+        read = ov.Core().read_model(bundle.path / "model.xml")
+        assert str(read.inputs[0].get_partial_shape()) == "[1..8,4]"
+
+    def test_every_size_within_bounds_gives_the_module_s_answer(self) -> None:
+        module = Affine()
+        npu_persist.persist(module, "dynamic", (X,), dynamic_shapes=({0: Dim("batch", min=1, max=8)},))
+        model = npu_persist.load("dynamic", device="CPU")
+        for size in (1, 2, 5, 8):
+            x = torch.randn(size, 4)
+            with torch.no_grad():
+                np.testing.assert_allclose(model(x), module(x), atol=1e-2)
+
+    def test_a_call_outside_of_the_bounds_names_argument_axis_bound_and_value(self) -> None:
+        npu_persist.persist(Affine(), "dynamic", (X,), dynamic_shapes=({0: Dim("batch", min=1, max=8)},))
+        with pytest.raises(InputError, match=r"argument x: expected size 1\.\.8 on axis 0 \(batch\); got 9"):
+            npu_persist.load("dynamic", device="CPU")(np.zeros((9, 4), np.float32))
+
+    def test_equal_names_must_have_equal_sizes(self) -> None:
+        batch = Dim("batch", min=1, max=8)
+        npu_persist.persist(Affine(), "dynamic", (X, X), dynamic_shapes={"x": {0: batch}, "y": {0: batch}})
+        with pytest.raises(InputError, match=r"argument y: expected batch = 3 on axis 0.*; got 1"):
+            npu_persist.load("dynamic", device="CPU")(np.zeros((3, 4), np.float32), np.zeros((1, 4), np.float32))
+
+    def test_a_size_that_the_trace_froze_is_found_out(self) -> None:
+        with pytest.raises(ConversionError, match="not with inputs of shape"):
+            npu_persist.persist(FrozenLoop(), "loop", (X,), dynamic_shapes=({0: Dim("n", min=2, max=8)},))
+
+    def test_bounds_that_exclude_the_example_are_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"dynamic_shapes of x, axis 0: the example has 2, outside of 4 to 8"):
+            npu_persist.persist(Affine(), "dynamic", (X,), dynamic_shapes=({0: Dim("n", min=4, max=8)},))
+
+    def test_an_unknown_argument_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="names 'z'"):
+            npu_persist.persist(Affine(), "dynamic", (X,), dynamic_shapes={"z": {0: Dim("n")}})
+
+
+class TestDtypes:
+    @pytest.mark.parametrize("precision", ["fp16", "fp32"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_weights_keep_their_names_and_values(self, dtype: torch.dtype, precision: str) -> None:
+        module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(), torch.nn.Linear(8, 2)).to(dtype)
+        bundle = npu_persist.persist(module, "half", (torch.randn(2, 8).to(dtype),), precision=precision)  # type: ignore[arg-type]
+        stored = load_file(bundle.path / "weights.safetensors")
+        half = torch.float16 if precision == "fp16" or dtype is torch.float16 else torch.float32
+        for name, tensor in module.state_dict().items():
+            kept = torch.float32 if dtype is torch.float32 and tensor.ndim == 1 else half
+            assert stored[name].dtype is kept
+            assert torch.equal(stored[name], tensor.to(kept)), name
+        boundary = np.float16 if dtype is torch.float16 else np.float32
+        result = npu_persist.load("half", device="CPU")(np.ones((2, 8), boundary))
+        assert result.dtype == boundary
+        with torch.no_grad():
+            np.testing.assert_allclose(result, module(torch.ones(2, 8).to(dtype)).float(), atol=2e-2)
+
+    @pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+    def test_wrappers_of_training_are_looked_through(self, wrap: Any) -> None:
+        module = Affine()
+        wrapped = wrap(module)
+        wrapped.train()
+        bundle = npu_persist.persist(wrapped, "wrapped", (X,))
+        assert bundle.digest == npu_persist.persist(module, "wrapped", (X,)).digest
+        assert wrapped.training
+
+    def test_every_call_is_right_not_only_the_first(self) -> None:
+        module = LearnedQuery().eval()
+        npu_persist.persist(module, "query", (torch.randn(2, 9, 64),))
+        model = npu_persist.load("query", device="CPU")
+        for _ in range(3):
+            x = torch.randn(2, 9, 64)
+            with torch.no_grad():
+                np.testing.assert_allclose(model(x), module(x), atol=5e-3)
+
+    def test_integers_divide_exactly(self) -> None:
+        module = IntegerDivision()
+        bundle = npu_persist.persist(module, "division", (torch.tensor([63, 64, 31, 7, 8, -7]),))
+        assert bundle.graph().conversion == "trace"
+        model = npu_persist.load("division", device="CPU")
+        other = torch.tensor([16, -3, 5, 11, -12, 0])
+        for got, expected in zip(model(other), module(other), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+    @pytest.mark.parametrize(
+        "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float64]
+    )
+    def test_inputs_and_outputs_of_every_dtype(self, dtype: torch.dtype) -> None:
+        class Echo(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return x.flip(0), x.float() + 1
+
+        bundle = npu_persist.persist(Echo(), "echo", (torch.tensor([0, 1, 1]).to(dtype),))
+        assert bundle.graph().inputs[0].dtype == bundle.graph().outputs[0].dtype == str(dtype).removeprefix("torch.")
+        value = torch.tensor([1, 0, 0]).to(dtype).numpy()
+        flipped, added = npu_persist.load("echo", device="CPU")(value)
+        np.testing.assert_array_equal(flipped, value[::-1])
+        np.testing.assert_array_equal(added, value.astype(np.float32) + 1)
+
+
+class TestCheck:
+    def test_differences_are_in_the_manifest(self) -> None:
+        golden = npu_persist.persist(Affine(), "affine", (X,)).manifest.golden
+        assert golden is not None
+        assert golden.tolerance == Tolerance(0.1, 0.999)
+        assert golden.differences is not None
+        (difference,) = golden.differences
+        assert 0 < difference.max_abs < 1e-2
+        assert difference.cosine > 0.9999
+
+    def test_beyond_tolerance_nothing_is_published_and_the_layer_is_named(self, store_home: Path) -> None:
+        module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64))
+        with pytest.raises(ParityError, match=r"first layer that differs is 0 ") as caught:
+            npu_persist.persist(module, "strict", (torch.randn(4, 64),), tolerance=1e-7)
+        assert (caught.value.output, caught.value.layer is None) == ("output", False)
+        assert len(caught.value.differences) == 1
+        assert not any("weights" in name or "manifest" in name for name in files_below(store_home))
+
+    def test_nan_is_refused_unless_unchecked(self) -> None:
+        with pytest.raises(ParityError, match=r"output output\.1: torch itself gave NaN in 8 of 8"):
+            npu_persist.persist(NotANumber(), "nan", (X,))
+        golden = npu_persist.persist(NotANumber(), "nan", (X,), check=False).manifest.golden
+        assert golden is not None
+        assert (golden.differences, golden.tolerance) == (None, None)
+
+    def test_a_graph_that_forgot_its_input_is_refused(self) -> None:
+        with pytest.raises(ConversionError, match="no output of the graph depends on any input"):
+            npu_persist.persist(Leaves(), "leaves", (X,))
+
+    def test_a_branch_on_values_warns_with_module_and_line(self) -> None:
+        with pytest.warns(FrozenControlFlowWarning, match=r"inner\.0: __bool__ reads .* x\.sum\(\) > 0"):
+            bundle = npu_persist.persist(Branch(), "branch", (X + 1,))
+        assert "inner.0" in bundle.manifest.warnings[0]
+
+    def test_a_branch_on_sizes_does_not_warn(self) -> None:
+        assert npu_persist.persist(ShapeBranch(), "sizes", (X,)).manifest.warnings == ()
+
+    def test_an_autograd_function_is_traced_through(self) -> None:
+        npu_persist.persist(CustomFunction(), "function", (X,))
+        np.testing.assert_allclose(npu_persist.load("function", device="CPU")(X), X * 2)
+
+    def test_a_custom_operation_is_named_with_its_module(self) -> None:
+        @torch.library.custom_op("npu_persist_tests::triple", mutates_args=())
+        def triple(x: torch.Tensor) -> torch.Tensor:
+            return x * 3
+
+        @triple.register_fake
+        def _(x: torch.Tensor) -> torch.Tensor:
+            return torch.empty_like(x)
+
+        class Triple(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                result: torch.Tensor = triple(x)
+                return result
+
+        with pytest.raises(ConversionError, match=r"npu_persist_tests::triple in 1") as caught:
+            npu_persist.persist(torch.nn.Sequential(torch.nn.ReLU(), Triple()), "custom", (X,))
+        assert caught.value.module_path == "1"
+        assert caught.value.operation == "npu_persist_tests::triple"
+
+
+class TestBundle:
+    def test_two_persists_of_one_model_have_one_digest_and_share_their_files(self) -> None:
+        module = Nested()
+        args, kwargs = module.example()
+        first = npu_persist.persist(module, "nested", args, kwargs)
+        npu_persist.persist(Affine(), "between", (X,))
+        second = npu_persist.persist(module, "nested", args, kwargs)
+        assert (first.version, second.version) == (1, 2)
+        assert first.digest == second.digest
+        assert (first.path / "weights.safetensors").samefile(second.path / "weights.safetensors")
+
+    def test_two_processes_give_one_digest(self, tmp_path: Path) -> None:
+        code = (
+            "import torch, npu_persist; from tests.support.modules import Nested; torch.manual_seed(0); m = Nested(); "
+            "args, kwargs = m.example(); "
+            "exec({}); print(npu_persist.persist(m, 'n', args, kwargs, store={!r}).digest)"
+        )
+        # The second process has converted another model before, so OpenVINO's counters stand elsewhere.
+        other = "npu_persist.persist(torch.nn.Linear(3, 3), 'other', (torch.ones(1, 3),), store={!r})"
+        digests = [
+            run_python("-c", code.format(repr(extra), str(tmp_path / name)), cwd=ROOT).stdout.strip()
+            for name, extra in (("a", "pass"), ("b", other.format(str(tmp_path / "b"))))
+        ]
+        assert digests[0].startswith("blake3:")
+        assert digests[0] == digests[1]
+
+    def test_stock_tools_open_the_folder(self) -> None:
+        module = Affine()
+        bundle = npu_persist.persist(module, "stock", (X,))
+        core = ov.Core()
+        for weights in (bundle.path / "weights.safetensors", None):
+            model = core.read_model(bundle.path / "model.xml", *([weights] if weights else []))
+            with torch.no_grad():
+                np.testing.assert_allclose(core.compile_model(model, "CPU")(X.numpy())[0], module(X), atol=1e-2)
+            assert model.inputs[0].get_any_name() == "x"
+
+    def test_stock_tools_find_inputs_and_outputs_by_name(self) -> None:
+        class Same(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                y = x + 1
+                return {"y": y, "input": x, "again": y * 1}
+
+        bundle = npu_persist.persist(Same(), "same", (X,))
+        compiled = ov.Core().compile_model(bundle.path / "model.xml", "CPU")
+        found = compiled({"x": X.numpy()})
+        assert {name for port in compiled.outputs for name in port.names} >= {"y", "input", "again"}
+        np.testing.assert_array_equal(found["y"], X + 1)
+        np.testing.assert_array_equal(found["input"], X)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+    def test_everyone_may_read_what_was_published(self) -> None:
+        bundle = npu_persist.persist(Affine(), "affine", (X,))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in bundle.path.iterdir()}
+        assert set(modes.values()) == {0o444}, modes
+
+    def test_tied_and_equal_tensors_are_stored_once(self) -> None:
+        module = Nested()
+        args, kwargs = module.example()
+        bundle = npu_persist.persist(module, "nested", args, kwargs)
+        with safe_open(bundle.path / "weights.safetensors", "pt") as file:
+            assert file.metadata()["tied.weight"] == "layer.weight"
+            assert "tied.weight" not in file.keys()  # noqa: SIM118 - safe_open is no dict
+
+    def test_convolution_bias_keeps_its_name_and_shape(self) -> None:
+        module = torch.nn.Conv2d(3, 8, 3)
+        bundle = npu_persist.persist(module, "convolution", (torch.randn(1, 3, 8, 8),))
+        stored = load_file(bundle.path / "weights.safetensors")
+        assert torch.equal(stored["bias"], module.bias.detach())  # type: ignore[union-attr]
+        assert stored["weight"].shape == (8, 3, 3, 3)
+
+    def test_alias_metadata_and_producer(self) -> None:
+        bundle = npu_persist.persist(Affine(), "affine", (X,), alias="prod", metadata={"run": [1, 2]})
+        assert npu_persist.inspect("affine:prod").digest == bundle.digest
+        assert list(bundle.manifest.metadata["run"]) == [1, 2]
+        assert bundle.manifest.producer.torch == torch.__version__
+        assert bundle.manifest.producer.openvino == ov.get_version()
+
+    def test_default_arguments_are_in_the_signature(self) -> None:
+        signature = npu_persist.persist(Affine(), "affine", (X,)).graph().signature
+        assert [parameter.name for parameter in signature.parameters] == ["x", "y", "scale"]
+        assert signature.parameters[1].default == ValueNode(None)
+
+
+class TestProgress:
+    def test_every_stage_begins_and_ends_in_order(self) -> None:
+        events: list[Progress] = []
+        npu_persist.persist(Affine(), "affine", (X,), progress=events.append)
+        assert [event.stage for event in events if event.done] == [
+            "example", "trace", "convert", "write", "check", "publish",
+        ]  # fmt: skip
+        assert any(event.fraction == 1.0 for event in events if event.stage == "write")
+
+    def test_an_interrupt_in_any_stage_leaves_the_store_as_it_was(self, store_home: Path) -> None:
+        npu_persist.persist(Affine(), "affine", (X,))
+        before = files_below(store_home)
+        for stage in ("example", "trace", "convert", "write", "check", "publish"):
+
+            def interrupt(event: Progress, stage: str = stage) -> None:
+                if event.stage == stage:
+                    raise KeyboardInterrupt
+
+            module = Affine()
+            with pytest.raises(KeyboardInterrupt):
+                npu_persist.persist(module, "affine", (X,), progress=interrupt)
+            assert module.training
+            assert files_below(store_home) == before, stage
+
+    @pytest.mark.parametrize("stage", ["trace", "convert", "write", "check", "publish"])
+    def test_a_kill_in_any_stage_leaves_only_what_prune_removes(self, store_home: Path, stage: str) -> None:
+        code = (
+            "import sys, time, torch, npu_persist\n"
+            "from tests.support.modules import Affine\n"
+            "def stop(event):\n"
+            f"    if event.stage == {stage!r}:\n"
+            "        print('there', flush=True)\n"
+            "        time.sleep(60)\n"
+            "npu_persist.persist(Affine(), 'affine', (torch.ones(1, 4),), progress=stop)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "there"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert npu_persist.list() == []
+        removed = npu_persist.prune()
+        assert removed
+        assert files_below(store_home / "staging") == []
+        assert npu_persist.persist(Affine(), "affine", (X,)).version == 1
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "C:x", "CON", "com1.txt", "", "x" * 300, ".hidden"])
+    def test_name(self, name: str, store_home: Path) -> None:
+        with pytest.raises(InvalidNameError):
+            npu_persist.persist(Affine(), name, (X,))
+        assert files_below(store_home) == []
+
+    def test_name_that_differs_in_case_only_is_refused_before_the_work(self) -> None:
+        npu_persist.persist(Affine(), "affine", (X,))
+        with pytest.raises(InvalidNameError, match="upper and lower case"):
+            npu_persist.persist(Raises(), "Affine", (X,))
+
+    def test_precision(self) -> None:
+        with pytest.raises(UsageError, match="'fp16', 'fp32'; got 'int8'"):
+            npu_persist.persist(Affine(), "affine", (X,), precision="int8")  # type: ignore[arg-type]
+
+    def test_an_openvino_model(self) -> None:
+        parameter = ov.opset13.parameter([1], np.float32)
+        model = ov.Model([ov.opset13.relu(parameter)], [parameter])
+        with pytest.raises(UsageError, match="OpenVINO model already"):
+            npu_persist.persist(model, "affine", (X,))
+
+    def test_no_module(self) -> None:
+        with pytest.raises(UsageError, match=r"torch\.nn\.Module; got builtins\.function"):
+            npu_persist.persist(lambda x: x, "affine", (X,))  # type: ignore[arg-type]
+
+    def test_a_tensor_in_place_of_the_arguments(self) -> None:
+        with pytest.raises(UsageError, match=r"args must be a tuple"):
+            npu_persist.persist(Affine(), "affine", X)  # type: ignore[arg-type]
+
+    def test_arguments_that_do_not_fit(self) -> None:
+        with pytest.raises(UsageError, match="do not fit Affine"):
+            npu_persist.persist(Affine(), "affine", (X, X, X))
+
+    def test_metadata_that_is_no_json(self) -> None:
+        with pytest.raises(UsageError, match="metadata"):
+            npu_persist.persist(Affine(), "affine", (X,), metadata={"x": object()})
+
+    def test_a_result_without_a_class_at_deploy_time(self) -> None:
+        class Strange(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> Any:
+                return {"ok": x, "bad": object()}
+
+        with pytest.raises(ConversionError, match=r"\.bad is a builtins\.object"):
+            npu_persist.persist(Strange(), "strange", (X,))
+
+    def test_a_full_disk(self, monkeypatch: pytest.MonkeyPatch, store_home: Path) -> None:
+        def full(*_: Any, **__: Any) -> str:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("npu_persist.bundle.weights.write", full)
+        with pytest.raises(StoreError, match="No space left"):
+            npu_persist.persist(Affine(), "affine", (X,))
+        assert npu_persist.list() == []
+        assert files_below(store_home / "staging") == []
+
+
+class TestDeploy:
+    def test_the_bundle_runs_where_torch_cannot_be_imported(self, tmp_path: Path, store_home: Path) -> None:
+        module = Affine()
+        npu_persist.persist(module, "affine", (X,))
+        poisoned = poison(tmp_path / "poison", "torch", "safetensors", "transformers")
+        code = (
+            "import numpy, sys, npu_persist; model = npu_persist.load('affine', device='CPU'); "
+            "print(model(numpy.ones((2, 4), numpy.float32)).sum()); assert 'torch' not in sys.modules"
+        )
+        done = run_python("-c", code, path=poisoned, env={"NPU_PERSIST_HOME": str(store_home)})
+        assert done.returncode == 0, done.stderr
+        with torch.no_grad():
+            assert float(done.stdout) == pytest.approx(float(module(torch.ones(2, 4)).sum()), abs=1e-2)
+
+
+def test_a_store_object_and_a_path_name_the_same_store(tmp_path: Path) -> None:
+    npu_persist.persist(Affine(), "affine", (X,), store=tmp_path)
+    assert npu_persist.load("affine", device="CPU", store=Store(tmp_path)).bundle.version == 1
+    assert time.time() - npu_persist.inspect("affine", store=tmp_path).created.timestamp() < 3600
+
+
+class TestState:
+    def test_an_output_that_depends_on_written_state_warns(self) -> None:
+        class Average(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.mean: torch.Tensor
+                self.register_buffer("mean", torch.zeros(4))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.mean.mul_(0.5).add_(x[0])
+                return self.mean + 0
+
+        module = Average()
+        with pytest.warns(FrozenControlFlowWarning, match="depends on what the forward writes into mean"):
+            npu_persist.persist(module, "average", (X,))
+        assert torch.equal(module.mean, torch.zeros(4))
+
+    def test_a_branch_on_the_count_of_nonzeros_warns(self) -> None:
+        class Count(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * 2 if (x != 0).nonzero().shape[0] > 3 else x * 0
+
+        with pytest.warns(FrozenControlFlowWarning, match="__bool__"):
+            npu_persist.persist(Count(), "count", (X + 5,))
+
+    def test_nested_containers_come_back_as_they_were(self) -> None:
+        class Cache(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.state = types.SimpleNamespace(last=None, seen={"deep": [[]]})
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.state.last = x if self.state.last is None else torch.cat([self.state.last, x])
+                self.state.seen["deep"][0].append(1)
+                return self.state.last.sum(0)  # type: ignore[no-any-return]
+
+        module = Cache()
+        state, deep = module.state, module.state.seen["deep"]
+        first = npu_persist.persist(module, "cache", (X,))
+        assert module.state is state
+        assert (state.last, state.seen["deep"] is deep, deep) == (None, True, [[]])
+        assert npu_persist.persist(module, "cache", (X,)).digest == first.digest
+
+    def test_threads_that_persist_one_module_leave_it_as_it_was(self) -> None:
+        module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout())
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            bundles = list(pool.map(lambda _: npu_persist.persist(module, "threads", (X,)), range(3)))
+        assert len({bundle.digest for bundle in bundles}) == 1
+        assert module.training
+        assert module[1].training
+
+
+class TestMoreBadInput:
+    def test_a_lazy_module(self) -> None:
+        with pytest.raises(UsageError, match="weight has no shape yet"):
+            npu_persist.persist(torch.nn.LazyLinear(4), "lazy", (X,))
+
+    @pytest.mark.parametrize("metadata", [{1: 2}, {"a": 10**400}, {"a": "\ud800"}, {"a": float("nan")}])
+    def test_metadata_that_would_not_come_back(self, metadata: Any) -> None:
+        with pytest.raises(UsageError, match="metadata"):
+            npu_persist.persist(Affine(), "affine", (X,), metadata=metadata)
+
+    def test_a_meta_example(self) -> None:
+        with pytest.raises(ConversionError, match="x is on the meta device"):
+            npu_persist.persist(Affine(), "affine", (X.to("meta"),))
+
+    def test_a_tolerance_that_is_no_number(self) -> None:
+        with pytest.raises(UsageError, match="tolerance"):
+            npu_persist.persist(Affine(), "affine", (X,), tolerance="x")  # type: ignore[arg-type]
+
+    def test_a_traced_module_is_called_by_its_own_names(self) -> None:
+        traced = torch.jit.trace(torch.nn.Linear(4, 2), X)  # type: ignore[no-untyped-call]
+        bundle = npu_persist.persist(traced, "traced", (X,))
+        assert [port.name for port in bundle.graph().inputs] == ["input"]

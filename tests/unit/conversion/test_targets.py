@@ -1,0 +1,152 @@
+"""`persist(..., targets=...)`: compiled at once, or refused before the work; and published all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch.export import Dim
+
+import npu_persist
+from npu_persist.errors import (
+    CompilationError,
+    DeviceNotFoundError,
+    DynamicShapeError,
+    JobsError,
+    TargetError,
+    ToolchainError,
+)
+from npu_persist.store import Store
+from tests.support.loads import rungs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Net(torch.nn.Module):
+    """A module that tells whether it was traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        result: torch.Tensor = self.layer(x)
+        return result
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+EXAMPLE = (torch.zeros(2, 4),)
+
+
+def test_it_is_compiled_at_once(store: Store) -> None:
+    stages: list[str] = []
+    bundle = npu_persist.persist(
+        Net(), "net", EXAMPLE, targets=["CPU"], store=store, progress=lambda event: stages.append(event.stage)
+    )
+    assert bundle.reference == "net:1"
+    assert rungs(npu_persist.load("net", "CPU", store=store)) == [("attached", "CPU", True)]
+    assert stages[-1] == "compile"
+    store.verify()
+
+
+def test_without_targets_nothing_is_compiled(store: Store) -> None:
+    bundle = npu_persist.persist(Net(), "net", EXAMPLE, store=store)
+    assert not (bundle.path / "compiled").exists()
+
+
+def test_targets_that_are_none_are_refused_before_the_module_is_traced(store: Store) -> None:
+    net = Net()
+    with pytest.raises(TargetError, match="moon-lake"):
+        npu_persist.persist(net, "net", EXAMPLE, targets=["moon-lake"], store=store)
+    assert net.calls == 0
+    assert store.names() == ()
+
+
+def test_a_missing_toolchain_is_said_before_the_module_is_traced(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPU_PERSIST_TOOLCHAINS", str(tmp_path / "none"))
+    monkeypatch.setattr("npu_persist.compilation.toolchains.choice.PluginToolchain", Unusable)
+    net = Net()
+    with pytest.raises(ToolchainError, match="no toolchain can compile"):
+        npu_persist.persist(net, "net", EXAMPLE, targets=["NPU:4000"], store=store)
+    assert net.calls == 0
+
+
+class Unusable:
+    name = "plugin"
+
+    def examine(self) -> object:
+        from npu_persist.compilation.toolchains import State
+
+        return State(usable=False, reason="not on this machine")
+
+
+def test_an_axis_without_a_largest_size_is_refused_before_the_module_is_traced(store: Store) -> None:
+    net = Net()
+    shapes = ({0: Dim("batch", min=1)},)
+    with pytest.raises(DynamicShapeError, match=r"axis 0 \(batch\) of input x .*buckets=\[\{'x': \(128, 4\)\}\]"):
+        npu_persist.persist(net, "net", EXAMPLE, dynamic_shapes=shapes, targets=["NPU"], store=store)
+    assert net.calls == 0
+    bundle = npu_persist.persist(net, "net", EXAMPLE, dynamic_shapes=shapes, targets=["CPU"], store=store)
+    assert (bundle.path / "compiled" / "cpu").is_dir()
+
+
+def test_each_bucket_is_compiled(store: Store) -> None:
+    buckets = [{"x": (1, 4)}, {"x": (8, 4)}]
+    bundle = npu_persist.persist(Net(), "net", EXAMPLE, buckets=buckets, targets=["CPU"], store=store)
+    assert len(list((bundle.path / "compiled").iterdir())) == 2
+    model = npu_persist.load("net", "CPU", store=store)
+    assert [rung.shapes for rung in model.report.rungs if rung.taken] == [{"x": (1, 4)}, {"x": (8, 4)}]
+    assert {rung.name for rung in model.report.rungs if rung.taken} == {"attached"}
+
+
+@pytest.mark.usefixtures("wine")
+def test_buckets_let_an_npu_take_axes_without_a_largest_size(store: Store) -> None:
+    shapes = ({0: Dim("batch", min=1)},)
+    buckets = [{"x": (1, 4)}, {"x": (8, 4)}]
+    bundle = npu_persist.persist(
+        Net(), "net", EXAMPLE, dynamic_shapes=shapes, buckets=buckets, targets=["NPU:4000"], store=store
+    )
+    assert len(list((bundle.path / "compiled").iterdir())) == 2
+
+
+def test_a_compilation_that_fails_leaves_the_bundle_published(store: Store) -> None:
+    command = r"net:1 is published, but .*`npu-persist compile net:1 --target GPU\.7`"
+    with pytest.raises(DeviceNotFoundError, match=command):
+        npu_persist.persist(Net(), "net", EXAMPLE, targets="GPU.7", store=store)
+    assert store.versions("net") == (1,)
+    store.verify()
+    with pytest.raises(JobsError, match="net:2 is published") as caught:
+        npu_persist.persist(Net(), "net", EXAMPLE, targets=["GPU.7", "CPU"], store=store)
+    assert [result.artifact is not None for result in caught.value.results] == [False, True]
+    assert (store.resolve("net:2").path / "compiled" / "cpu").is_dir()
+
+
+@pytest.mark.usefixtures("wine")
+def test_a_refused_operation_names_the_module_that_it_stands_in(store: Store) -> None:
+    class Sampler(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.multinomial(x, 2)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(4, 4)
+            self.sampler = Sampler()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.sampler(torch.softmax(self.head(x), -1))
+            return result
+
+    with pytest.raises(CompilationError, match=r"convert_type is not supported.*Multinomial in sampler \(sampler/"):
+        npu_persist.persist(Model(), "model", (torch.rand(1, 4),), check=False, targets=["NPU:4000"], store=store)
+    assert store.versions("model") == (1,)

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from npu_persist.bundle.manifest import strict_json
+from npu_persist.bundle.origin import read_origin
+from npu_persist.errors import (
+    BundleNotFoundError,
+    FileIntegrityError,
+    HubError,
+    InvalidNameError,
+    ManifestError,
+    ReferenceFormatError,
+    UsageError,
+)
+from npu_persist.files.digest import digest_bytes
+from npu_persist.hub.pull import pull
+from npu_persist.store import Store
+from npu_persist.trust.signing import Signatures
+from tests.support.attached import attach_npu
+from tests.support.bundles import WEIGHTS, publish_tiny, write_tiny
+from tests.support.pulls import REPO, asked, digest_of, make_fixed, put_compiled, put_folder, put_tiny, snapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npu_persist.hub.download import PullProgress
+    from tests.support.hub_server import HubServer
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
+
+
+def test_a_bundle_comes_whole_with_its_origin_and_nothing_else(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    commit = put_tiny(hub, tmp_path / "a", tag="v1")
+    hub.put(REPO, {"README.md": b"# tiny", "origin.json": b"{}", "model.bin": b"x", "pickle.pkl": b"x"})
+    hub.repos[REPO].tags["v1"] = hub.repos[REPO].branches["main"]
+
+    bundle = pull("org/tiny", revision="v1", store=store)
+
+    bundle.verify()
+    assert (bundle.reference, store.list()[0].problem) == ("tiny:1", None)
+    names = {path.name for path in bundle.path.iterdir()}
+    assert names == {
+        "manifest.json", "model.xml", "weights.safetensors", "golden.safetensors", "model.bin", "origin.json"
+    }  # fmt: skip
+    assert (bundle.path / "model.bin").read_bytes() == WEIGHTS
+    origin = read_origin(bundle.path)
+    assert origin is not None
+    assert (origin.repo, origin.revision, origin.endpoint) == (REPO, "v1", hub.url)
+    assert origin.commit == hub.repos[REPO].tags["v1"] != commit
+    assert not [path for path in asked(hub, "/resolve/") if "README" in path or "origin" in path or "pickle" in path]
+
+
+def test_nothing_is_left_in_staging(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    pull("org/tiny", store=store)
+    assert list((store.home / "staging").iterdir()) == []
+
+
+def test_a_repeat_by_commit_asks_for_nothing(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    commit = put_tiny(hub, tmp_path / "a")
+    first = pull("org/tiny", revision=commit, store=store)
+    hub.forget()
+    again = pull(f"hf://org/tiny@{commit}", store=store, alias="prod")
+    assert (again.reference, asked(hub)) == (first.reference, [])
+    assert store.aliases("tiny") == {"prod": 1}
+    assert pull("org/tiny", revision=commit, compiled="none", store=store).version == 1
+    assert asked(hub) == []
+
+
+def test_a_repeat_by_tag_asks_for_the_commit_only(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    pull("org/tiny@v1", store=store)
+    hub.forget()
+    assert pull("org/tiny@v1", store=store).version == 1
+    assert asked(hub) == ["GET /api/models/org/tiny/revision/v1"]
+
+
+def test_a_second_version_downloads_what_changed_only(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    pull("org/tiny@v1", store=store)
+    put_tiny(hub, tmp_path / "b", tag="v2", model=b"<net name='other'/>\n")
+    hub.forget()
+
+    plan = pull("org/tiny@v2", store=store, dry_run=True)
+    assert {file.path for file in plan.files if not file.is_here} == {"manifest.json", "model.xml"}
+    second = pull("org/tiny@v2", store=store)
+
+    second.verify()
+    assert second.reference == "tiny:2"
+    assert not asked(hub, "weights")
+    first = store.resolve("tiny:1")
+    assert (first.path / "weights.safetensors").samefile(second.path / "weights.safetensors")
+
+
+def test_a_damaged_file_of_an_earlier_version_is_not_taken_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    first = pull("org/tiny@v1", store=store)
+    weights = first.path / "weights.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(b"\1" * len(WEIGHTS))
+    put_tiny(hub, tmp_path / "b", tag="v2", model=b"<net name='other'/>\n")
+    pull("org/tiny@v2", store=store).verify()
+    weights.unlink()
+    assert pull("org/tiny@v1", store=store).reference == "tiny:3"  # the first is of no use any more
+
+
+def test_own_content_is_not_downloaded_again(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    own = publish_tiny(store)
+    bundle = pull("org/tiny", store=store)
+    assert bundle.reference == own.reference
+    assert read_origin(bundle.path) is None
+    assert not asked(hub, "model.xml")
+    assert store.resolve("hf://org/tiny").reference == "tiny:1"
+
+
+def test_a_dry_run_changes_nothing(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    plan = pull("org/tiny", store=store, dry_run=True)
+    sizes = {file.path: file.size for file in plan.files}
+    assert sizes["weights.safetensors"] == len(WEIGHTS)
+    assert plan.download_size == sum(sizes.values())
+    assert (plan.name, plan.reference, plan.digest) == ("tiny", None, f"blake3:{digest_of(hub)}")
+    assert not store.home.exists()
+    pull("org/tiny", store=store)
+    assert pull("org/tiny", store=store, dry_run=True).download_size == 0
+
+
+def test_artifacts_are_judged_before_any_of_them_is_downloaded(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    plan = pull("org/tiny", target="NPU:4000", store=store, dry_run=True)
+    assert [chosen.folder for chosen in plan.artifacts] == ["compiled/npu-4000"]
+    assert [(passed.folder, "platform 3720" in passed.reason) for passed in plan.passed_over] == [("npu-3720", True)]
+    bundle = pull("org/tiny", target="lunar-lake", store=store)
+    store.verify(bundle.reference)
+    assert {path.name for path in (bundle.path / "compiled").iterdir()} == {"npu-4000"}
+    origin = read_origin(bundle.path / "compiled" / "npu-4000")
+    assert origin is not None
+    assert origin.repo == REPO
+    assert len(asked(hub, "model.blob")) == len(asked(hub, "npu-4000/model.blob")) > 0
+
+
+def test_the_other_artifacts_can_come_later_and_no_file_twice(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    bundle = pull("org/tiny", compiled="none", store=store)
+    assert not (bundle.path / "compiled").exists()
+    pull("org/tiny", target="NPU:4000", store=store)
+    hub.forget()
+    assert pull("org/tiny", compiled="all", store=store).reference == bundle.reference
+    assert not asked(hub, "weights")
+    assert not asked(hub, "npu-4000/model.blob")
+    assert {path.name for path in (bundle.path / "compiled").iterdir()} == {"npu-3720", "npu-4000"}
+
+
+def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    own = publish_tiny(store)
+    folder = attach_npu(own, inputs=make_fixed(own), seconds=1.0)
+    plan = pull("org/tiny", target="NPU:4000", store=store, dry_run=True)
+    pull("org/tiny", target="NPU:4000", store=store)
+    assert "compiled here" in next(passed.reason for passed in plan.passed_over if passed.folder == "npu-4000")
+    assert read_origin(folder) is None
+
+
+def test_signatures_come_with_what_they_are_of(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    bundle = put_compiled(hub, tmp_path / "maker")
+    pull("org/tiny", compiled="none", store=store)
+    signed = Signatures("manifest", bundle.digest, {"a" * 64: "b" * 128}).to_json()
+    hub.put(REPO, {"manifest.json.sig": signed, "compiled/npu-4000/artifact.json.sig": b"signed too"})
+    pulled = pull("org/tiny", target="NPU:4000", store=store)
+    assert pulled.digest == bundle.digest
+    assert (pulled.path / "manifest.json.sig").read_bytes() == signed
+    assert (pulled.path / "compiled" / "npu-4000" / "artifact.json.sig").read_bytes() == b"signed too"
+    other = Store(tmp_path / "other")
+    assert (pull("org/tiny", store=other, compiled="none").path / "manifest.json.sig").read_bytes() == signed
+
+
+def test_a_description_without_a_byte_does_not_keep_the_hub_asked(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    commit = hub.put(REPO, {"compiled/empty/artifact.json": b""})
+    pull(f"org/tiny@{commit}", compiled="all", store=store)
+    hub.forget()
+    pull(f"org/tiny@{commit}", compiled="all", store=store)
+    assert asked(hub) == []
+
+
+@pytest.mark.parametrize("target", ["npu" * 200, "con", "..", "-\x1b"])
+def test_a_target_of_any_text_gets_a_folder_that_every_platform_has(
+    hub: HubServer, store: Store, tmp_path: Path, target: str
+) -> None:
+    maker = publish_tiny(Store(tmp_path / "maker"))
+    attach_npu(maker, inputs=make_fixed(maker), target=target, folder="strange")
+    put_folder(hub, maker.path)
+    (folder,) = (pull("org/tiny", compiled="all", store=store).path / "compiled").iterdir()
+    assert folder.name.startswith("target-")
+
+
+@pytest.mark.parametrize("name", ["origin.json/x", "ORIGIN.JSON", "artifact.json/x", "used/x"])
+def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
+    hub: HubServer, store: Store, tmp_path: Path, name: str
+) -> None:
+    maker = publish_tiny(Store(tmp_path / "maker"))
+    folder = attach_npu(maker, inputs=make_fixed(maker), folder="strange")
+    document = json.loads((folder / "artifact.json").read_bytes())
+    document["files"][name] = {"size": 1, "digest": digest_bytes(b"x")}
+    put_folder(hub, maker.path)
+    described = strict_json.dump(document)
+    hub.put(REPO, {f"compiled/strange/{name}": b"x", "compiled/strange/artifact.json": described})
+    plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
+    assert [passed.folder for passed in plan.passed_over] == ["strange"]
+    pull("org/tiny", compiled="all", store=store).verify()
+
+
+@pytest.mark.parametrize("name", ["origin.json", "model.blob"])
+def test_an_artifact_that_was_damaged_since_is_pulled_anew(
+    hub: HubServer, store: Store, tmp_path: Path, name: str
+) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    path = pull("org/tiny", target="NPU:4000", store=store).path / "compiled" / "npu-4000" / name
+    was = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(b"x")
+    pull("org/tiny", target="NPU:4000", store=store)
+    assert len(path.read_bytes()) == len(was)
+    store.verify()
+
+
+def test_what_was_compiled_from_another_bundle_is_passed_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    maker = publish_tiny(Store(tmp_path / "maker"))
+    attach_npu(maker, inputs=make_fixed(maker), subject=f"blake3:{'0' * 64}", folder="strange")
+    (maker.path / "compiled" / "broken").mkdir()
+    (maker.path / "compiled" / "broken" / "artifact.json").write_bytes(b"{")
+    put_folder(hub, maker.path)
+    plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
+    assert [passed.folder for passed in plan.passed_over] == ["broken", "strange"]
+    assert not (pull("org/tiny", compiled="all", store=store).path / "compiled").exists()
+
+
+def test_a_pinned_digest_holds_when_the_tag_moves(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    digest = digest_of(hub)
+    assert pull(f"hf://org/tiny@v1#{digest}", store=store).digest == f"blake3:{digest}"
+    put_tiny(hub, tmp_path / "b", tag="v1", weights=WEIGHTS[:-1] + b"x")
+    # What is here is what is wanted, wherever the tag is.
+    assert pull(f"hf://org/tiny@v1#{digest}", store=store).version == 1
+    fresh = Store(tmp_path / "fresh")
+    with pytest.raises(FileIntegrityError, match="moved") as caught:
+        pull(f"hf://org/tiny@v1#{digest}", store=fresh)
+    assert caught.value.expected == f"blake3:{digest}"
+    assert not asked(hub, f"resolve/{hub.repos[REPO].tags['v1']}/weights")
+    assert snapshot(fresh) == {}
+
+
+def test_offline_is_what_was_seen(
+    hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    pull("org/tiny@v1", store=store)
+    hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pull("org/tiny@v1", store=store).version == 1
+    for revision in ("v2", None, "0" * 40):
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+            pull("org/tiny", revision=revision, store=store)
+    assert asked(hub) == []
+
+
+def test_the_store_knows_what_was_pulled(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    commit = put_tiny(hub, tmp_path / "a", tag="v1")
+    pull("org/tiny@v1", store=store)
+    digest = digest_of(hub)
+    for reference in (
+        "hf://org/tiny@v1",
+        f"hf://org/tiny@{commit}",
+        f"hf://org/tiny@v1#{digest}",
+        f"hf://a/b#{digest}",
+    ):
+        assert store.resolve(reference).reference == "tiny:1"
+    for reference in ("hf://org/tiny", "hf://org/other@v1", f"hf://org/tiny@v1#{'0' * 64}", "hf://org/tiny@../../x"):
+        with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
+            store.resolve(reference)
+    store.remove("hf://org/tiny@v1")
+    with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
+        store.resolve("hf://org/tiny@v1")
+    assert pull(f"org/tiny@{commit}", store=store).reference == "tiny:2"
+
+
+def test_damaged_notes_are_none(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    pull("org/tiny@v1", store=store)
+    for note in (store.home / "hub").rglob("*.json"):
+        note.write_bytes(b'{"commit": 3}')
+    with pytest.raises(BundleNotFoundError):
+        store.resolve("hf://org/tiny@v1")
+    assert pull("org/tiny@v1", store=store).version == 1
+    assert store.resolve("hf://org/tiny@v1").version == 1
+
+
+def test_progress_tells_bytes(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    reports: list[PullProgress] = []
+    pull("org/tiny", store=store, progress=reports.append)
+    assert reports
+    assert all(0 <= report.done <= report.total for report in reports)
+
+
+def test_a_twin_of_a_name_is_refused_before_anything_is_downloaded(
+    hub: HubServer, store: Store, tmp_path: Path
+) -> None:
+    put_tiny(hub, tmp_path / "a")
+    publish_tiny(store, "TINY")
+    with pytest.raises(InvalidNameError):
+        pull("org/tiny", store=store)
+    assert not asked(hub, "weights")
+
+
+@pytest.mark.parametrize(
+    ("reference", "arguments", "error"),
+    [
+        ("unet:3", {}, ReferenceFormatError),
+        ("./unet", {}, ReferenceFormatError),
+        ("org/tiny@v1", {"revision": "v2"}, UsageError),
+        ("org/tiny", {"revision": "a b"}, ReferenceFormatError),
+        ("org/tiny", {"compiled": "some"}, UsageError),
+        ("org/tiny", {"device": "NPU", "target": "NPU:4000"}, UsageError),
+    ],
+)
+def test_what_is_no_question_is_refused(
+    hub: HubServer, store: Store, reference: str, arguments: dict[str, str], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        pull(reference, store=store, **arguments)  # type: ignore[call-overload]
+    assert asked(hub) == []
+
+
+def test_two_repositories_may_have_the_same_bundle(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    write_tiny(folder)
+    put_folder(hub, folder)
+    put_folder(hub, folder, repo="org/twin")
+    first, second = pull("org/tiny", store=store), pull("org/twin", store=store)
+    assert first.reference == second.reference == "tiny:1"
+    assert store.resolve("hf://org/twin").reference == "tiny:1"
+
+
+def test_what_is_wrong_with_a_manifest_is_said_of_the_repository(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a")
+    commit = hub.put(REPO, {"manifest.json": b"{"})
+    with pytest.raises(ManifestError, match=f"manifest.json of org/tiny at {commit} is not a valid manifest"):
+        pull("org/tiny", store=store)

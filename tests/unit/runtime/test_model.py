@@ -1,0 +1,892 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import weakref
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino.opset13 as ops
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from npu_persist import Model, load
+from npu_persist.bundle.manifest import DTYPES, DictNode, Dimension, Parameter, Port, Signature, TensorNode
+from npu_persist.bundle.signature import Record
+from npu_persist.errors import InferenceError, InputError, UsageError
+from npu_persist.runtime.inputs import Symbols, as_array, check_range
+from npu_persist.runtime.requests import LENT
+from npu_persist.store import Store
+from tests.support.graphs import (
+    BATCH,
+    make_model,
+    parameter,
+    publish_affine,
+    publish_aliased,
+    publish_broadcast,
+    publish_dtypes,
+    publish_dynamic,
+    publish_graph,
+    publish_nested,
+    publish_power,
+    publish_relu,
+    publish_sum,
+)
+from tests.support.loaded import Loader
+from tests.support.processes import run_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LARGE = (LENT // 4 // 8, 8)
+"""A shape of float32 that is read where it is."""
+
+POWER = (512, 512)
+"""A shape that takes a while to multiply."""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    return Loader(Store(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+def affine(loaded: Loader) -> Model:
+    """`x[2, 3] -> x * [1, 2, 3] + 0.5`."""
+    return loaded(publish_affine)
+
+
+@pytest.fixture
+def dynamic(loaded: Loader) -> Model:
+    """`x[batch, 4], y[batch, ?], z[2*batch+1] -> (2 * x, max(y, 0), sum of z)`, batch 1 to 8."""
+    return loaded(publish_dynamic)
+
+
+@pytest.fixture
+def power(loaded: Loader) -> Model:
+    """`x -> x` to the power of 21, as matrices, which takes a while."""
+    return loaded(publish_power, POWER[0], 20)
+
+
+@pytest.fixture
+def large(loaded: Loader) -> Model:
+    """`x -> max(x, 0)` on an input that is read where it is."""
+    return loaded(publish_relu, LARGE, name="large")
+
+
+class OnlyArray:
+    """An object that speaks `__array__` and nothing else."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        return np.array(self.value, dtype=dtype)
+
+
+class OnlyDlpack:
+    """An object that speaks DLPack and nothing else."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+class Broken:
+    """An object whose `__array__` fails, as that of a tensor with gradients does."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        raise RuntimeError("use tensor.detach().numpy() instead")
+
+
+GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
+AFFINE_OF_GRID = GRID * [1, 2, 3] + 0.5
+
+
+def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+class TestInputs:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            GRID,
+            GRID.astype(">f4"),
+            GRID.astype(np.float16),
+            GRID.astype(np.uint8),
+            GRID.astype(np.int16),
+            GRID.T.copy().T,
+            np.asfortranarray(GRID),
+            np.repeat(GRID, 2, axis=1)[:, ::2],
+            GRID[::-1, ::-1].copy()[::-1, ::-1],
+            _read_only(GRID),
+            np.lib.stride_tricks.as_strided(GRID.copy()),
+            np.frombuffer(b"\0" + GRID.tobytes(), np.uint8)[1:].view(np.float32).reshape(2, 3),
+            GRID.view(np.recarray),
+            OnlyArray(GRID),
+            OnlyArray(GRID.astype(np.int8)),
+            OnlyDlpack(GRID.copy()),
+            OnlyDlpack(GRID.astype(np.float16)),
+            GRID.tolist(),
+            GRID.astype(int).tolist(),
+            tuple(map(tuple, GRID.tolist())),
+            [[0, 1.0, 2], [3, 4, 5.0]],
+            list(GRID),
+            [GRID[0], GRID[1].astype(np.int8)],
+            [OnlyArray(row) for row in GRID],
+        ],
+        ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', '')}",
+    )
+    def test_what_means_the_same_gives_the_same(self, affine: Model, value: Any) -> None:
+        for found in (affine(value), affine(x=value), affine.infer([value])[0], affine.infer({"x": value})[0]):
+            assert found.dtype == np.float32
+            assert np.array_equal(found, AFFINE_OF_GRID)
+
+    def test_flags_become_numbers(self, affine: Model) -> None:
+        assert np.array_equal(affine(GRID > 2), (GRID > 2) * [1, 2, 3] + 0.5)
+        assert np.array_equal(affine((GRID > 2).tolist()), (GRID > 2) * [1, 2, 3] + 0.5)
+
+    @pytest.mark.parametrize(
+        ("value", "expected", "got"),
+        [
+            (GRID.astype(np.float64), "float32", "float64, which float32 cannot hold without loss"),
+            (GRID.astype(">f8"), "float32", "float64, which float32 cannot hold"),
+            (GRID.astype(np.int32), "float32", "int32, which float32 cannot hold"),
+            (GRID.astype(np.uint32), "float32", "uint32, which float32 cannot hold"),
+            (GRID.astype(np.int64), "float32", "int64, which float32 cannot hold"),
+            (GRID.astype(np.complex64), "float32", "complex64, which float32 cannot hold"),
+            (GRID.astype(str), "float32", "str"),
+            (GRID.astype("S3"), "float32", "bytes"),
+            (GRID.astype("M8[s]"), "float32", "datetime64[s]"),
+            (GRID.astype(object), "float32", "object"),
+            (np.zeros((2, 3), [("a", "f4")]), "float32", "void32"),
+            (OnlyArray(GRID.astype(np.float64)), "float32", "float64, which float32 cannot hold"),
+            (OnlyDlpack(GRID.astype(np.float64)), "float32", "float64, which float32 cannot hold"),
+            (list(GRID.astype(np.float64)), "float32", "float64, which float32 cannot hold"),
+            ([[np.float64(0), 1, 2], [3, 4, 5]], "float32", "float64, which float32 cannot hold"),
+            (np.zeros((2, 3, 1), np.float32), "rank 2", "rank 3: float32[2, 3, 1]"),
+            (np.zeros(6, np.float32), "rank 2", "rank 1: float32[6]"),
+            (np.float32(1), "rank 2", "rank 0: float32[] of value 1.0"),
+            (1.5, "rank 2", "rank 0: float32[] of value 1.5"),
+            (np.zeros((2, 4), np.float32), "size 3 on axis 1", "4: float32[2, 4]"),
+            (np.zeros((0, 3), np.float32), "size 2 on axis 0", "0: float32[0, 3]"),
+            (np.zeros((3, 2), np.float32), "size 2 on axis 0", "3: float32[3, 2]"),
+            ([[1, 2, 3], [4, 5]], "float32[2, 3]", "uneven lists"),
+            ([GRID[0], GRID[1][:2]], "an array, float32[2, 3]", "a list of 2, which is none"),
+            ([1, 2, 3], "rank 2", "rank 1: float32[3]"),
+            ([[1, 2, "3"], [4, 5, 6]], "float32", "str"),
+            ([[1, 2, None], [4, 5, 6]], "float32", "object"),
+            ([[1e39, 0, 0]] * 2, "float32", "a list of 2, which float32 cannot hold"),
+            ([[2**24 + 1, 0, 0]] * 2, "float32", "a list of 2, which float32 cannot hold"),
+            ([[2**70, 0, 0]] * 2, "float32", "int beyond 64 bits"),
+            (None, "an array, float32[2, 3]", "None"),
+            ("text", "an array, float32[2, 3]", "'text'"),
+            (b"bytes", "an array, float32[2, 3]", "b'bytes'"),
+            ({"x": GRID}, "an array, float32[2, 3]", "a dict with the keys ['x']"),
+            (object, "an array, float32[2, 3]", "<class 'object'>"),
+            (1 + 2j, "an array, float32[2, 3]", "(1+2j)"),
+            (Broken(), "an array, float32[2, 3]", "<tests.unit.runtime.test_model.Broken"),
+        ],
+        ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', value)}"[:40],
+    )
+    def test_what_does_not_fit_is_refused(self, affine: Model, value: Any, expected: str, got: str) -> None:
+        with pytest.raises(InputError) as caught:
+            affine(value)
+        error = caught.value
+        assert (error.argument, error.expected) == ("x", expected)
+        assert error.got is not None
+        assert error.got.startswith(got)
+        signature = "Expected (x: float32[2, 3]) -> float32[2, 3]"
+        assert str(error) == f"argument x: expected {expected}; got {error.got}. {signature}"
+
+    def test_the_error_of_the_object_itself_is_shown(self, affine: Model) -> None:
+        with pytest.raises(InputError, match=r"which is none: use tensor\.detach\(\)\.numpy\(\) instead"):
+            affine(Broken())
+
+    def test_what_to_do_about_a_lossy_cast_is_said(self, affine: Model) -> None:
+        with pytest.raises(InputError, match=r"if that is meant: \.astype\(numpy\.float32\)"):
+            affine(GRID.astype(np.float64))
+
+
+def _port(dtype: str) -> Port:
+    return Port("x", dtype, (Dimension(None, 0, None),))
+
+
+def _try(value: Any, dtype: str) -> np.ndarray[Any, Any] | None:
+    try:
+        return as_array(value, _port(dtype), "(x)")
+    except InputError:
+        return None
+
+
+FITS = {
+    "bool": "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64",
+    "int8": "int8 int16 int32 int64 float16 float32 float64",
+    "int16": "int16 int32 int64 float32 float64",
+    "int32": "int32 int64 float64",
+    "int64": "int64 float64",
+    "uint8": "uint8 uint16 uint32 uint64 int16 int32 int64 float16 float32 float64",
+    "uint16": "uint16 uint32 uint64 int32 int64 float32 float64",
+    "uint32": "uint32 uint64 int64 float64",
+    "uint64": "uint64 float64",
+    "float16": "float16 float32 float64",
+    "float32": "float32 float64",
+    "float64": "float64",
+}
+"""Each dtype, and those that an array of it is cast to."""
+
+
+class TestCasts:
+    @pytest.mark.parametrize("source", DTYPES)
+    @pytest.mark.parametrize("is_swapped", [False, True])
+    def test_arrays_are_cast_where_every_value_fits(self, source: str, is_swapped: bool) -> None:  # noqa: FBT001
+        array = np.array([0, 1, 1], np.dtype(source).newbyteorder("S" if is_swapped else "="))
+        taken = {target for target in DTYPES if _try(array, target) is not None}
+        assert taken == set(FITS[source].split())
+        for target in taken:
+            found = as_array(array, _port(target), "(x)")
+            assert found.dtype == np.dtype(target)
+            assert found.dtype.isnative
+            assert found.tolist() == [0, 1, 1]
+
+    @given(st.data(), st.sampled_from(DTYPES), st.sampled_from(DTYPES))
+    def test_a_cast_that_is_made_loses_nothing(self, data: st.DataObject, source: str, target: str) -> None:
+        array = data.draw(arrays.arrays(source, st.integers(0, 4)))
+        found = _try(array, target)
+        assume(found is not None)
+        assert found is not None
+        assert found.dtype == target
+        for before, after in zip(array.tolist(), found.tolist(), strict=True):
+            assert before == after or (before != before and after != after)  # noqa: PLR0124
+
+    @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63) + 1])
+    def test_integers_that_float64_cannot_tell_apart_are_refused(self, value: int) -> None:
+        for given_value in (np.array([value]), [value]):
+            with pytest.raises(InputError, match="float64"):
+                as_array(given_value, _port("float64"), "(x)")
+        for exact in (2**53, -(2**53)):
+            assert as_array(np.array([exact]), _port("float64"), "(x)").tolist() == [exact]
+        assert as_array([2**62], _port("float64"), "(x)").tolist() == [2**62]
+
+    @given(st.lists(st.integers(-(2**65), 2**65) | st.booleans(), max_size=4), st.sampled_from(DTYPES))
+    def test_plain_integers_are_taken_if_they_fit(self, values: list[int], target: str) -> None:
+        found = _try(values, target)
+        dtype = np.dtype(target)
+        if dtype.kind in "iu":
+            fits = all(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max for value in values)
+            # numpy has no type for a list of both, and makes floats of them.
+            assume(not (any(value >= 2**63 for value in values) and any(value < 0 for value in values)))
+            assert (found is not None) == fits
+        elif dtype.kind == "b":
+            assert (found is not None) == all(isinstance(value, bool) for value in values)
+        if found is not None:
+            assert found.dtype == dtype
+            assert found.tolist() == values
+
+    @given(st.lists(st.floats(width=64), max_size=4), st.sampled_from(DTYPES))
+    def test_plain_floats_are_rounded_but_never_to_infinity(self, values: list[float], target: str) -> None:
+        found = _try(values, target)
+        if np.dtype(target).kind != "f":
+            assert (found is not None) == (not values)
+            return
+        with np.errstate(over="ignore"):
+            rounded = np.array(values).astype(target)
+        overflows = bool((np.isinf(rounded) != np.isinf(values)).any())
+        assert (found is None) == overflows
+        if found is not None:
+            assert np.array_equal(found, rounded, equal_nan=True)
+
+    def test_numpys_scalars_keep_their_width(self) -> None:
+        port = Port("x", "float32", ())
+        assert as_array(np.float16(0.5), port, "(x)") == np.float32(0.5)
+        assert as_array(0.1, port, "(x)") == np.float32(0.1)
+        for value in (np.float64(0.5), np.int64(1), np.array(0.5)):
+            with pytest.raises(InputError, match="cannot hold without loss"):
+                as_array(value, port, "(x)")
+
+    def test_an_array_that_fits_is_not_copied(self) -> None:
+        array = np.zeros(3, np.float32)
+        assert as_array(array, _port("float32"), "(x)") is array
+
+
+class TestSymbols:
+    ports = (
+        Port("x", "float32", (Dimension("2*batch+1", 3, 17), 4)),
+        Port("y", "float32", (Dimension(None, 0, None), BATCH)),
+        Port("z", "float32", (BATCH, Dimension("time", 1, None))),
+    )
+
+    def check(self, *shapes: tuple[int, ...]) -> None:
+        Symbols(self.ports).check([np.zeros(shape) for shape in shapes], "(x)")
+
+    def test_sizes_that_agree(self) -> None:
+        self.check((5, 4), (9, 2), (2, 7))
+        self.check((17, 4), (0, 8), (8, 1))
+
+    @pytest.mark.parametrize(
+        ("shapes", "argument", "expected", "got"),
+        [
+            (((4, 4), (1, 2), (2, 1)), "x", "2*batch+1 = 3 on axis 0", "4: float64[4, 4]"),
+            (((5, 4), (1, 3), (3, 1)), "y", "batch = 2 on axis 1, since batch = 2 in x", "3: float64[1, 3]"),
+            (((5, 4), (1, 2), (3, 1)), "z", "batch = 2 on axis 0, since batch = 2 in x", "3: float64[3, 1]"),
+        ],
+    )
+    def test_sizes_that_do_not(self, shapes: Any, argument: str, expected: str, got: str) -> None:
+        with pytest.raises(InputError) as caught:
+            self.check(*shapes)
+        error = caught.value
+        assert (error.argument, error.expected, error.got) == (argument, expected, got)
+
+    def test_one_symbol_on_two_axes_of_one_input(self) -> None:
+        square = Symbols([Port("x", "float32", (BATCH, BATCH))])
+        square.check([np.zeros((3, 3))], "(x)")
+        with pytest.raises(InputError, match=r"argument x: expected batch = 3 on axis 1; got 2: float64\[3, 2\]"):
+            square.check([np.zeros((3, 2))], "(x)")
+
+
+class TestResults:
+    def test_are_writable_copies_that_no_later_call_changes(self, affine: Model) -> None:
+        first = affine(GRID)
+        kept = first.copy()
+        second = affine(GRID + 1)
+        assert not np.shares_memory(first, second)
+        assert np.array_equal(first, kept)
+        assert first.flags.writeable
+        assert first.flags.c_contiguous
+        first[:] = 7
+        assert np.array_equal(affine(GRID), AFFINE_OF_GRID)
+
+    def test_of_every_dtype(self, loaded: Loader) -> None:
+        model = loaded(publish_dtypes)
+        values = [np.array([[0, 1], [1, 3]], port.dtype) for port in model.inputs]
+        before = [value.copy() for value in values]
+        results = model(*values)
+        assert [result.dtype for result in results] == [np.dtype(port.dtype) for port in model.outputs]
+        for value, kept, changed, same in zip(values, before, results[:12], results[12:], strict=True):
+            assert np.array_equal(value, kept)
+            assert np.array_equal(same, value)
+            assert np.array_equal(changed, ~value if value.dtype == bool else value + value)
+            assert not np.shares_memory(same, value)
+
+    def test_that_are_one_thing_in_the_graph_are_arrays_of_their_own(self, loaded: Loader) -> None:
+        x = np.array([[-1, 2], [3, -4]], np.float32)
+        results = loaded(publish_aliased)(x)
+        for result, expected in zip(results, [x, x.clip(0), x, x.clip(0)], strict=True):
+            assert np.array_equal(result, expected)
+        for index, result in enumerate(results):
+            result[:] = index
+        assert [result[0, 0] for result in results] == [0, 1, 2, 3]
+        assert x[0, 0] == -1
+
+    def test_of_a_nested_signature(self, loaded: Loader) -> None:
+        model = loaded(publish_nested)
+        x, vector = np.arange(4, dtype=np.float32).reshape(2, 2), np.array([1, 2], np.float32)
+        found: Any = model(
+            x, (vector, {"a": 10}), vector, [0, 0], output={"last": vector}, scale=2.0, return_dict=True, level=3
+        )
+        assert repr(type(found)) == repr(Record)
+        assert np.array_equal(found.values, x + 3 * vector + 10)
+        assert found.pair.second is found.values
+        assert np.array_equal(found["parts"]["list"][0], x + 1)
+        assert found["parts"]["list"][1] == 7
+        assert found.loss is None
+        with pytest.raises(InputError, match=r"argument scale: expected 2\.0"):
+            model(x, (vector, {"a": 10}), vector, vector, output={"last": vector}, return_dict=True, level=3)
+
+
+class TestInfer:
+    def test_takes_names_and_gives_a_list(self, dynamic: Model) -> None:
+        x, y, z = np.ones((2, 4), np.float32), -np.ones((2, 3), np.float32), np.ones(5, np.float32)
+        by_name = dynamic.infer({"z": z, "x": x, "y": y})
+        by_order = dynamic.infer((x, y, z))
+        assert isinstance(by_name, list)
+        for first, second, expected in zip(by_name, by_order, [2 * x, 0 * y, np.array(5)], strict=True):
+            assert np.array_equal(first, second)
+            assert np.array_equal(first, expected)
+
+    @pytest.mark.parametrize(
+        ("values", "argument", "got"),
+        [
+            ({"x": 1, "y": 2}, "z", "missing ['z'], unknown []"),
+            ({"x": 1, "y": 2, "z": 3, "w": 4}, "w", "missing [], unknown ['w']"),
+            ({"x": 1, "y": 2, 3: 3}, "z", "missing ['z'], unknown [3]"),
+            ({}, "x", "missing ['x', 'y', 'z'], unknown []"),
+            ([1, 2], None, "2 inputs"),
+            ([1, 2, 3, 4], None, "4 inputs"),
+        ],
+    )
+    def test_other_inputs_are_refused(self, dynamic: Model, values: Any, argument: str | None, got: str) -> None:
+        with pytest.raises(InputError, match=r"expected the inputs \['x', 'y', 'z'\]") as caught:
+            dynamic.infer(values)
+        assert (caught.value.argument, caught.value.got) == (argument, got)
+
+
+class TestDynamicShapes:
+    @staticmethod
+    def call(model: Model, batch: int, width: int) -> None:
+        x = np.full((batch, 4), batch, np.float32)
+        y = np.full((batch, width), width, np.float32)
+        double, same, total = model(x, y, np.ones(2 * batch + 1, np.float32))
+        assert np.array_equal(double, 2 * x)
+        assert np.array_equal(same, y)
+        assert total.shape == ()
+        assert total == 2 * batch + 1
+
+    def test_sizes_may_change_from_call_to_call(self, dynamic: Model) -> None:
+        # Small and large, so that inputs are copied and read where they are in turn; zero is a size too.
+        for batch, width in [(1, 1), (8, 3), (1, LENT), (2, 0), (8, 1), (3, LENT // 2), (3, LENT // 2), (1, 2)]:
+            self.call(dynamic, batch, width)
+
+    def test_no_array_of_a_caller_is_written_to(self, dynamic: Model) -> None:
+        # The CPU plugin copies an input that was not set to where the input of the request before was.
+        mine = [np.full((2, 4), 1, np.float32), np.full((2, LENT), 2, np.float32), np.full(5, 3, np.float32)]
+        dynamic.compiled(mine)
+        self.call(dynamic, 3, 7)
+        dynamic(*mine)
+        self.call(dynamic, 4, 7)
+        dynamic.compiled.create_infer_request().infer([np.full_like(array, 9) for array in mine])
+        assert [set(array.ravel().tolist()) for array in mine] == [{1.0}, {2.0}, {3.0}]
+
+    @pytest.mark.parametrize(
+        ("shapes", "message"),
+        [
+            (((9, 4), (9, 1), (19,)), r"argument x: expected size 1\.\.8 on axis 0 \(batch\); got 9: float32\[9, 4\]"),
+            (((0, 4), (0, 1), (1,)), r"argument x: expected size 1\.\.8 on axis 0 \(batch\); got 0"),
+            (((2, 3), (2, 1), (5,)), r"argument x: expected size 4 on axis 1; got 3"),
+            (((2, 4), (3, 1), (5,)), r"argument y: expected batch = 2 on axis 0, since batch = 2 in x; got 3"),
+            (((2, 4), (2, 1), (6,)), r"argument z: expected 2\*batch\+1 = 5 on axis 0, since batch = 2 in x; got 6"),
+            (((2, 4), (2, 1), (1,)), r"argument z: expected size 3\.\.17 on axis 0 \(2\*batch\+1\); got 1"),
+            (((2, 4), (2,), (5,)), r"argument y: expected rank 2; got rank 1"),
+        ],
+    )
+    def test_sizes_out_of_bounds_or_at_odds_are_refused(self, dynamic: Model, shapes: Any, message: str) -> None:
+        with pytest.raises(InputError, match=message + r".*Expected \(x: float32\[batch:1\.\.8, 4\], "):
+            dynamic(*(np.zeros(shape, np.float32) for shape in shapes))
+
+    def test_sizes_that_only_the_graph_refuses(self, loaded: Loader) -> None:
+        ports = [Port(name, "float32", (Dimension(None, 2, None),)) for name in "ab"]
+
+        def publish(store: Store, name: str) -> Any:
+            nodes = [parameter(port) for port in ports]
+            model = make_model(nodes, [("c", ops.add(*nodes))])
+            return publish_graph(store, model, ports, [Port("c", "float32", ports[0].shape)], name=name)
+
+        model = loaded(publish, name="sum")
+        assert model([1, 2], [3, 4]).tolist() == [4, 6]
+        with pytest.raises(InputError, match=r"could not run the model on these sizes.*float32\[2\], float32\[3\]"):
+            model([1, 2], [3, 4, 5])
+        assert model([1, 2, 3], [4, 5, 6]).tolist() == [5, 7, 9]
+
+
+class TestLargeInputs:
+    def test_are_read_where_they_are_and_left_alone(self, large: Model) -> None:
+        x = np.random.default_rng(0).standard_normal(LARGE, np.float32)
+        kept = x.copy()
+        found = large(x)
+        assert np.array_equal(found, kept.clip(0))
+        assert np.array_equal(x, kept)
+        assert not np.shares_memory(found, x)
+        x[:] = -1
+        assert np.array_equal(found, kept.clip(0))
+        assert not large(x).any()
+
+    @pytest.mark.parametrize("change", [_read_only, lambda x: x[:, ::-1], np.asfortranarray, lambda x: x.astype(">f4")])
+    def test_of_any_layout(self, large: Model, change: Callable[[Any], Any]) -> None:
+        x = np.random.default_rng(0).standard_normal(LARGE, np.float32)
+        changed = change(x)
+        assert np.array_equal(large(changed), changed.clip(0))
+        assert np.array_equal(large(x), x.clip(0))
+
+    def test_are_let_go_after_the_call(self, large: Model) -> None:
+        x = np.ones(LARGE, np.float32)
+        alive = weakref.ref(x)
+        large(x)
+        del x
+        gc.collect()
+        assert alive() is None
+        assert not large(_read_only(np.zeros(LARGE, np.float32))).any()
+
+    def test_are_let_go_after_a_call_that_failed(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast, LENT, name="large-broadcast")
+        x = np.ones(LENT, np.float32)
+        alive = weakref.ref(x)
+        with pytest.raises(InferenceError):
+            model(x, [3, 3])
+        del x
+        gc.collect()
+        assert alive() is None
+        assert model(np.ones(LENT, np.float32), [1, LENT]) == LENT
+
+
+class TestSharing:
+    def test_outputs_are_copies_that_no_later_call_overwrites(self, affine: Model) -> None:
+        first, second = affine(GRID), affine.infer([GRID])[0]
+        affine(GRID * 7)
+        assert np.array_equal(first, AFFINE_OF_GRID)
+        assert np.array_equal(second, AFFINE_OF_GRID)
+        assert first.flags.owndata
+
+    def test_shared_outputs_are_the_requests_memory(self, affine: Model) -> None:
+        first = affine(GRID, share_outputs=True)
+        assert np.array_equal(first, AFFINE_OF_GRID)
+        affine(GRID + 1)
+        assert np.array_equal(first, (GRID + 1) * [1, 2, 3] + 0.5)
+        (second,) = affine.infer({"x": GRID}, share_outputs=True)
+        assert np.shares_memory(first, second)
+
+    def test_shared_outputs_of_varying_size_are_copies(self, dynamic: Model) -> None:
+        def call(batch: int) -> Any:
+            return dynamic(np.ones((batch, 4), "f4"), np.ones((batch, 3), "f4"), np.ones(2 * batch + 1, "f4"))
+
+        values = [np.ones((2, 4), "f4"), np.ones((2, 3), "f4"), np.ones(5, "f4")]
+        double, same, total = dynamic.infer(values, share_outputs=True)
+        call(8)
+        assert np.array_equal(double, 2 * values[0])
+        assert np.array_equal(same, values[1])
+        assert total == 17  # of the later call: its size is fixed
+
+    def test_shared_outputs_are_no_array_of_the_caller(self, loaded: Loader) -> None:
+        x = np.array([[-1, 2], [3, -4]], np.float32)
+        results = loaded(publish_aliased)(x, share_inputs=True, share_outputs=True)
+        for result, expected in zip(results, [x, x.clip(0), x, x.clip(0)], strict=True):
+            assert np.array_equal(result, expected)
+            assert not np.shares_memory(result, x)
+
+    @pytest.mark.parametrize("size", ["small", "large"])
+    def test_inputs_give_the_same_answer_lent_or_copied(
+        self, affine: Model, large: Model, size: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, x = (affine, GRID) if size == "small" else (large, np.ones(LARGE, np.float32))
+        expected = AFFINE_OF_GRID if size == "small" else x
+        lane, lent = model._requests._idle[-1], []
+        make_tensor = lane.share
+
+        def note(array: Any, **options: bool) -> Any:
+            lent.append(array)
+            return make_tensor(array, **options)
+
+        monkeypatch.setattr(lane, "share", note)
+        for share, is_lent in ((None, size == "large"), (True, True), (False, False)):
+            assert np.array_equal(model(x, share_inputs=share), expected)
+            assert np.array_equal(model(_read_only(x), share_inputs=share), expected)  # which is never lent
+            assert [array is x for array in lent] == [True] * is_lent
+            lent.clear()
+
+    def test_of_no_kind_is_refused(self, affine: Model) -> None:
+        with pytest.raises(UsageError, match=r"share_inputs: expected None, True or False; got 'yes'"):
+            affine(GRID, share_inputs="yes")
+
+    def test_a_module_keeps_its_own_names(self, loaded: Loader) -> None:
+        def publish(store: Store, name: str) -> Any:
+            ports = [Port("share_inputs", "float32", (2,)), Port("x", "float32", (2,))]
+            nodes = [parameter(port) for port in ports]
+            signature = Signature(
+                (Parameter("share_inputs", "positional_or_keyword", None), Parameter("more", "var_keyword", None)),
+                (("share_inputs", TensorNode(0)), ("more", DictNode((("share_outputs", TensorNode(1)),)))),
+                TensorNode(0),
+            )
+            model = make_model(nodes, [("y", ops.add(*nodes))])
+            return publish_graph(store, model, ports, [Port("y", "float32", (2,))], signature, name=name)
+
+        model = loaded(publish, name="own-names")
+        assert model(share_inputs=[1, 2], share_outputs=[3, 4]).tolist() == [4, 6]
+        first = model.infer([[1, 2], [3, 4]], share_outputs=True, share_inputs=True)[0]
+        model([0, 0], share_outputs=[0, 0])
+        assert first.tolist() == [0, 0]
+
+
+class TestSubmit:
+    def test_gives_the_future_of_what_a_call_gives(self, affine: Model, loaded: Loader) -> None:
+        assert np.array_equal(affine.submit(x=GRID).result(), AFFINE_OF_GRID)
+        vector = np.zeros(2, np.float32)
+        arguments = np.zeros((2, 2), np.float32), (vector, {"a": 10}), vector, [0, 0]
+        keywords: dict[str, Any] = {"output": {"last": vector}, "return_dict": True, "level": 3}
+        found = loaded(publish_nested).submit(*arguments, **keywords, scale=2.0).result()
+        assert np.array_equal(found["values"], np.full((2, 2), 10))
+
+    def test_inputs_belong_to_the_caller_when_it_returns(self, large: Model) -> None:
+        x = np.zeros(LARGE, np.float32)
+        futures = []
+        for step in range(6):
+            x[:] = step
+            futures.append(large.submit(x))
+        x[:] = -1
+        assert [(future.result() == step).all() for step, future in enumerate(futures)] == [True] * 6
+
+    def test_refuses_inputs_at_once(self, affine: Model, dynamic: Model) -> None:
+        with pytest.raises(InputError, match="argument x: expected float32"):
+            affine.submit(GRID.astype(np.float64))
+        with pytest.raises(InputError, match="expected batch = 2"):
+            dynamic.submit(np.ones((2, 4), "f4"), np.ones((3, 1), "f4"), np.ones(5, "f4"))
+
+    def test_what_the_device_refuses_is_in_the_future(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast)
+        futures = [model.submit([1, 2, 3, 4], [1, 4 + index % 2]) for index in range(8)]
+        for index, future in enumerate(futures):
+            if index % 2:
+                assert isinstance(future.exception(), InferenceError)
+            else:
+                assert future.result() == 10
+
+    def test_what_waits_can_be_cancelled(self, power: Model) -> None:
+        futures = [power.submit(np.zeros(POWER, np.float32)) for _ in range(8)]
+        assert futures[-1].cancel()
+        with pytest.raises(CancelledError):
+            futures[-1].result()
+        assert not futures[0].result().any()
+        assert not futures[0].cancel()
+        assert not futures[-2].result().any()
+
+    def test_can_be_awaited(self, affine: Model) -> None:
+        async def run() -> list[Any]:
+            return await asyncio.gather(*(asyncio.wrap_future(affine.submit(GRID + step)) for step in range(10)))
+
+        for step, found in enumerate(asyncio.run(run())):
+            assert np.array_equal(found, (GRID + step) * [1, 2, 3] + 0.5)
+
+    def test_a_model_that_nobody_holds_still_answers(self, loaded: Loader) -> None:
+        reference = publish_affine(loaded.store, name="dropped").reference
+        futures = [load(reference, "CPU", store=loaded.store).submit(GRID) for _ in range(3)]
+        gc.collect()
+        assert all(np.array_equal(future.result(), AFFINE_OF_GRID) for future in futures)
+
+
+class TestFailures:
+    def test_name_the_bundle_the_device_and_the_cause(self, loaded: Loader) -> None:
+        model = loaded(publish_broadcast)
+        assert model([1, 2, 3, 4], [1, 4]) == 10
+        with pytest.raises(InferenceError) as caught:
+            model([1, 2, 3, 4], [3, 3])
+        assert re.fullmatch(
+            r"broadcast:1 failed on CPU with the inputs float32\[4\], int64\[2\]: .*OpenVINO said: .*Broadcast node.*",
+            str(caught.value),
+            re.DOTALL,
+        )
+        assert isinstance(caught.value, RuntimeError)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        assert model([1, 2, 3, 4], [1, 4]) == 10
+
+
+class TestState:
+    @pytest.fixture
+    def total(self, loaded: Loader) -> Model:
+        model = loaded(publish_sum)
+        model.reset()
+        return model
+
+    def test_goes_from_call_to_call_until_the_reset(self, total: Model, affine: Model) -> None:
+        assert (total.has_state, affine.has_state) == (True, False)
+        assert [total(np.full(4, step, "f4"))[0] for step in range(4)] == [0, 1, 3, 6]
+        total.reset()
+        assert total(np.ones(4, "f4")).tolist() == [1, 1, 1, 1]
+        affine.reset()
+
+    def test_is_one_for_all_ways_of_running_in_order(self, total: Model) -> None:
+        one = np.ones(4, np.float32)
+        futures = [total.submit(one) for _ in range(20)]
+        started = total.start(one)
+        assert total(one)[0] == 22  # after all that was asked for before, though nothing was waited for
+        assert [future.result()[0] for future in futures] == list(range(1, 21))
+        assert started.result()[0] == 21
+        assert [result[0] for result in total.map([one] * 5)] == [23, 24, 25, 26, 27]
+        future = total.submit(one)
+        total.reset()
+        assert future.result()[0] == 28
+        assert total.infer([one], share_outputs=True)[0].tolist() == [1] * 4
+
+    def test_takes_one_request(self, total: Model) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: total(np.ones(4, "f4"))[0], range(40)))
+        assert sorted(found) == list(range(1, 41))
+        assert len(total._requests._idle) == 1
+
+    def test_map_takes_what_it_gives(self, total: Model) -> None:
+        results = total.map([np.ones(4, "f4")] * 10)
+        next(results)
+        next(results)
+        results.close()
+        assert total(np.ones(4, "f4"))[0] == 3
+
+    def test_warming_up_and_profiling_leave_it(self, loaded: Loader) -> None:
+        model = loaded(publish_sum, config={"PERF_COUNT": True})
+        model(np.ones(4, "f4"))
+        model.warm_up()
+        model.warm_up([np.full(4, 7, "f4")])
+        model.profile(runs=3)
+        assert model(np.ones(4, "f4"))[0] == 2
+
+    def test_a_call_that_is_interrupted_leaves_no_inference(
+        self, total: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("npu_persist.runtime.requests.wait_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            total(np.ones(4, "f4"))
+        assert len(total._requests._idle) == 1
+        total.reset()
+        assert total(np.ones(4, "f4"))[0] == 1
+
+
+class TestWarmUp:
+    def test_makes_every_request_ready(self, affine: Model, dynamic: Model) -> None:
+        affine.warm_up()
+        affine.warm_up([GRID])
+        dynamic.warm_up()
+        dynamic.warm_up({"x": np.ones((8, 4), "f4"), "y": np.ones((8, 2), "f4"), "z": np.ones(17, "f4")})
+        assert np.array_equal(affine(GRID), AFFINE_OF_GRID)
+
+    def test_refuses_inputs_that_do_not_fit(self, affine: Model) -> None:
+        with pytest.raises(InputError, match="2 inputs"):
+            affine.warm_up([GRID, GRID])
+
+
+class TestFirstInference:
+    @pytest.mark.parametrize("way", ["call", "submit", "map", "start", "warm_up"])
+    def test_is_timed_once(self, loaded: Loader, way: str) -> None:
+        found: list[float] = []
+        old = loaded(publish_affine)
+        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
+        run: dict[str, Callable[[], object]] = {
+            "call": lambda: model(GRID),
+            "submit": lambda: model.submit(GRID).result(),
+            "map": lambda: list(model.map([GRID] * 5)),
+            "start": lambda: model.start(GRID).result(),
+            "warm_up": model.warm_up,
+        }
+        assert found == []
+        run[way]()
+        assert len(found) == 1
+        assert found[0] > 0
+        for other in run.values():
+            other()
+        assert len(found) == 1
+
+    def test_is_the_first_that_succeeds(self, loaded: Loader) -> None:
+        found: list[float] = []
+        old = loaded(publish_broadcast)
+        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
+        with pytest.raises(InferenceError):
+            model([1, 2, 3, 4], [3, 3])
+        assert found == []
+        model([1, 2, 3, 4], [2, 4])
+        assert len(found) == 1
+
+
+class Anchor:
+    """Something to hold."""
+
+
+def test_what_the_compiled_model_reads_from_lives_as_long_as_it(loaded: Loader) -> None:
+    reference = publish_affine(loaded.store, name="kept").reference
+    anchor = Anchor()
+    alive = weakref.ref(anchor)
+    old = load(reference, "CPU", store=loaded.store)
+    model = Model(old.bundle, old.compiled, old._plan, old.report, keep=[anchor])
+    del old, anchor
+    started = model.start(GRID)
+    compiled = model.compiled
+    del model
+    gc.collect()
+    assert alive() is not None
+    del compiled
+    gc.collect()
+    assert alive() is not None  # `started` has a request of it
+    assert np.array_equal(started.result(), AFFINE_OF_GRID)
+    started.release()
+    del started
+    gc.collect()
+    assert alive() is None
+
+
+LOAD_IN_THREADS = """
+import faulthandler, sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+import numpy
+import npu_persist
+faulthandler.dump_traceback_later(20, exit=True)
+barrier = Barrier(8)
+def call(_):
+    barrier.wait()
+    model = npu_persist.load("dynamic", "CPU", store=sys.argv[1])
+    return model(numpy.ones((2, 4), "f4"), numpy.ones((2, 1), "f4"), numpy.ones(5, "f4"))[2]
+with ThreadPoolExecutor(8) as pool:
+    print(*pool.map(call, range(8)))
+"""
+
+
+class TestThreads:
+    def test_many_threads_load_first_thing_in_a_process(self, loaded: Loader) -> None:
+        loaded(publish_dynamic)
+        for _ in range(3):  # as it deadlocks in every other process if it can
+            done = run_python("-c", LOAD_IN_THREADS, str(loaded.store.home))
+            assert (done.stdout.split(), done.stderr) == (["5.0"] * 8, "")
+
+    def test_many_threads_call_one_model(self, affine: Model, large: Model) -> None:
+        def call(seed: int) -> bool:
+            x = np.full((2, 3), seed, np.float32)
+            good = all(np.array_equal(affine(x + step), (x + step) * [1, 2, 3] + 0.5) for step in range(40))
+            big = np.full(LARGE, seed, np.float32)
+            return good and all(bool((large(big) == seed).all()) for _ in range(3))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(call, range(16)))
+
+    def test_with_dynamic_shapes(self, dynamic: Model) -> None:
+        def call(seed: int) -> None:
+            for step in range(30):
+                width = LENT // 8 if (seed, step) == (3, 5) else (seed * step) % 5
+                TestDynamicShapes.call(dynamic, (seed + step) % 8 + 1, width)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(call, range(16)))) == 16
+
+    def test_there_are_never_more_requests_than_calls_at_once(self, affine: Model) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: affine(GRID), range(100)))
+        assert len(affine._requests._idle) <= 9  # 8 of the test above, and this one's own thread
+
+
+def test_says_what_it_is(affine: Model) -> None:
+    assert repr(affine) == "<Model affine:1 (x: float32[2, 3]) -> float32[2, 3]>"
+    assert affine.inputs == (Port("x", "float32", (2, 3)),)
+    assert affine.outputs == (Port("y", "float32", (2, 3)),)
+    assert affine.bundle.reference == "affine:1"
+    assert affine.signature.parameters[0].name == "x"
+    assert np.array_equal(affine.compiled(GRID)[0], AFFINE_OF_GRID)
+
+
+@settings(max_examples=30, deadline=None)
+@given(batch=st.integers(0, 10), width=st.integers(0, 5), length=st.integers(0, 20))
+def test_a_call_fits_or_is_refused(loaded: Loader, batch: int, width: int, length: int) -> None:
+    model = loaded(publish_dynamic)
+    values = np.ones((batch, 4), np.float32), np.ones((batch, width), np.float32), np.ones(length, np.float32)
+    if 1 <= batch <= 8 and length == 2 * batch + 1:
+        assert model(*values)[2] == length
+    else:
+        with pytest.raises(InputError, match="on axis 0"):
+            model(*values)
+
+
+def test_integers_that_openvino_would_cut_off_are_refused() -> None:
+    ports = Port("ids", "int64", (3,))
+    check_range(np.array([-(2**31), 0, 2**31 - 1]), ports, "()")
+    check_range(np.array([], np.int64), ports, "()")
+    for value in (2**31, -(2**31) - 1, 2**40):
+        with pytest.raises(InputError, match=rf"argument ids: expected values from .*; got {value}"):
+            check_range(np.array([0, value, 1]), ports, "()")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from npu_persist.device.core import get_core
+from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFoundError, StoreError, UsageError
+from npu_persist.store import Store
+from npu_persist.store.export import LAYOUTS, write_layout
+from tests.support.graphs import WEIGHTS, XML, publish_affine
+from tests.support.loads import AFFINE_OF_GRID, GRID, spoil
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from npu_persist.bundle.bundle import Bundle
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    return publish_affine(Store())
+
+
+def answer_of(xml: Path) -> np.ndarray[Any, Any]:
+    """Let OpenVINO alone read a graph and run it."""
+    core = get_core()
+    compiled = core.compile_model(core.read_model(xml), "CPU")
+    result: np.ndarray[Any, Any] = compiled([GRID])[0]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("openvino", {"model.xml", "model.bin"}),
+        ("ovms", {"1/model.xml", "1/model.bin"}),
+        ("genai", {"openvino_model.xml", "openvino_model.bin"}),
+    ],
+)
+def test_openvino_reads_it_and_answers_as_the_bundle_does(
+    bundle: Bundle, tmp_path: Path, layout: Any, files: set[str]
+) -> None:
+    target = tmp_path / "out" / "affine"
+    xml, weights = write_layout("affine", layout, target)
+    assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == files
+    assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
+    assert xml.samefile(bundle.path / XML)
+    assert weights.samefile(bundle.path / WEIGHTS)
+    assert [path.name for path in target.parent.iterdir()] == ["affine"]
+
+
+def test_where_links_are_impossible_it_is_a_copy(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    xml, weights = write_layout(bundle.path, "openvino", tmp_path / "out")
+    assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
+    assert weights.read_bytes() == (bundle.path / WEIGHTS).read_bytes()
+    assert not weights.samefile(bundle.path / WEIGHTS)
+
+
+def test_an_empty_folder_is_filled(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert write_layout(bundle.path, "ovms", tmp_path / "out")[0].is_file()
+
+
+@pytest.mark.usefixtures("bundle")
+def test_what_holds_something_is_refused_and_stays(tmp_path: Path) -> None:
+    full, file, link = tmp_path / "full", tmp_path / "file", tmp_path / "link"
+    full.mkdir()
+    (full / "config.json").write_text("{}")
+    file.write_text("mine")
+    link.symlink_to("nowhere")
+    for target in (full, file, link):
+        with pytest.raises(UsageError, match="expected no such folder, or an empty one"):
+            write_layout("affine", "genai", target)
+    assert [path.name for path in full.iterdir()] == ["config.json"]
+    assert file.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} <= {"full", "file", "link", "home"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", [XML, WEIGHTS])
+def test_what_is_not_as_it_was_persisted_is_not_given_away(
+    bundle: Bundle, tmp_path: Path, layout: Any, name: str
+) -> None:
+    spoil(bundle.path / name)
+    with pytest.raises(FileIntegrityError):
+        write_layout("affine", layout, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("bundle")
+def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("npu_persist.store.export.link_or_copy", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        write_layout("affine", "openvino", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
+@pytest.mark.usefixtures("bundle")
+def test_another_process_that_was_faster_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def lose(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "theirs").touch()
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", lose)
+    with pytest.raises(UsageError, match="one that holds something"):
+        write_layout("affine", "openvino", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "out"}
+
+
+@pytest.mark.usefixtures("bundle")
+def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layout: expected one of openvino, ovms, genai; got 'onnx'"):
+        write_layout("affine", "onnx", tmp_path / "out")  # type: ignore[arg-type]
+    with pytest.raises(BundleNotFoundError):
+        write_layout("other", "ovms", tmp_path / "out")
+    with pytest.raises(NotFoundError, match="no graph 'decoder'"):
+        write_layout("affine", "ovms", tmp_path / "out", graph="decoder")
+    assert not (tmp_path / "out").exists()
