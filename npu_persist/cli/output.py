@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TextIO
 
+    from npu_persist.progress import Progress
+
 _BOLD, _RED, _YELLOW, _DIM = "1", "31", "33", "2"
 """Parameters of the escape sequences (ECMA-48, SGR)."""
 
@@ -31,26 +33,6 @@ _UNSAFE = re.compile("(?!\x1b\\[(?:0|1|2|31|33)m)[\0-\x08\x0b-\x1f\x7f-\x9f\u202
 
 _ROUNDS_TO_NEXT_UNIT = 999.5
 """From here on three digits would read 1000."""
-
-
-class ProgressEvent(Protocol):
-    """What `persist` reports: a stage has begun, has moved or is done."""
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage."""
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the stage began."""
-
-    @property
-    def done(self) -> bool:
-        """Whether this is the stage's end."""
-
-    @property
-    def fraction(self) -> float | None:
-        """How much of the stage is done, 0 to 1; None where that is unknown."""
 
 
 class Beat(Protocol):
@@ -112,7 +94,7 @@ class Output:
         if advice:
             self._write(self._stderr, f"{_paint('advice:', _DIM, self._stderr)} {advice}\n")
 
-    def progress(self) -> Callable[[ProgressEvent], None] | None:
+    def progress(self) -> Callable[[Progress], None] | None:
         """Return a callback that shows one line a stage, or None where nobody would see it."""
         return self._show_stage if self._stderr.isatty() else None
 
@@ -148,11 +130,11 @@ class Output:
         self._stdout.flush()
         self._stderr.flush()
 
-    def _show_stage(self, event: ProgressEvent) -> None:
-        percent = "" if event.done or event.fraction is None else f"{event.fraction:5.0%}"
-        self._stderr.write(f"\r  {event.stage:<8}{format_seconds(event.elapsed):>12}{percent:<5}")
+    def _show_stage(self, event: Progress) -> None:
+        percent = "" if event.is_finished or event.fraction is None else f"{event.fraction:5.0%}"
+        self._stderr.write(f"\r  {event.stage:<8}{format_seconds(event.seconds):>12}{percent:<5}")
         self._open_line = True
-        if event.done:
+        if event.is_finished:
             self._stderr.write("\n")
             self._open_line = False
         self._stderr.flush()

@@ -155,8 +155,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             require_related(inputs, outputs, name)
         graph = Graph("main", "model.xml", precision, conversion, inputs, outputs, call.signature, sizes)
         notes = list(call.frozen)
-        with reporter.stage("write"):
-            written = write_ir(converted, model, staging, precision=precision, report=reporter.moved)
+        with reporter.stage("write", total=1.0) as stage:
+            written = write_ir(converted, model, staging, precision=precision, report=stage.update)
             _write_golden(call, staging / "golden.safetensors")
         del converted
         differences = None

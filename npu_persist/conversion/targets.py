@@ -56,10 +56,8 @@ def compile_published(bundle: Bundle, targets: Sequence[Target], store: Store, r
         NpuPersistError: What `compile` raises; the message says that the bundle is there all the same.
     """
     try:
-        with reporter.stage("compile"):
-            compile_bundle(
-                bundle.reference, [*map(str, targets)], progress=lambda *_: reporter.moved(None), store=store
-            )
+        with reporter.stage("compile") as stage:
+            compile_bundle(bundle.reference, [*map(str, targets)], progress=lambda *_: stage.update(), store=store)
     except NpuPersistError as error:
         again = " ".join(f"--target {target}" for target in targets)
         command = f"npu-persist compile {bundle.reference} {again}"

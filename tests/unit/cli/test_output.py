@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from npu_persist import CompileProgress
 from npu_persist.cli.output import Output, format_fields, format_seconds, format_size, format_table
+from npu_persist.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,14 +26,6 @@ class OldConsole(io.TextIOWrapper):
 
     def __init__(self) -> None:
         super().__init__(io.BytesIO(), encoding="cp1252")
-
-
-@dataclass
-class Event:
-    stage: str
-    elapsed: float
-    done: bool
-    fraction: float | None = None
 
 
 @pytest.fixture
@@ -137,11 +129,11 @@ def test_progress_is_a_line_a_stage(outputs: Outputs) -> None:
     output, stdout, stderr = outputs()
     show = output.progress()
     assert show is not None
-    for event in (Event("convert", 0.0, done=False), Event("convert", 1.0, done=False, fraction=0.5)):
+    for event in (Progress("convert", 0, 1.0, "", 0.0), Progress("convert", 0.5, 1.0, "", 1.0)):
         show(event)
     assert "50%" in stderr.getvalue()
-    show(Event("convert", 12.34, done=True))
-    show(Event("check", 0.0, done=False))
+    show(Progress("convert", 1, 1, "", 12.34))
+    show(Progress("check", 0, None, "", 0.0))
     output.error("bad")
     # What is left on the screen: the last text after each carriage return.
     lines = [line.rsplit("\r", 1)[-1] for line in stderr.getvalue().split("\n")]

@@ -501,7 +501,7 @@ class TestProgress:
     def test_every_stage_begins_and_ends_in_order(self) -> None:
         events: list[Progress] = []
         npu_persist.persist(Affine(), "affine", (X,), progress=events.append)
-        assert [event.stage for event in events if event.done] == [
+        assert [event.stage for event in events if event.is_finished] == [
             "example", "trace", "convert", "write", "check", "publish",
         ]  # fmt: skip
         assert any(event.fraction == 1.0 for event in events if event.stage == "write")
