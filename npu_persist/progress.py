@@ -196,8 +196,10 @@ class ProgressPrinter:
 
     @property
     def _is_terminal(self) -> bool:
-        isatty = getattr(self._stream, "isatty", None)
-        return isatty is not None and bool(isatty())
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # it is closed
+            return False
 
     def _write(self, text: str) -> None:
         stream = self._stream
@@ -237,9 +239,9 @@ def _find_notebook() -> Any:
     """Return IPython's `display` inside of a notebook's kernel, else None."""
     if "ipykernel" not in sys.modules:
         return None
-    from IPython.display import display
+    from importlib import import_module
 
-    return display
+    return import_module("IPython.display").display
 
 
 def _describe(event: Progress, *, with_bar: bool = False) -> str:
@@ -248,11 +250,11 @@ def _describe(event: Progress, *, with_bar: bool = False) -> str:
         filled = round(20 * min(event.fraction, 1.0))
         parts.append(f"{event.fraction:4.0%} |{'█' * filled}{' ' * (20 - filled)}|")
     if event.unit == "bytes":
-        parts.append(f"{event.done / 1e6:.1f} MB" + ("" if event.total is None else f" of {event.total / 1e6:.1f} MB"))
+        total = "" if event.total is None else f" of {event.total / 1e6:.1f} MB"
+        parts.append(f"{event.done / 1e6:.1f} MB{total}")
     elif event.unit:
-        parts.append(
-            f"{event.done:g}" + (f" {event.unit}" if event.total is None else f" of {event.total:g} {event.unit}")
-        )
+        total = "" if event.total is None else f" of {event.total:g}"
+        parts.append(f"{event.done:g}{total} {event.unit}")
     parts.append(f"{event.seconds:.1f} s")
     if event.detail:
         parts.append("".join(character if character.isprintable() else " " for character in event.detail))

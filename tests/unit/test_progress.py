@@ -78,17 +78,21 @@ def test_what_the_callback_raises_in_a_beat_is_raised_where_the_stage_ends(monke
         if len(calls) > 1:
             raise InterruptedError
 
-    with pytest.raises(InterruptedError), Reporter(fail_later).stage("compile", beats=True):
-        deadline = time.monotonic() + 10
-        while len(calls) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def work() -> None:
+        with Reporter(fail_later).stage("compile", beats=True):
+            deadline = time.monotonic() + 10
+            while len(calls) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    with pytest.raises(InterruptedError):
+        work()
 
 
 def test_without_a_callback_no_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise AssertionError("a thread was made")
 
-    monkeypatch.setattr(room.threading, "Thread", refuse)
+    monkeypatch.setattr("threading.Thread", refuse)
     with Reporter(None).stage("compile", beats=True) as stage:
         stage.update(3)
 
@@ -110,9 +114,14 @@ def test_the_printer_writes_a_line_a_finished_stage_to_a_file() -> None:
 def test_the_printer_redraws_one_line_on_a_terminal() -> None:
     file = Terminal()
     printer = ProgressPrinter(file)
-    with pytest.raises(KeyError), printer, Reporter(printer).stage("pull", total=4, unit="files") as stage:
-        stage.update(2)
-        raise KeyError
+
+    def fail() -> None:
+        with printer, Reporter(printer).stage("pull", total=4, unit="files") as stage:
+            stage.update(2)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     text = file.getvalue()
     assert text.startswith("\r")
     assert text.endswith("\n")  # so that what comes next starts a line
