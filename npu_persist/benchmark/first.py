@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.benchmark.measure import check_positive
 from npu_persist.benchmark.results import Case, FirstInference, compare
 from npu_persist.benchmark.subject import make_spec, started
+from npu_persist.hub.pulled import resolve
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class FirstInferences:
         """
         check_positive(runs=runs)
         opened = open_store(store)
-        bundles = [opened.resolve(reference) for reference in references]
+        bundles = [resolve(opened, reference) for reference in references]
         # Loaded by their paths: the store's directory is where the compile cache is, and must be a temporary one.
         self._paths = {bundle.reference: str(bundle.path) for bundle in bundles}
         self._cases = [Case(*parts) for parts in itertools.product(self._paths, devices, hints)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.benchmark.results import Case, Layer, Profile, TypeSum
 from npu_persist.benchmark.subject import make_spec, started
+from npu_persist.hub.pulled import resolve
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def profile(
         NpuPersistError: What loading or running one of them raised.
     """
     opened = open_store(store)
-    bundles = [opened.resolve(reference).reference for reference in references]
+    bundles = [resolve(opened, reference).reference for reference in references]
     options["config"] = {**(options.get("config") or {}), "PERF_COUNT": "YES"}
     for case in itertools.starmap(Case, itertools.product(bundles, devices, hints)):
         with started(str(case), make_spec(case, case.reference, opened.home, **options)) as subject:

@@ -19,6 +19,7 @@ from npu_persist.benchmark.subject import make_spec, started
 from npu_persist.benchmark.wire import unpack_numbers
 from npu_persist.device import HINTS
 from npu_persist.errors import UsageError
+from npu_persist.hub.pulled import resolve
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Benchmark:
         if unknown := [hint for hint in hints if hint not in HINTS]:
             raise UsageError(f"hint: expected one of {', '.join(HINTS)}; got {unknown[0]!r}")
         opened = open_store(store)
-        bundles = [opened.resolve(reference).reference for reference in references]
+        bundles = [resolve(opened, reference).reference for reference in references]
         cases = [Case(*parts) for parts in itertools.product(bundles, devices, hints)]
         if not cases or len(set(cases)) < len(cases):
             raise UsageError("expected at least one bundle, device and hint, and none of them twice")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import npu_persist
 from npu_persist.cli import describe
 from npu_persist.cli.output import format_section
+from npu_persist.hub.pulled import resolve
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +40,7 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
 def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist inspect REF`."""
     store = npu_persist.Store(arguments.store)
-    bundle = store.resolve(arguments.reference)
+    bundle = resolve(store, arguments.reference)
     aliases = find_aliases(store, bundle)
     attached = describe.describe_attached(bundle)
     data = {
@@ -52,7 +53,7 @@ def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
 
 def run_path(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist path REF`."""
-    bundle = npu_persist.Store(arguments.store).resolve(arguments.reference)
+    bundle = resolve(npu_persist.Store(arguments.store), arguments.reference)
     output.show({"path": str(bundle.path)}, str(bundle.path))
 
 

@@ -12,6 +12,7 @@ from npu_persist.bundle.reference import StoreReference, parse
 from npu_persist.cli.errors import find_advice
 from npu_persist.cli.output import format_size, format_table
 from npu_persist.errors import BundleNotFoundError, IncompatibleError, IntegrityError, UsageError
+from npu_persist.hub.pulled import resolve
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +49,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
         return sorted({signed.signer for signed in npu_persist.verify_signature(reference, arguments.key, store=store)})
 
     if arguments.reference:
-        bundle = store.resolve(arguments.reference)
+        bundle = resolve(store, arguments.reference)
         results = [_result(bundle.reference, bundle.size, None, verify(bundle.reference))]
         output.show(results, lambda: _verify_text(results, output))
         return 0

@@ -23,7 +23,7 @@ from npu_persist.errors import (
 from npu_persist.files.digest import ALGORITHM
 from npu_persist.hub.download import Meter, Taking, find_held, find_version, make_origin
 from npu_persist.hub.plan import make_plan
-from npu_persist.hub.pulled import find_commit, find_revision, note_commit, note_revision
+from npu_persist.hub.pulled import find_commit, find_pulled, find_revision, note_commit, note_revision
 from npu_persist.hub.remote import Remote, is_commit, is_offline, may_pass
 from npu_persist.hub.remote_manifest import look
 from npu_persist.hub.transfer import Download
@@ -152,7 +152,7 @@ def fetch(reference: HubReference, devices: Sequence[str], store: Store) -> Bund
         if isinstance(error, HubError) and not may_pass(error):
             raise
         try:
-            bundle = store.resolve(reference)
+            bundle = find_pulled(store, reference)
         except BundleNotFoundError:
             raise error from error.__cause__
         log.warning("%s. Going on with %s, which was pulled before", error, bundle.reference)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from npu_persist.bundle.manifest import strict_json
 from npu_persist.bundle.manifest.values import ValueReader
-from npu_persist.errors import ManifestError
+from npu_persist.bundle.reference import HubReference, StoreReference, parse
+from npu_persist.errors import BundleNotFoundError, ManifestError
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import replace_file, store_errors
 from npu_persist.files.staging import staged
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, ItemsView, Mapping
     from dataclasses import dataclass
     from pathlib import Path
+
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
+    from npu_persist.store.store import AnyReference
 else:
     from npu_persist.files.frozen import dataclass
 
@@ -92,6 +98,40 @@ def find_commit(home: Path, repo: str, commit: str) -> Seen | None:
 def find_revision(home: Path, repo: str, revision: str | None) -> str | None:
     """Return the commit that a branch or tag was when it was last seen."""
     return _read(_revision_path(home, repo, revision), _parse_revision)
+
+
+def resolve(store: Store, reference: AnyReference) -> Bundle:
+    """Open the bundle that a reference means; of a hub reference what was pulled, without asking the hub.
+
+    Raises:
+        BundleNotFoundError: There is no such bundle; a hub reference was not pulled, or was removed since.
+    """
+    parsed = parse(reference)
+    return find_pulled(store, parsed) if isinstance(parsed, HubReference) else store.resolve(parsed)
+
+
+def find_pulled(store: Store, reference: HubReference) -> Bundle:
+    """Open the bundle that a hub reference meant when it was last pulled.
+
+    With a digest it is the bundle that has it, wherever it came from.
+
+    Raises:
+        BundleNotFoundError: It was not pulled, or was removed since.
+    """
+    repo, revision, digest = reference.repository, reference.revision, reference.digest
+    commit = find_revision(store.home, repo, revision) or revision
+    seen = None if commit is None else find_commit(store.home, repo, commit)
+    wanted: list[tuple[str, str]] = []
+    if seen is not None and digest in {None, seen.digest.partition(":")[2]}:
+        wanted = [(seen.name, seen.digest.partition(":")[2])]
+    elif digest is not None:
+        wanted = [(name, digest) for name in store.names()]
+    for name, known in wanted:
+        with suppress(BundleNotFoundError):
+            return store.resolve(StoreReference(name, digest=known))
+    raise BundleNotFoundError(
+        f"{reference} is not in the store {store.home}. `npu-persist pull {reference}` brings it there"
+    )
 
 
 def _folder(home: Path, repo: str) -> Path:

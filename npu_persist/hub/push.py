@@ -17,6 +17,7 @@ from npu_persist.errors import HubConflictError, HubError, HubNotFoundError, Ref
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
 from npu_persist.hub.client import hub_errors, open_client, progress_bars
 from npu_persist.hub.inventory import kept_artifacts, list_stale, take_inventory
+from npu_persist.hub.pulled import resolve
 from npu_persist.hub.upload import from_bytes, list_outgoing
 from npu_persist.store.api import open_store
 
@@ -109,7 +110,7 @@ def push(  # noqa: PLR0913 (what a user can say; all but two have a default)
     """
     target = _parse_target(repo)
     _check_arguments(revision, tag, message, create_pr=create_pr)
-    bundle = open_store(store).resolve(reference)
+    bundle = resolve(open_store(store), reference)
     if tag is None and bundle.version is not None and not create_pr:
         tag = f"v{bundle.version}"
     reference_on_hub = _with_tag(target, tag)

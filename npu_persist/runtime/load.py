@@ -198,11 +198,12 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
         True
 
     """
+    from npu_persist.hub.pulled import resolve
     from npu_persist.runtime.sizes import pick_buckets, split
 
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle = source.resolve(reference)
+    bundle = resolve(source, reference)
     report = Report(bundle.reference, device, "none")
     properties = merge_hint(_check_config(config), hint)
     (recipe,) = _make_recipes(bundle, _check_devices(device, ()), properties, report)

@@ -6,7 +6,6 @@ so that a damaged version can be found too, and removed.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from npu_persist.bundle.bundle import Bundle, read_manifest
@@ -14,13 +13,10 @@ from npu_persist.bundle.reference import StoreReference, validate_name
 from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, FileIntegrityError, NpuPersistError
 from npu_persist.files.digest import ALGORITHM, digest_bytes
 from npu_persist.files.filesystem import is_directory
-from npu_persist.hub.pulled import find_commit, find_revision
 from npu_persist.store.layout import NameFolder, list_names
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from npu_persist.bundle.reference import HubReference
 
 _SHOWN = 10
 _SHOWN_DIGITS = 12
@@ -82,29 +78,6 @@ def open_version(folder: NameFolder, number: int) -> Bundle:
             got=bundle.name,
         )
     return bundle
-
-
-def find_pulled(home: Path, bundles: Path, reference: HubReference) -> StoreReference:
-    """Return the version that is what a reference to the hub meant when that was last pulled.
-
-    With a digest it is the version that has it, wherever that came from.
-
-    Raises:
-        BundleNotFoundError: It was not pulled, or was removed since.
-    """
-    repo, revision, digest = reference.repository, reference.revision, reference.digest
-    commit = find_revision(home, repo, revision) or revision
-    seen = None if commit is None else find_commit(home, repo, commit)
-    wanted = []
-    if seen is not None and digest in {None, seen.digest.partition(":")[2]}:
-        wanted.append((seen.name, seen.digest.partition(":")[2]))
-    elif digest is not None:
-        wanted += ((name, digest) for name in list_names(bundles))
-    for name, known in wanted:
-        with suppress(BundleNotFoundError):
-            find_version(bundles, found := StoreReference(name, digest=known))
-            return found
-    raise BundleNotFoundError(f"{reference} is not in the store {home}. `npu-persist pull {reference}` brings it there")
 
 
 def missing_version(folder: NameFolder, number: int) -> BundleNotFoundError:

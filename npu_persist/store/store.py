@@ -29,7 +29,6 @@ from npu_persist.store.layout import NameFolder, default_home, list_names, refus
 from npu_persist.store.leftovers import prune_name, remove_if_empty
 from npu_persist.store.lookup import (
     find_name,
-    find_pulled,
     find_version,
     missing_alias,
     missing_version,
@@ -107,10 +106,9 @@ class Store:
     def resolve(self, reference: AnyReference) -> Bundle:
         """Open the bundle that a reference means: the newest version if it names none.
 
-        Of a reference to the hub it is what was pulled; no hub is asked.
-
         Raises:
-            ReferenceFormatError: The text is no reference.
+            ReferenceFormatError: Malformed reference.
+            UsageError: The reference names a repository on the hub: `pull` it, or `load` it.
             BundleNotFoundError: There is no such bundle.
             AmbiguousReferenceError: Several bundles' digests start so.
             IntegrityError: The bundle's manifest is damaged.
@@ -302,8 +300,10 @@ class Store:
 
     def _locate(self, reference: Reference) -> tuple[NameFolder, int]:
         if isinstance(reference, HubReference):
-            with store_errors(f"look up {reference} in {self._bundles}"):
-                reference = find_pulled(self.home, self._bundles, reference)
+            raise UsageError(
+                f"{reference} is a repository on the hub, and this works on bundles in the store. "
+                f"`npu-persist pull {reference}` brings it there and prints the reference to use"
+            )
         if isinstance(reference, PathReference):
             raise UsageError(
                 f"{reference} is a directory: expected a bundle in the store, such as unet:3. `npu-persist list` shows "

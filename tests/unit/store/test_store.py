@@ -446,9 +446,9 @@ def test_names_do_not_lead_out_of_the_store(store: Store, name: str) -> None:
             call()
 
 
-def test_what_was_not_pulled_is_not_found(store: Store) -> None:
+def test_a_hub_reference_is_refused(store: Store) -> None:
     for verb in (store.resolve, store.remove, store.verify):
-        with pytest.raises(BundleNotFoundError, match="npu-persist pull hf://intel/unet"):
+        with pytest.raises(UsageError, match="npu-persist pull hf://intel/unet"):
             verb("hf://intel/unet")
 
 
