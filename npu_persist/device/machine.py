@@ -91,9 +91,8 @@ def describe_other(
     Raises:
         UsageError: One of them is no version.
 
-    >>> from npu_persist.target import parse_target
-    >>> describe_other(parse_target("lunar-lake"), elf="1.2").platform
-    '4000'
+    >>> describe_other("NPU", "4000", elf="1.2").tiles
+    6
     """
     for name, version in (("elf", elf), ("mi", mi), ("openvino", openvino)):
         if version is not None and not _VERSION.fullmatch(version.partition("-")[0]):

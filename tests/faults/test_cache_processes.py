@@ -120,7 +120,7 @@ def test_whatever_is_killed_leaves_whole_entries_or_none(tmp_path: Path, verb: s
 USE = """
 import json, os, random, sys, time
 from pathlib import Path
-from npu_persist.artifact import BLOB_FILE, check_files
+from npu_persist.artifact.artifact import BLOB_FILE, check_files
 from npu_persist.cache import CompileCache
 from npu_persist.errors import ArtifactError
 from tests.support.artifacts import BLOB, KEY, fill

@@ -29,7 +29,7 @@ import sys
 sys.path[:] = filter(None, sys.path)
 import json
 sys.path[:] = json.loads(sys.stdin.readline())
-from npu_persist.process import python
+from npu_persist.compilation.process import python
 python.main()
 """
 """The working directory, which `-c` puts first, may hold a `json.py` of whoever is there."""

@@ -271,7 +271,7 @@ def test_a_small_disk_that_is_full_leaves_nothing(small_disk: Path) -> None:
 KILLED_AT_EVERY_STEP = """
 import os, shutil, sys
 from pathlib import Path
-from npu_persist.bundle import Bundle
+from npu_persist.bundle.bundle import Bundle
 from tests.support.faults import before_call, killed
 from tests.unit.artifact.test_attached import attach_npu
 
@@ -358,7 +358,7 @@ def test_prune_leaves_what_a_living_process_fills(tmp_path: Path) -> None:
 
 ATTACH_TEN = """
 import sys
-from npu_persist.bundle import Bundle
+from npu_persist.bundle.bundle import Bundle
 from tests.unit.artifact.test_attached import attach_npu
 
 bundle = Bundle.open(sys.argv[1])

@@ -124,8 +124,8 @@ CALLER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
 from pathlib import Path
-from npu_persist.toolchain import CompileJob
-from npu_persist.toolchain.wine import WineToolchain
+from npu_persist.compilation.toolchains import CompileJob
+from npu_persist.compilation.toolchains.wine import WineToolchain
 graph, output = map(Path, sys.argv[1:])
 job = CompileJob(graph, graph.with_suffix(".bin"), output, "4000", {"x": (4, 16)})
 WineToolchain().compile(job, progress=lambda progress: print(progress.line, flush=True))
