@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from tests.support.toolchains import wine_home as wine_home  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.conversion", "tests.models.architectures"}
 """A test file that imports one of these is a training-side test."""
@@ -38,6 +38,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.is_dir():
         return collection_path.name == "architectures" or None
     return (collection_path.suffix == ".py" and _needs_torch(collection_path)) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        kind = item.path.relative_to(Path(__file__).parent).parts[0]
+        if kind in {"models", "faults"}:
+            item.add_marker(kind)
+        if "wine" in getattr(item, "fixturenames", ()):
+            item.add_marker("npu")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
