@@ -33,10 +33,10 @@ from npu_persist.files.filesystem import (
     remove_tree,
     rename_new,
     store_errors,
-    try_lock,
     write_file,
 )
-from npu_persist.files.staging import LOCK_SUFFIX, prune_staging, staged
+from npu_persist.files.locks import LOCK_SUFFIX, try_lock
+from npu_persist.files.staging import prune_staging, staged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

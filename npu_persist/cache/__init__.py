@@ -18,6 +18,5 @@ from __future__ import annotations
 
 from npu_persist.cache.cache import QUOTA_VARIABLE, CompileCache
 from npu_persist.cache.entry import Entry
-from npu_persist.cache.locks import Hold
 
-__all__ = ["QUOTA_VARIABLE", "CompileCache", "Entry", "Hold"]
+__all__ = ["QUOTA_VARIABLE", "CompileCache", "Entry"]

@@ -26,10 +26,10 @@ from npu_persist.files.filesystem import (
     make_read_only,
     rename_new,
     store_errors,
-    try_lock,
     write_file,
 )
-from npu_persist.files.staging import LOCK_SUFFIX, staged
+from npu_persist.files.locks import LOCK_SUFFIX, try_lock
+from npu_persist.files.staging import staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.cache.pruning import Removed
-    from npu_persist.files.filesystem import Lock
+    from npu_persist.files.locks import Lock
 
 QUOTA_VARIABLE = "NPU_PERSIST_CACHE_QUOTA"
 """Environment variable that says how large the cache may be: `20GB`; `0` keeps only what is in use."""

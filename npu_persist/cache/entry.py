@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_files, read_artifact
 from npu_persist.bundle.reference import StoreReference
-from npu_persist.cache.locks import take_hold, unused
 from npu_persist.errors import ArtifactError
 from npu_persist.files.digest import ALGORITHM
 from npu_persist.files.filesystem import is_directory
+from npu_persist.files.locks import try_share, unshared
 
 if TYPE_CHECKING:
     from dataclasses import dataclass
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
-    from npu_persist.cache.locks import Hold
+    from npu_persist.files.locks import Lock
 else:
     from npu_persist.files.frozen import dataclass
 
@@ -76,16 +76,16 @@ class Entry:
     @property
     def in_use(self) -> bool:
         """Whether a process, this one included, holds it now."""
-        with unused(self.path) as free:
+        with unshared(self.path / USED_FILE) as free:
             return not free
 
-    def hold(self) -> Hold | None:
+    def hold(self) -> Lock | None:
         """Mark it as in use, until the hold is released or the process ends, and as used now.
 
         Returns:
             The hold; None where the entry cannot be marked or is gone, which reading its files shows.
         """
-        return take_hold(self.path)
+        return try_share(self.path / USED_FILE)
 
     def check(self) -> None:
         """Read every byte of its files, and compare them with its description.

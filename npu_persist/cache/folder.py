@@ -22,10 +22,10 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from npu_persist.artifact.artifact import USED_FILE
 from npu_persist.cache.entry import Entry, read_entry, read_stamp
-from npu_persist.cache.locks import unused
-from npu_persist.files.filesystem import is_directory, remove, rename_new, store_errors, try_lock
-from npu_persist.files.staging import LOCK_SUFFIX
+from npu_persist.files.filesystem import is_directory, remove, rename_new, store_errors
+from npu_persist.files.locks import LOCK_SUFFIX, try_lock, unshared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ class Folder:
         Raises:
             OSError: The file system refuses.
         """
-        with unused(entry.path) as free:
+        with unshared(entry.path / USED_FILE) as free:
             if not free:
                 return False
             try:
@@ -131,7 +131,7 @@ class Folder:
 
 def remove_aside(path: Path) -> bool:
     """Remove what was put aside; tell whether that happened: not if it is in use, or another user's."""
-    with unused(path) as free:
+    with unshared(path / USED_FILE) as free:
         if not free:
             return False
     with suppress(PermissionError):  # on Windows also what is in use after all

@@ -1,15 +1,9 @@
-"""Digests of bytes and files: BLAKE3, written `blake3:` and 64 lowercase hex digits.
-
-The promise: equal digests mean equal bytes, and digesting a file costs one pass over it and a fixed amount of memory,
-whatever the file's size (a mapped file would count as resident).
-"""
+"""BLAKE3 digests of bytes and files, written `blake3:` and 64 lowercase hex digits."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-
-from npu_persist.errors import ReferenceFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,21 +11,19 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import TypeAlias
 
-    from blake3 import blake3
-
     Bytes: TypeAlias = bytes | bytearray | memoryview
 
 ALGORITHM = "blake3"
-"""Name of the digest algorithm, and what stands before the colon."""
+"""What stands before the colon."""
 
 HEX_LENGTH = 64
 """Hex digits of a whole digest."""
 
 BUFFER_SIZE = 8 * 1024 * 1024
-"""Bytes read at a time: enough that several threads share the work of one update."""
+"""Bytes read at a time: enough for several threads to share the work of one update."""
 
 MAPPED_SIZE = 64 * 1024 * 1024
-"""Bytes hashed at a time of a mapped file."""
+"""Bytes of a mapped file hashed at a time."""
 
 _DIGEST = re.compile(rf"{ALGORITHM}:[0-9a-f]{{{HEX_LENGTH}}}", re.ASCII)
 
@@ -52,14 +44,16 @@ class Hasher:
         Args:
             threads: How many may share the work of a large piece; None for as many as there are processors.
         """
-        self._hash = _new_hash(threads)
+        from blake3 import blake3  # a native library: not loaded before the first digest
+
+        self._hash = blake3(max_threads=blake3.AUTO if threads is None else threads)
 
     def update(self, data: Bytes) -> None:
-        """Add `data`, any contiguous bytes-like object. Large pieces are hashed by several threads, without the GIL."""
+        """Add contiguous bytes. Large pieces are hashed by several threads, without the GIL."""
         self._hash.update(data)
 
     def digest(self) -> str:
-        """Return the digest of everything so far; more may be added afterwards."""
+        """Return the digest so far; more may be added afterwards."""
         return f"{ALGORITHM}:{self._hash.hexdigest()}"
 
 
@@ -75,28 +69,15 @@ def digest_bytes(data: Bytes) -> str:
 
 
 def digest_file(path: str | PathLike[str], *, progress: Callable[[int], object] | None = None) -> str:
-    """Return the digest of a file's content.
-
-    Args:
-        path: The file.
-        progress: Called after each piece with the number of bytes in it.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return the digest of a file; `progress` is called with the size of each piece."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (pathlib is slower to import, and a str will do)
         return digest_stream(file, progress=progress)
 
 
 def digest_stream(file: FileIO, *, progress: Callable[[int], object] | None = None) -> str:
-    """Return the digest of what is left to read of a file that was opened without a buffer.
+    """Return the digest of the rest of an unbuffered file.
 
-    Args:
-        file: The file.
-        progress: Called after each piece with the number of bytes in it.
-
-    Raises:
-        OSError: The file cannot be read.
+    It is read, not mapped: a mapped file would count as resident memory.
     """
     hasher = Hasher()
     buffer = memoryview(bytearray(BUFFER_SIZE))
@@ -108,17 +89,11 @@ def digest_stream(file: FileIO, *, progress: Callable[[int], object] | None = No
 
 
 def digest_mapped(file: FileIO, *, progress: Callable[[int], object] | None = None) -> str:
-    """Return the digest of a whole file, with one thread that hardly ever needs the GIL: to run beside other work.
+    """Return the digest of a whole unbuffered file, in one thread that hardly ever needs the GIL.
 
-    The file is mapped, which costs half of what copying its pages does where OpenVINO maps them anyway; and pieces are
-    large, since a thread waits up to 5 ms for the GIL after each while another runs Python.
-
-    Args:
-        file: The file, opened without a buffer. Nobody may shorten it meanwhile.
-        progress: Called after each piece with the number of bytes in it.
-
-    Raises:
-        OSError: The file cannot be mapped.
+    Made to run beside a load. The file is mapped, which costs half of copying its pages where OpenVINO maps them
+    anyway; and pieces are large, since after each a thread waits up to 5 ms for the GIL while another runs Python.
+    Nobody may shorten the file meanwhile.
     """
     import mmap
     import os
@@ -138,25 +113,6 @@ def digest_mapped(file: FileIO, *, progress: Callable[[int], object] | None = No
     return hasher.digest()
 
 
-def parse_digest(text: str) -> str:
-    """Return `text` if it is a whole digest.
-
-    Raises:
-        ReferenceFormatError: It is not.
-    """
-    if not is_digest(text):
-        raise ReferenceFormatError(
-            f"not a digest: expected {ALGORITHM}:<{HEX_LENGTH} lowercase hex digits>, got {text!r}"
-        )
-    return text
-
-
 def is_digest(text: str) -> bool:
     """Tell whether `text` is a whole digest."""
     return _DIGEST.fullmatch(text) is not None
-
-
-def _new_hash(threads: int | None) -> blake3:
-    from blake3 import blake3  # a native library: not loaded before the first digest
-
-    return blake3(max_threads=blake3.AUTO if threads is None else threads)

@@ -1,8 +1,7 @@
-"""What the store needs of a file system: portable names, fsync, rename, hard link or copy, read-only files, locks.
+"""Steps on a file system that work alike on Linux and Windows: portable names, atomic writes, renames, links, removal.
 
-The promise: each function does one step that either happened or did not, on Linux and on Windows, and raises the
-operating system's own OSError, which `store_errors` turns into ours where the step's meaning is known. Nothing here
-follows a symbolic link that it finds inside a tree.
+They raise the operating system's OSError; `store_errors` turns it into a `StoreError` that names the action.
+No symbolic link inside a tree is followed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import re
 import stat
 from contextlib import contextmanager, suppress
-from errno import EACCES, EDQUOT, EEXIST, ENOLCK, ENOSPC, ENOSYS, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 from typing import TYPE_CHECKING
 
 from npu_persist.errors import NpuPersistError, StoreError
@@ -19,20 +18,9 @@ from npu_persist.errors import NpuPersistError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Protocol
-
-    class Lock(Protocol):
-        """A lock that is held."""
-
-        def release(self) -> object:
-            """Let it go."""
-
 
 DISK_FULL = frozenset({ENOSPC, EDQUOT})
 """Error numbers of a full disk or an exhausted quota."""
-
-NO_LOCKS = frozenset({ENOLCK, ENOSYS, EOPNOTSUPP})
-"""Error numbers of a file system that has no locks."""
 
 MAX_COMPONENT_LENGTH = 100
 """Longest file or folder name, in characters."""
@@ -51,11 +39,9 @@ _WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 @contextmanager
 def store_errors(doing: str, *, only: frozenset[int] | None = None) -> Iterator[None]:
-    """Turn an OSError inside into a `StoreError` that says what to do.
+    """Turn an OSError into a `StoreError`: "could not {doing}", why, and what to do.
 
-    Args:
-        doing: What is done inside, to follow "could not".
-        only: The error numbers to turn; None for all.
+    With `only`, other error numbers are left as they are.
     """
     try:
         yield
@@ -118,11 +104,7 @@ def is_directory(path: Path) -> bool:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and fsync it.
-
-    Raises:
-        FileExistsError: There is one already.
-    """
+    """Write a new file and fsync it; an existing one is a FileExistsError."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -130,12 +112,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, temporary: Path) -> None:
-    """Put a file with `data` at `path`: readers see the old content or the new, also after a crash.
+    """Write a file so that readers see the old content or the new, also after a crash. Its folder is made if missing.
 
-    Args:
-        path: The file; its folder is made if it is missing.
-        data: Its new content.
-        temporary: Where to write first: a path that does not exist, on the same file system.
+    It is written to `temporary` first: a path that does not exist, on the same file system.
     """
     write_file(temporary, data)
     while True:
@@ -143,10 +122,10 @@ def replace_file(path: Path, data: bytes, *, temporary: Path) -> None:
         try:
             os.replace(temporary, path)  # noqa: PTH105 (the os functions are the seams that the fault tests use)
             break
-        except FileNotFoundError:  # another process took the folder for a leftover, while it was empty
+        except FileNotFoundError:  # another process removed the empty folder as a leftover
             if not os.path.lexists(temporary):
                 raise
-    with suppress(OSError):  # it has happened; that a power failure may undo it is no reason to say that it failed
+    with suppress(OSError):  # the file is replaced; that a power failure may undo it is no failure
         fsync_directory(path.parent)
 
 
@@ -171,12 +150,9 @@ def fsync_directory(path: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a directory that is not empty, without replacing anything.
+    """Rename a directory that is not empty; an existing `target` is a FileExistsError.
 
-    On POSIX an empty directory at `target` would be replaced: never make one there.
-
-    Raises:
-        FileExistsError: `target` exists.
+    POSIX would replace an empty directory at `target`: never make one there.
     """
     try:
         os.rename(source, target)  # noqa: PTH104
@@ -187,31 +163,19 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> bool:
-    """Make `target` the same file as `source`, or a copy of it where the file system refuses another link.
-
-    Args:
-        source: A regular file.
-        target: A path that does not exist.
-
-    Returns:
-        Whether it is a link. A copy is fsynced.
-    """
+    """Hard-link a file to a new path, or copy and fsync it where the file system refuses; tell whether it is a link."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise
-    except OSError:  # another device, a file system without links, or its most links a file (NTFS: 1023)
+    except OSError:  # another device, no links here, or too many (NTFS: 1023 a file)
         copy_file(source, target)
         return False
     return True
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's content to a new file, and fsync that.
-
-    Raises:
-        FileExistsError: There is one already.
-    """
+    """Copy a file's content to a new file and fsync it; an existing one is a FileExistsError."""
     import shutil
 
     with source.open("rb") as reader, target.open("xb") as writer:
@@ -221,7 +185,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def make_read_only(path: Path) -> None:
-    """Take the write permission from a file, for everyone."""
+    """Remove everyone's write permission from a file."""
     os.chmod(path, stat.S_IMODE(path.lstat().st_mode) & ~_WRITE_BITS)  # noqa: PTH101
 
 
@@ -233,17 +197,13 @@ def remove_file(path: Path) -> None:
         except PermissionError:
             if os.name != "nt":
                 raise
-            # Windows deletes no read-only file. The flag belongs to the file, so other hard links to it lose it too;
-            # verification still sees a change through one of them.
+            # Windows deletes no read-only file. Other hard links lose the flag too; verification still sees changes.
             os.chmod(path, stat.S_IWRITE)  # noqa: PTH101
             os.unlink(path)  # noqa: PTH108
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and what is in it, read-only files included; links are removed, not followed.
-
-    A missing directory is fine, and so is another process that removes the same tree meanwhile.
-    """
+    """Remove a directory tree, read-only files included; a missing one, or another process removing it, is fine."""
     with suppress(FileNotFoundError):
         with os.scandir(path) as entries:
             inside = list(entries)
@@ -256,45 +216,16 @@ def remove_tree(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove whatever is at `path`: a directory and what is in it, a file, a link."""
+    """Remove whatever is at `path`: a directory tree, a file or a link."""
     if is_directory(path):
         remove_tree(path)
     else:
         remove_file(path)
 
 
-def try_lock(path: Path) -> Lock | None:
-    """Take the lock of a lock file, without waiting.
-
-    The operating system lets go of it when the process ends, however it ends. The file stays.
-
-    Returns:
-        The lock, to be released; None when someone else holds it.
-
-    Raises:
-        OSError: The lock file cannot be made or opened; with a number in `NO_LOCKS` if this file system has no locks.
-    """
-    from filelock import FileLock, Timeout  # costs more to import than all of this package's store
-
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    except NotImplementedError as error:  # what some versions of filelock make of ENOSYS
-        raise OSError(ENOLCK, os.strerror(ENOLCK), str(path)) from error
-    return lock
-
-
 def _advice(number: int | None) -> str:
     if number in DISK_FULL:
-        return (
-            "Free some space and try again: `npu-persist remove` removes a version, `npu-persist prune` the leftovers "
-            "of interrupted runs"
-        )
+        return "Free some space: `npu-persist remove` removes a version, `npu-persist prune` what interrupted runs left"
     if number in {EACCES, EPERM, EROFS}:
-        return (
-            "Check the permissions there and that no other program has it open, or choose another store with "
-            "NPU_PERSIST_HOME"
-        )
+        return "Check the permissions and that no other program has it open, or set NPU_PERSIST_HOME to another store"
     return "Check the folder and try again"

@@ -14,7 +14,8 @@ from npu_persist.files.digest import digest_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from npu_persist.cache import CompileCache, Entry, Hold
+    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.files.locks import Lock
 
 BLOB = b"what a compiler made\n" * 50
 
@@ -75,11 +76,11 @@ def age(entry: Entry, seconds: float) -> None:
     os.utime(entry.path / "used", (moment, moment))
 
 
-def held(entry: Entry) -> Hold:
-    """Hold an entry."""
-    hold = entry.hold()
-    assert hold is not None
-    return hold
+def held(entry: Entry) -> Lock:
+    """Mark an entry as in use."""
+    lock = entry.hold()
+    assert lock is not None
+    return lock
 
 
 def asides(cache: CompileCache) -> list[Path]:

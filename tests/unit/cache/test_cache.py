@@ -371,7 +371,7 @@ def test_the_cache_may_be_elsewhere_by_a_link(cache: CompileCache, tmp_path: Pat
     assert len(cache.prune(max_size=0)) == 1
 
 
-def test_finding_imports_neither_filelock_nor_openvino_nor_numpy(cache: CompileCache) -> None:
+def test_finding_imports_neither_openvino_nor_numpy(cache: CompileCache) -> None:
     entry = publish(cache)
     code = """if True:
         import sys
@@ -379,7 +379,7 @@ def test_finding_imports_neither_filelock_nor_openvino_nor_numpy(cache: CompileC
         from npu_persist.cache import CompileCache
 
         with CompileCache(Path(sys.argv[1])).find(sys.argv[2]).hold() as hold:
-            print(*sorted({"filelock", "openvino", "numpy", "torch"} & sys.modules.keys()))
+            print(*sorted({"openvino", "numpy", "torch"} & sys.modules.keys()))
     """
     assert run_python("-c", code, str(cache.home), entry.key).stdout.strip() == ""
 

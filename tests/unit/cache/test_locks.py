@@ -7,18 +7,19 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import pytest
 
 from npu_persist.artifact.artifact import BLOB_FILE
-from npu_persist.cache import CompileCache, Hold
-from npu_persist.cache import locks as hold_module
+from npu_persist.cache import CompileCache
+from npu_persist.files import locks
 from npu_persist.files.staging import UNLOCKED_AGE
 from tests.support.artifacts import BLOB, KEY, age, fill, held, is_used, make_artifact, publish
 from tests.support.processes import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from npu_persist.files.locks import Lock
 
 POSIX = os.name == "posix"
 
@@ -48,7 +49,7 @@ def test_a_hold_ends_with_its_block_and_with_its_object(cache: CompileCache) -> 
     with held(entry):
         assert is_used(entry)
     assert not is_used(entry)
-    taken: Hold | None = held(entry)
+    taken: Lock | None = held(entry)
     assert is_used(entry)
     del taken
     gc.collect()
@@ -181,7 +182,7 @@ def test_a_pipe_in_place_of_the_mark_of_use_is_not_waited_for(cache: CompileCach
 
 def test_windows_holds_by_the_open_file(cache: CompileCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this package does there; that the system then refuses to rename is Windows' part."""
-    monkeypatch.setattr(hold_module, "_WINDOWS", True)
+    monkeypatch.setattr(locks, "_WINDOWS", True)
     entry = publish(cache)
     assert not is_used(entry)
     taken = held(entry)
@@ -267,35 +268,27 @@ def test_ctrl_c_ends_the_waiting(cache: CompileCache) -> None:
         assert run_python("-c", code, str(cache.home), KEY).stdout == "interrupted\n"
 
 
-def no_flock(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
-    if POSIX:
-        import fcntl
-
-        def flock(*_: object) -> None:
-            if error is not None:
-                raise error
-
-        monkeypatch.setattr(fcntl, "flock", flock)
-
-
-LOCKLESS = ["succeeds always", "not implemented", "no locks", "none at all"]
+LOCKLESS = {"succeeds always": None, "not implemented": 38, "no locks": 37, "none at all": 95}
+"""What flock does: nothing, or fail with this number."""
 
 
 @pytest.fixture(params=LOCKLESS)
 def lockless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file system whose locks do nothing, or that has none."""
-
-    def acquire(*_: object, **__: object) -> None:
-        if request.param == "not implemented":
-            raise NotImplementedError
-        if request.param != "succeeds always":
-            raise OSError(37 if request.param == "no locks" else 95, "no locks here")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    monkeypatch.setattr(filelock.FileLock, "release", lambda *_, **__: None)
-    no_flock(monkeypatch, None if request.param == "succeeds always" else OSError(37, "no locks here"))
     name: str = request.param
+    no_flock(monkeypatch, LOCKLESS[name])
     return name
+
+
+def no_flock(monkeypatch: pytest.MonkeyPatch, number: int | None) -> None:
+    if POSIX:
+        import fcntl
+
+        def flock(*_: object) -> None:
+            if number is not None:
+                raise OSError(number, "no locks here")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
 
 
 @pytest.mark.skipif(not POSIX, reason="the numbers of the errors are Linux's")
@@ -315,7 +308,7 @@ def test_everything_works_without_locks(cache: CompileCache, lockless: str) -> N
 
 
 @pytest.mark.skipif(not POSIX, reason="the numbers of the errors are Linux's")
-@pytest.mark.parametrize("lockless", LOCKLESS[1:], indirect=True)
+@pytest.mark.parametrize("lockless", list(LOCKLESS)[1:], indirect=True)
 @pytest.mark.usefixtures("lockless")
 def test_what_another_process_fills_is_not_pruned_without_locks_before_it_is_old(
     cache: CompileCache,

@@ -104,7 +104,7 @@ def test_importing_and_listing_stay_light(store: Store) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported, listed = (set(line.split()) for line in done.stdout.splitlines())
-    for heavy in ("numpy", "openvino", "torch", "asyncio", "filelock", "jsonschema", "tempfile", "urllib.request"):
+    for heavy in ("numpy", "openvino", "torch", "asyncio", "jsonschema", "tempfile", "urllib.request"):
         assert heavy not in listed
     assert "blake3" not in imported
 

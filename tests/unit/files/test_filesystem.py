@@ -4,8 +4,6 @@ import doctest
 import errno
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,28 +153,6 @@ def test_is_directory_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     assert files.is_directory(tmp_path)
     assert not any(files.is_directory(tmp_path / name) for name in ("link", "file", "missing", "file/below"))
-
-
-def test_a_lock_is_let_go_when_its_process_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; from npu_persist.files.filesystem import try_lock; "
-        "lock = try_lock(pathlib.Path(sys.argv[1]))"
-    )
-    path = tmp_path / "x.lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", f"{code}; print(bool(lock), flush=True); sys.stdin.read()", path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "True\n"
-        assert files.try_lock(path) is None
-        holder.kill()
-        holder.wait()
-    lock = files.try_lock(path)
-    assert lock is not None
-    lock.release()
 
 
 def test_nothing_is_flushed_as_a_directory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
