@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from npu_persist.compilation.process import CompileProgress
     from npu_persist.conversion.examples import record
     from npu_persist.conversion.persist import persist
-    from npu_persist.device.listing import Device
-    from npu_persist.device.listing import list_devices as devices
+    from npu_persist.device.devices import Device
+    from npu_persist.device.devices import list_devices as devices
     from npu_persist.device.machine import Machine
     from npu_persist.errors import (
         AmbiguousReferenceError,
@@ -176,7 +176,7 @@ _ROOMS = {
     "Compatibility": "artifact.compatibility",
     "CompileCache": "cache",
     "CompileProgress": "compilation.process",
-    "Device": "device.listing",
+    "Device": "device.devices",
     "JobResult": "compilation.job",
     "LayerTime": "runtime.profile",
     "Machine": "device.machine",
@@ -196,7 +196,7 @@ _ROOMS = {
     "bench": "benchmark.measure",
     "compatibility": "store.api",
     "compile": "compilation.compile",
-    "devices": "device.listing",
+    "devices": "device.devices",
     "compiled": "runtime.load",
     "inspect": "store.api",
     "list": "store.api",

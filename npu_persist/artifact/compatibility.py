@@ -18,8 +18,8 @@ from npu_persist.artifact.rules import Verdict, judge
 from npu_persist.bundle.manifest import ORIGIN_FILE
 from npu_persist.bundle.signature import describe_port
 from npu_persist.device.core import get_core
+from npu_persist.device.devices import get_kind
 from npu_persist.device.machine import check_with_openvino
-from npu_persist.device.names import head
 from npu_persist.errors import ArtifactError, BlobError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _read_ends(folder: Path, artifact: Artifact) -> Blob | None:
         OSError: It cannot be read.
     """
     path, entry = folder / BLOB_FILE, artifact.files.get(BLOB_FILE)
-    kind = _WITH_ENDS.get(head(artifact.device))
+    kind = _WITH_ENDS.get(get_kind(artifact.device))
     if kind is None or artifact.kind != "blob":
         return None
     try:

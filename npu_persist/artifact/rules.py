@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from npu_persist.artifact.blob import METADATA_MAJOR, METADATA_MINOR, parse_requirements
-from npu_persist.device.machine import read_platform
-from npu_persist.device.names import head
+from npu_persist.device.devices import get_kind
+from npu_persist.device.machine import parse_platform
 from npu_persist.errors import BlobError
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def _conclude(findings: list[Finding]) -> Verdict:
 
 
 def _find(artifact: Artifact, machine: Machine) -> Iterator[Finding]:
-    kind = head(artifact.device)
+    kind = get_kind(artifact.device)
     if artifact.kind != "blob":
         yield "unsupported", "It is a folder of OpenVINO's cache; a blob is expected."
-    elif kind != head(machine.device):
+    elif kind != get_kind(machine.device):
         yield "unsupported", f"It is for the {artifact.device}; the machine's device is {machine.device}."
     elif (machine.identity, machine.openvino) == (artifact.identity, artifact.openvino):
         # Whatever else is known of it: what NPUW compiles for the CPU says nothing.
@@ -129,7 +129,7 @@ def _find_platform(artifact: Artifact, needs: Requirements, machine: Machine) ->
     said = {
         "what it requires": needs.platform,
         "its target": artifact.target.partition(":")[2] or None,
-        "its identity": read_platform(artifact.identity),
+        "its identity": parse_platform(artifact.identity),
     }
     platforms = sorted({platform for platform in said.values() if platform})
     if len(platforms) > 1:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.benchmark.results import Case, Latency, Measurement, Round, compare
 from npu_persist.benchmark.subject import make_spec, started
 from npu_persist.benchmark.wire import unpack_numbers
-from npu_persist.device import HINTS
+from npu_persist.device.properties import HINTS
 from npu_persist.errors import UsageError
 from npu_persist.hub.pulled import resolve
 from npu_persist.store.api import open_store

@@ -139,8 +139,8 @@ def _choose(cache: CompileCache, arguments: argparse.Namespace) -> Entry:
 
 def _differences(artifact: Artifact) -> list[str]:
     """Say in what this machine differs from the one that an artifact was compiled on."""
-    from npu_persist.device import identify
     from npu_persist.device.core import get_core, get_version
+    from npu_persist.device.devices import identify
 
     here = {"OpenVINO": get_version(), **identify(get_core(), artifact.device)}
     there = {"OpenVINO": artifact.openvino, **artifact.identity}

@@ -5,10 +5,11 @@ The promise: they change nothing, and compile nothing. `doctor` goes on after wh
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import textwrap
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 import npu_persist
 from npu_persist.cache import CompileCache
@@ -17,7 +18,7 @@ from npu_persist.cli.output import format_fields, format_section, format_size, f
 from npu_persist.cli.toolchain import describe_toolchains
 from npu_persist.compilation.toolchains.wine import find_home
 from npu_persist.device.core import get_version
-from npu_persist.device.diagnosis import diagnose
+from npu_persist.device.doctor import diagnose
 from npu_persist.errors import NpuPersistError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.cli.output import Output
-    from npu_persist.device.diagnosis import Diagnosis
-    from npu_persist.device.listing import Device
+    from npu_persist.device.devices import Device
+    from npu_persist.device.doctor import Diagnosis
 
 _MISSING = "missing"
 _WIDTH = 96
@@ -37,7 +38,7 @@ _WIDTH = 96
 def run_devices(_arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist devices`."""
     found = npu_persist.devices()
-    output.show([dataclasses.asdict(device) for device in found], lambda: _devices_text(found, output))
+    output.show(msgspec.to_builtins(found), lambda: _devices_text(found, output))
 
 
 def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
@@ -50,7 +51,7 @@ def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
     data = {
         "works": works,
         "openvino": version,
-        "kinds": [dataclasses.asdict(diagnosis) for diagnosis in diagnoses],
+        "kinds": msgspec.to_builtins(diagnoses),
         "store": bundles,
         "cache": cache,
         "toolchains": toolchains,

@@ -78,7 +78,7 @@ def run_targets(arguments: argparse.Namespace, output: Output) -> None:
         {"target": f"NPU:{number}", "names": list(platform.names), "tiles": platform.tiles, "toolchain": serving}
         for number, platform in PLATFORMS.items()
     ]
-    from npu_persist.device.listing import list_devices
+    from npu_persist.device.devices import list_devices
 
     targets += [
         {"target": device.name, "names": [device.full_name], "tiles": None, "toolchain": "plugin"}

@@ -169,11 +169,11 @@ def _read_target(text: str) -> Target:
         return parse_target(text)
     except TargetError:
         # Devices of plugins that are not Intel's.
-        from npu_persist.device import head
         from npu_persist.device.core import get_core
+        from npu_persist.device.devices import get_kind
 
         if text in get_core().available_devices:
-            return Target(head(text), text)
+            return Target(get_kind(text), text)
         raise
 
 

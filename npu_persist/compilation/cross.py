@@ -34,8 +34,8 @@ from npu_persist.compilation.messages import explain
 from npu_persist.compilation.ports import describe_outputs, fix_inputs
 from npu_persist.compilation.recipe import OURS
 from npu_persist.compilation.toolchains import CompileJob, choose_toolchain
-from npu_persist.device import check_properties
 from npu_persist.device.core import get_core
+from npu_persist.device.properties import check_properties
 from npu_persist.errors import (
     CompilationError,
     CompileMemoryError,

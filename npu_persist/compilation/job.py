@@ -188,8 +188,9 @@ def compile_here(  # noqa: PLR0913 (a recipe in words)
         PropertyError: The device refused a property.
         CompilationError: OpenVINO refused the graph.
     """
-    from npu_persist.device import check_device, check_properties
     from npu_persist.device.core import get_core
+    from npu_persist.device.devices import check_device
+    from npu_persist.device.properties import check_properties
 
     opened = Bundle.open(bundle)
     check_device(get_core(), device)

@@ -14,8 +14,8 @@ from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.weights import check_graph
 from npu_persist.compilation.ports import check_ports, describe_outputs, fix_inputs
-from npu_persist.device import explain_missing, explain_refused, head
 from npu_persist.device.core import get_core
+from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
 from npu_persist.files.digest import digest_bytes
 
@@ -122,9 +122,12 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
     try:
         compiled = core.compile_model(model, recipe.device, properties)
     except (RuntimeError, TypeError, ValueError) as error:
+        from npu_persist.device.doctor import explain_missing_device
+        from npu_persist.device.properties import explain_rejected_property
+
         raise (
-            explain_missing(core, recipe.device, error)
-            or explain_refused(core, recipe.device, recipe.properties, error)
+            explain_missing_device(core, recipe.device, error)
+            or explain_rejected_property(core, recipe.device, recipe.properties, error)
             or CompilationError(f"OpenVINO could not compile {recipe}: {error}")
         ) from error
     return Compiled(compiled, time.perf_counter() - began)
@@ -215,7 +218,7 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
 
 def _find_weights(recipe: Recipe) -> dict[str, str]:
     """Return the properties that let an import find the weights that a blob leaves out."""
-    if head(recipe.device) != "NPU":
+    if get_kind(recipe.device) != "NPU":
         return {**_WEIGHTLESS, "WEIGHTS_PATH": str(recipe.weights)}
     # The NPU's plugin goes by the name's end, .bin, and by the offsets that the graph has, which are those of this file
     # too. It is the weights file by another name, or a copy that was compared with their digest.

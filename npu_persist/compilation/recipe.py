@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.artifact import make_key
-from npu_persist.device import can_export, head, identify
 from npu_persist.device.core import get_core, get_version
+from npu_persist.device.devices import can_export, get_kind, identify
 from npu_persist.errors import PropertyError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Recipe:
     @property
     def is_weightless(self) -> bool:
         """Whether the exported blob leaves the weights in the bundle's weights file."""
-        return head(self.device) in _WEIGHTLESS
+        return get_kind(self.device) in _WEIGHTLESS
 
     @property
     def weights(self) -> Path:

@@ -1,8 +1,8 @@
-"""The process's one `openvino.Core`, and the import of OpenVINO.
+"""OpenVINO: its import, its version, and the process's one `openvino.Core`.
 
-The promise: OpenVINO is imported here, on first use, and nowhere else on the deploy side; commands that only look at
-bundles do without it. What takes half of that import and no load needs, its model converter and the telemetry that this
-starts, is left for the first use of `openvino.convert_model`; all else of OpenVINO is as ever, in every thread.
+The deploy side imports OpenVINO here only, on first use, and without its model converter. The converter and the
+telemetry that it starts take half of the import and no load needs them; they are imported when
+`openvino.convert_model` is first used, by any thread.
 """
 
 from __future__ import annotations
@@ -32,50 +32,44 @@ _cores: list[ov.Core] = []
 
 
 def get_core() -> ov.Core:
-    """Return the process's core; devices and their plugins are loaded by it once."""
+    """Return the process's core, which loads each device's plugin once."""
     with _lock:
         if not _cores:
             openvino = import_openvino()
             import numpy as np
 
-            # Two threads that are the first to do this deadlock: OpenVINO makes its table of dtypes on first use, under
-            # a lock of its own, and lets go of Python's meanwhile.
+            # OpenVINO fills its table of dtypes on first use, under its own lock and without the GIL: two threads that
+            # get there at the same time deadlock. So fill it here.
             _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
             _cores.append(openvino.Core())
         return _cores[0]
 
 
 def get_version() -> str:
-    """Return the version of OpenVINO that is installed, as `2026.4.1-22982-e213a147257-releases/2026/4`."""
+    """Return the installed OpenVINO's version, for instance `2026.4.1-22982-e213a147257-releases/2026/4`."""
     return str(import_openvino().get_version())
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its model converter, which comes when it is first used, and return the module.
-
-    A program that has imported OpenVINO itself keeps it as it is.
-    """
+    """Import OpenVINO, deferring its model converter to first use, unless OpenVINO is already imported."""
     if "openvino" not in sys.modules and _CONVERTER not in sys.modules:
         stand_in = _StandIn(_CONVERTER)
         sys.modules[_CONVERTER] = stand_in
         try:
-            with _without_collections():
+            with _garbage_collection_paused():
                 openvino = import_module("openvino")
-        except ImportError as error:  # an OpenVINO that cannot do without; if it is broken, the plain import says so
+        except ImportError as error:  # this OpenVINO needs its converter, or is broken: the plain import will tell
             _log.debug("OpenVINO does not import without its model converter: %s", error)
         else:
-            stand_in.leave(openvino)
+            stand_in.install_hooks(openvino)
         finally:
-            stand_in.go()
+            stand_in.remove()
     return import_module("openvino")
 
 
 @contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at what an import makes: nothing of it is garbage.
-
-    It takes a tenth of the import.
-    """
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause the garbage collector: it takes a tenth of the import and finds nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -86,48 +80,49 @@ def _without_collections() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """What is found in the converter's place while OpenVINO is imported: to this thread a module that is empty.
+    """Takes the converter's place in `sys.modules` while OpenVINO is imported.
 
-    OpenVINO passes over that, as it does where the converter is not installed. To other threads it is the converter.
+    To the importing thread it is an empty module, which OpenVINO treats as a converter that is not installed. To other
+    threads it is the converter.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._thread = threading.get_ident()
-        self._going = threading.Lock()
+        self._removing = threading.Lock()
         self._later: Callable[[str], object] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if threading.get_ident() == self._thread:
             if name == "convert_model" and self._later is None:
-                # Now and not when the import is done: another thread may use OpenVINO as soon as it is.
+                # Installed now, because other threads may use OpenVINO as soon as the import is done.
                 self._later = _import_later(sys.modules["openvino"], name)
             raise AttributeError(name)
-        import_module("openvino")  # waits until it is done
-        self.go()
+        import_module("openvino")  # waits until the other thread has imported it
+        self.remove()
         return getattr(import_module(_CONVERTER), name)
 
-    def go(self) -> None:
+    def remove(self) -> None:
         """Make room for the converter."""
-        with self._going:
+        with self._removing:
             if sys.modules.get(_CONVERTER) is self:
                 del sys.modules[_CONVERTER]
 
-    def leave(self, openvino: ModuleType) -> None:
-        """See that everything is found that this has kept away."""
+    def install_hooks(self, openvino: ModuleType) -> None:
+        """Let the converter be imported on first use, under each of its names."""
         if self._later is None:  # OpenVINO did not ask for it
             return
-        self.go()
+        self.remove()
         with contextlib.suppress(ImportError):  # a build without tools
             _import_later(import_module("openvino.tools"), "ovc")
         if openvino.__dict__.get("__getattr__") is not self._later:
-            # OpenVINO has a way of its own to find names: the converter has to be there.
-            with contextlib.suppress(AttributeError):  # not installed, which OpenVINO passes over
+            # This OpenVINO has its own module `__getattr__`, which replaced the hook: import the converter now.
+            with contextlib.suppress(AttributeError):  # not installed
                 self._later("convert_model")
 
 
 def _import_later(module: ModuleType, missing: str) -> Callable[[str], object]:
-    """Give a module a `__getattr__` (PEP 562) that imports what is missing from it, and return that."""
+    """Give a module a `__getattr__` (PEP 562) that imports the missing name, and return it."""
     earlier: Callable[[str], object] | None = module.__dict__.get("__getattr__")
 
     def find(name: str) -> object:
@@ -137,7 +132,7 @@ def _import_later(module: ModuleType, missing: str) -> Callable[[str], object]:
             except ImportError as error:
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}: {error}") from error
             value: object = converter.convert_model if missing == "convert_model" else converter
-            module.__dict__[missing] = value  # the next look-up does not come here
+            module.__dict__[missing] = value  # found without `__getattr__` from now on
             return value
         if earlier is not None:
             return earlier(name)
@@ -148,27 +143,23 @@ def _import_later(module: ModuleType, missing: str) -> Callable[[str], object]:
 
 
 def require_version(written_by: str, reference: str) -> None:
-    """Check that this OpenVINO can read what `written_by` wrote: it is as new, by year and release.
+    """Raise OpenVINOVersionError if this OpenVINO is of an earlier release than the one that wrote `reference`.
 
-    OpenVINO's own builds name a version; those of others (`custom-master-…`) may not, and are not compared.
-
-    Raises:
-        OpenVINOVersionError: it is older.
-
+    A version without numbers (`custom-master-…`) is not compared.
     """
     found, required = get_version(), _release(written_by)
     installed = _release(found)
     if installed is not None and required is not None and installed < required:
         least = ".".join(map(str, required))
         raise OpenVINOVersionError(
-            f"{reference} was written by OpenVINO {written_by}; this is OpenVINO {found}, and an older OpenVINO cannot "
-            f"be relied on to read a newer one's graphs. Run: pip install 'openvino>={least}'",
+            f"{reference} was written by OpenVINO {written_by}; this is OpenVINO {found}, and an older OpenVINO may "
+            f"misread a newer one's graphs. Run: pip install 'openvino>={least}'",
             found=found,
             required=written_by,
         )
 
 
 def _release(version: str) -> tuple[int, int] | None:
-    """Return year and release of a version; patch releases read each other's graphs."""
+    """Return a version's year and release; patch releases read each other's graphs."""
     named = _VERSION.match(version)
     return None if named is None else (int(named[1]), int(named[2]))

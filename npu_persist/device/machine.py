@@ -1,48 +1,47 @@
-"""A machine, as far as it decides whether a compiled artifact runs there: this one, or one that somebody describes.
-
-The promise: describing never fails and never guesses: what a device does not say is None. OpenVINO's own check is asked
-where it answers.
-"""
+"""What decides whether a compiled artifact runs on a machine: this machine, or another one that is described."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from npu_persist.device.core import get_version
-from npu_persist.device.identity import identify
-from npu_persist.device.names import ask, candidates, head, is_virtual
+from npu_persist.device.devices import (
+    format_compiler_version,
+    get_kind,
+    identify,
+    is_virtual,
+    list_candidates,
+    read_property,
+)
 from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import dataclass
 
     import openvino as ov
-
-else:
-    from npu_persist.files.frozen import dataclass
 
 _PLATFORM = re.compile(r"[0-9]{4}")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """One machine's device; None: that is not known.
+class Machine(msgspec.Struct, frozen=True):
+    """A machine's device, as far as it is known; None means unknown.
 
     Attributes:
         device: OpenVINO's device string: "NPU".
-        openvino: Version of OpenVINO that is installed: "2026.4.1".
+        openvino: Installed version of OpenVINO: "2026.4.1".
         platform: The NPU's platform: "4000".
-        tiles: Tiles that the NPU has.
+        tiles: Number of tiles of the NPU.
         driver: Version of the device's driver.
-        compiler: Version of the NPU's compiler that is installed: "8.4".
-        elf: Newest version of the ELF format that the NPU's driver takes: "1.2". OpenVINO does not tell.
-        mi: Newest version of the mapped inference that it takes: "11.4". OpenVINO does not tell.
+        compiler: Installed version of the NPU's compiler: "8.4".
+        elf: Newest version of the ELF format that the NPU's driver takes: "1.2". OpenVINO does not report it.
+        mi: Newest version of the mapped inference that it takes: "11.4". OpenVINO does not report it.
         is_here: Whether OpenVINO finds the device; None for another machine.
-        identity: What tells the device from others, as `identify` gives it; None for another machine.
+        identity: The device's identifying properties by name; None for another machine.
     """
 
     device: str
@@ -58,19 +57,20 @@ class Machine:
 
 
 def describe_machine(core: ov.Core, device: str) -> Machine:
-    """Describe this machine, as far as one of its devices tells."""
+    """Describe one of this machine's devices, as far as it answers."""
     identity = identify(core, device)
-    kind = head(device)
-    # Unlike the core's list of devices, the property loads one plugin and not all.
-    found = candidates(core, device) if is_virtual(device) else ask(core, device, "AVAILABLE_DEVICES")
+    kind = get_kind(device)
+    # Unlike the core's list of devices, this property loads only one plugin.
+    found = list_candidates(core, device) if is_virtual(device) else read_property(core, device, "AVAILABLE_DEVICES")
     tiles = identity.get("NPU_MAX_TILES", "")
+    compiler = read_property(core, device, "NPU_COMPILER_VERSION") if kind == "NPU" else None
     return Machine(
         device=device,
         openvino=get_version(),
-        platform=read_platform(identity) if kind == "NPU" else None,
+        platform=parse_platform(identity) if kind == "NPU" else None,
         tiles=int(tiles) if tiles.isascii() and tiles.isdigit() else None,
         driver=identity.get(f"{kind}_DRIVER_VERSION"),
-        compiler=read_compiler_version(ask(core, device, "NPU_COMPILER_VERSION")) if kind == "NPU" else None,
+        compiler=format_compiler_version(compiler),
         is_here=bool(found),
         identity=identity,
     )
@@ -79,20 +79,10 @@ def describe_machine(core: ov.Core, device: str) -> Machine:
 def describe_other(
     device: str, platform: str | None, *, elf: str | None = None, mi: str | None = None, openvino: str | None = None
 ) -> Machine:
-    """Describe another machine by its NPU's platform and what else is known of it.
+    """Describe another machine by its NPU's platform, and the versions that are known; UsageError if one is malformed.
 
-    Args:
-        device: OpenVINO's string for its device: "NPU".
-        platform: Number of its NPU's platform: "4000"; None where that is not known.
-        elf: Newest version of the ELF format that its driver takes: "1.2".
-        mi: Newest version of the mapped inference that its driver takes: "11.4".
-        openvino: Version of its OpenVINO: "2026.4.1".
-
-    Raises:
-        UsageError: One of them is no version.
-
-    >>> describe_other("NPU", "4000", elf="1.2").tiles
     6
+        6
     """
     for name, version in (("elf", elf), ("mi", mi), ("openvino", openvino)):
         if version is not None and not _VERSION.fullmatch(version.partition("-")[0]):
@@ -102,29 +92,20 @@ def describe_other(
 
 
 def check_with_openvino(core: ov.Core, device: str, requirements: str) -> bool | None:
-    """Ask OpenVINO whether a blob with these requirements runs on a device here; None: it does not answer.
+    """Ask OpenVINO whether a blob with these requirements runs on a device here; None if it does not answer.
 
-    OpenVINO 2026.4 does not, in Python: COMPATIBILITY_CHECK has a type that its bindings lack.
+    OpenVINO 2026.4 does not: its Python bindings lack the type of COMPATIBILITY_CHECK.
     """
     try:
         answer = core.get_property(device, "COMPATIBILITY_CHECK", {"RUNTIME_REQUIREMENTS": requirements})
-    except (RuntimeError, TypeError):  # also where there is no such device, or the property is none of its
+    except (RuntimeError, TypeError):  # also if there is no such device or property
         return None
     if isinstance(answer, bool):
         return answer
     return {"SUPPORTED": True, "UNSUPPORTED": False}.get(str(answer).upper().rpartition(".")[2])
 
 
-def read_platform(identity: Mapping[str, str]) -> str | None:
-    """Return the NPU's platform that an identity names: "4000", with or without letters before it."""
+def parse_platform(identity: Mapping[str, str]) -> str | None:
+    """Return the NPU platform in an identity's architecture: "4000", with or without letters before it."""
     found = _PLATFORM.search(identity.get("DEVICE_ARCHITECTURE", ""))
     return found[0] if found else None
-
-
-def read_compiler_version(value: Any) -> str | None:
-    """Return a compiler's version for people: OpenVINO has the NPU's as one number, the major one in the upper half.
-
-    >>> read_compiler_version(8 << 16 | 4)
-    '8.4'
-    """
-    return f"{value >> 16}.{value & 0xFFFF}" if isinstance(value, int) else None if value is None else str(value)

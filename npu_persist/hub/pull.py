@@ -274,12 +274,12 @@ def _parse(reference: str | HubReference, revision: str | None) -> HubReference:
 
 def _find_machines(devices: Sequence[str | Machine]) -> list[Machine]:
     from npu_persist.device.core import get_core
-    from npu_persist.device.names import candidates, is_virtual
+    from npu_persist.device.devices import is_virtual, list_candidates
 
     found: list[Machine] = []
     for device in devices:
         if isinstance(device, str) and is_virtual(device):  # what it can run on is compiled for, not it
-            found += map(find_machine, candidates(get_core(), device))
+            found += map(find_machine, list_candidates(get_core(), device))
         else:
             found.append(find_machine(device))
     return found

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from npu_persist.artifact.compatibility import judge_one
 from npu_persist.artifact.rules import version_numbers
-from npu_persist.device import head
 from npu_persist.device.core import get_core
+from npu_persist.device.devices import get_kind
 from npu_persist.device.machine import describe_machine
 from npu_persist.errors import ArtifactError
 
@@ -94,10 +94,10 @@ def choose_attached(
 def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     """Return in what an artifact is for something else than a recipe, whatever the machine, as sentences."""
     differences = []
-    if artifact.device != recipe.device and head(artifact.device) == head(recipe.device) != "NPU":
+    if artifact.device != recipe.device and get_kind(artifact.device) == get_kind(recipe.device) != "NPU":
         differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
     asked, given = recipe.texts, dict(artifact.properties)
-    if head(artifact.device) == "NPU":
+    if get_kind(artifact.device) == "NPU":
         # How well the compiler had to try, for instance, is none of the load's business.
         given = {name: text for name, text in given.items() if name in asked or name == _PRECISION}
     if given != asked:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.reference import HubReference, parse
 from npu_persist.cache import CompileCache
-from npu_persist.device import merge_hint
+from npu_persist.device.properties import merge_hint
 from npu_persist.errors import (
     CompilationError,
     DeviceNotFoundError,
@@ -319,8 +319,9 @@ def _make_recipes(
     """Return one recipe a device; OpenVINO is imported here."""
     began = time.perf_counter()
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.device import check_device, check_properties, head, settle
     from npu_persist.device.core import get_core, require_version
+    from npu_persist.device.devices import check_device, get_kind, resolve_auto
+    from npu_persist.device.properties import check_properties
 
     core = get_core()
     report.phases["import"] = time.perf_counter() - began
@@ -329,11 +330,11 @@ def _make_recipes(
     for device in devices:
         taken = dict(properties)
         if recipes:  # a property of the first device is none of a fallback's
-            others = {head(other) for other in devices} - {head(device)}
+            others = {get_kind(other) for other in devices} - {get_kind(device)}
             taken = {name: value for name, value in taken.items() if name.partition("_")[0] not in others}
         check_device(core, device)
         check_properties(core, device, taken)
-        recipes.append(Recipe(bundle, bundle.graph(), settle(core, device, taken), taken))
+        recipes.append(Recipe(bundle, bundle.graph(), resolve_auto(core, device, taken), taken))
     return recipes
 
 

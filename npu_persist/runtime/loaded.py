@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.bundle.signature import CallPlan
 from npu_persist.compilation.execution import executing_devices, is_settled
 from npu_persist.compilation.ports import fix_inputs
-from npu_persist.device import head, named_devices
+from npu_persist.device.devices import get_kind, named_devices
 from npu_persist.errors import DeviceWarning
 from npu_persist.runtime.model import Model
 from npu_persist.runtime.requests import Requests
@@ -79,11 +79,11 @@ def _make_bucket_model(loaded: Loaded, buckets: Buckets, report: Report, on_firs
 
 def _warn_of_other_device(report: Report, model: Any) -> None:
     """Warn where AUTO settled on the CPU, although an accelerator was named."""
-    wanted = {head(name) for name in named_devices(report.device)} - {"CPU"}
-    if head(report.device) not in {"AUTO", "MULTI"} or not wanted or not is_settled(model):
+    wanted = {get_kind(name) for name in named_devices(report.device)} - {"CPU"}
+    if get_kind(report.device) not in {"AUTO", "MULTI"} or not wanted or not is_settled(model):
         return
     executing = executing_devices(model)
-    if executing and not wanted & {head(name) for name in executing}:
+    if executing and not wanted & {get_kind(name) for name in executing}:
         text = (
             f"{report.reference}: {report.device} was asked for, but only {', '.join(executing)} executes it. "
             "`npu-persist doctor` shows what the other devices lack"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.bundle.buckets import describe_shapes, open_axes, read_sizes, require_bounds, resolve
 from npu_persist.bundle.signature import describe_port, size_of
-from npu_persist.device import head
+from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, GraphIntegrityError, ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def split(recipe: Recipe, buckets: Buckets | None) -> list[Recipe]:
     """
     if buckets is not None:
         return [replace(recipe, shapes=shapes) for shapes in buckets.shapes]
-    if head(recipe.device) in _FIXED:
+    if get_kind(recipe.device) in _FIXED:
         require_bounds(recipe.graph.inputs, recipe.bundle.reference, recipe.device)
     return [recipe]
 
@@ -128,8 +128,8 @@ def _attached_shapes(recipe: Recipe, report: Report, policy: Policy) -> list[Sha
     for folder, artifact in list_attached(recipe.bundle):
         if isinstance(artifact, ArtifactError) or not artifact.shapes or artifact.shapes in found:
             continue
-        whose = (artifact.subject, artifact.graph, head(artifact.device))
-        if whose != (recipe.bundle.digest, recipe.graph.name, head(recipe.device)):
+        whose = (artifact.subject, artifact.graph, get_kind(artifact.device))
+        if whose != (recipe.bundle.digest, recipe.graph.name, get_kind(recipe.device)):
             continue
         try:
             resolve(recipe.graph.inputs, [artifact.shapes])

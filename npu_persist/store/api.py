@@ -270,14 +270,13 @@ def find_machine(device: str | Machine) -> Machine:
         TargetError: It is none of them.
     """
     from npu_persist.artifact.target import parse_target
-    from npu_persist.device import check_device, head
     from npu_persist.device.core import get_core
+    from npu_persist.device.devices import VIRTUAL, check_device, get_kind
     from npu_persist.device.machine import Machine, describe_machine, describe_other
-    from npu_persist.device.names import VIRTUAL
 
     if isinstance(device, Machine):
         return device
-    if head(str(device)) in VIRTUAL:
+    if get_kind(str(device)) in VIRTUAL:
         check_device(get_core(), device)
         return describe_machine(get_core(), device)
     target = parse_target(device)

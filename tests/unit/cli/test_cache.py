@@ -210,8 +210,8 @@ def test_an_import_warns_of_what_differs_from_this_machine(run: Run, cache: Comp
 def test_an_import_that_this_machine_would_have_made_warns_of_nothing(
     run: Run, cache: CompileCache, tmp_path: Path
 ) -> None:
-    from npu_persist.device import identify
     from npu_persist.device.core import get_core, get_version
+    from npu_persist.device.devices import identify
 
     entry = publish(cache, openvino=get_version(), identity=identify(get_core(), "CPU"))
     cache.export(entry, tmp_path / "exported")

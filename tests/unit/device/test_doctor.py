@@ -1,5 +1,3 @@
-"""Machines that are not here: made of folders, and judged."""
-
 from __future__ import annotations
 
 import os
@@ -9,10 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.device.advice import _PARTS, find_missing, say_missing
-from npu_persist.device.diagnosis import diagnose
-from npu_persist.device.host import look_for
-from npu_persist.device.missing import find_libraries
+from npu_persist.device.doctor import (
+    _TEXTS,
+    describe_missing,
+    diagnose,
+    explain_missing_device,
+    find_libraries,
+    find_parts,
+    list_missing,
+)
+from npu_persist.errors import CompilationError
+from tests.support.fake_core import LAPTOP, FakeCore
 from tests.support.second_device import SECOND
 
 if TYPE_CHECKING:
@@ -45,17 +50,17 @@ def make(root: Path, *paths: str) -> Path:
 
 
 def missing_on_linux(kind: str, root: Path) -> list[str]:
-    parts = look_for(kind, root / "openvino", system="linux", root=root, environ={})
-    return [each.part for each in find_missing("linux", kind, parts)]
+    parts = find_parts(kind, root / "openvino", system="linux", root=root, environ={})
+    return [each.part for each in list_missing("linux", kind, parts)]
 
 
 @pytest.mark.parametrize(("kind", "files"), [("NPU", LINUX_NPU), ("GPU", LINUX_GPU)])
 class TestLinux:
     def test_a_machine_that_has_all(self, kind: str, files: tuple[str, ...], tmp_path: Path) -> None:
-        parts = look_for(kind, tmp_path / "openvino", system="linux", root=make(tmp_path, *files), environ={})
+        parts = find_parts(kind, tmp_path / "openvino", system="linux", root=make(tmp_path, *files), environ={})
         assert all(parts.values())
-        assert find_missing("linux", kind, parts) == ()
-        assert f"but not the {kind} itself" in say_missing("linux", kind, parts)
+        assert list_missing("linux", kind, parts) == ()
+        assert f"but not the {kind} itself" in describe_missing("linux", kind, parts)
 
     def test_a_machine_that_has_nothing(self, kind: str, files: tuple[str, ...], tmp_path: Path) -> None:
         assert len(missing_on_linux(kind, make(tmp_path))) == len(files)
@@ -68,7 +73,7 @@ class TestLinux:
         assert missing_on_linux(kind, tmp_path) == ["access"]
 
     def test_an_openvino_that_is_not_pips(self, kind: str, files: tuple[str, ...], tmp_path: Path) -> None:
-        parts = look_for(kind, tmp_path / "none", system="linux", root=make(tmp_path, *files[1:]), environ={})
+        parts = find_parts(kind, tmp_path / "none", system="linux", root=make(tmp_path, *files[1:]), environ={})
         assert parts["plugin"] == "OpenVINO's own place"
 
 
@@ -103,7 +108,7 @@ def test_the_gpu_of_another_maker_is_none(tmp_path: Path) -> None:
         folder = tmp_path / "sys/class/drm" / node / "device"
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n")
-    parts = look_for("GPU", tmp_path / "openvino", system="linux", root=tmp_path, environ={})
+    parts = find_parts("GPU", tmp_path / "openvino", system="linux", root=tmp_path, environ={})
     assert parts["device"] == str(tmp_path / "dev/dri/renderD129")
     (tmp_path / "dev/dri/renderD129").unlink()
     assert missing_on_linux("GPU", tmp_path) == ["device"]
@@ -119,7 +124,7 @@ def test_libraries_are_found_where_the_loader_finds_them(tmp_path: Path) -> None
     listed = f"\0ld.so\0{tmp_path}/elsewhere/libze_intel_vpu.so.1\0{tmp_path}/gone/libze_intel_npu.so.1\0"
     (tmp_path / "etc/ld.so.cache").write_bytes(listed.encode())
     environ = {"LD_LIBRARY_PATH": f":{tmp_path / 'mine'}"}
-    parts = look_for("NPU", tmp_path / "openvino", system="linux", root=tmp_path, environ=environ)
+    parts = find_parts("NPU", tmp_path / "openvino", system="linux", root=tmp_path, environ=environ)
     assert parts["loader"] == str(tmp_path / "mine/libze_loader.so.1")
     assert parts["driver"] == str(tmp_path / "elsewhere/libze_intel_vpu.so.1")
 
@@ -197,8 +202,8 @@ class TestWindows:
     ) -> None:
         monkeypatch.setitem(sys.modules, "winreg", Registry(CLASSES))
         environ = {"SystemRoot": str(make(tmp_path, *files))}
-        parts = look_for(kind, tmp_path / "openvino", system="win32", environ=environ)
-        assert find_missing("win32", kind, parts) == ()
+        parts = find_parts(kind, tmp_path / "openvino", system="win32", environ=environ)
+        assert list_missing("win32", kind, parts) == ()
         assert parts["driver"] == driver
 
     @pytest.mark.parametrize(("kind", "count"), [("NPU", 4), ("GPU", 3)])
@@ -213,27 +218,27 @@ class TestWindows:
     ) -> None:
         monkeypatch.setitem(sys.modules, "winreg", Registry(classes))
         environ = {"SystemRoot": str(make(tmp_path))}
-        parts = look_for(kind, tmp_path / "openvino", system="win32", environ=environ)
-        missing = find_missing("win32", kind, parts)
+        parts = find_parts(kind, tmp_path / "openvino", system="win32", environ=environ)
+        missing = list_missing("win32", kind, parts)
         assert len(missing) == count
         assert all("Windows Update" in each.advice for each in missing if each.part == "driver")
 
 
 def test_a_system_that_has_no_such_devices(tmp_path: Path) -> None:
-    parts = look_for("NPU", make(tmp_path) / "openvino", system="darwin")
-    assert [each.part for each in find_missing("darwin", "NPU", parts)] == ["plugin"]
+    parts = find_parts("NPU", make(tmp_path) / "openvino", system="darwin")
+    assert [each.part for each in list_missing("darwin", "NPU", parts)] == ["plugin"]
 
 
 def test_an_error_names_all_and_tells_what_comes_first() -> None:
     parts = {"plugin": "here", "device": "here", "access": None, "loader": "here", "driver": None, "compiler": None}
-    text = say_missing("linux", "NPU", parts)
+    text = describe_missing("linux", "NPU", parts)
     assert text.startswith("Missing for it: the permission to use the NPU's device node, the NPU's driver (")
     assert "usermod -a -G render" in text
     assert "intel-level-zero-npu" not in text
 
 
 def test_advice_names_packages_and_no_addresses() -> None:
-    texts = [text for parts in _PARTS.values() for part in parts.values() for text in part]
+    texts = [text for parts in _TEXTS.values() for part in parts.values() for text in part]
     assert all(text for text in texts)
     assert not [text for text in texts if "://" in text or "www." in text]
 
@@ -252,3 +257,64 @@ def test_a_device_of_another_plugin_needs_nothing_that_is_known(second_device: o
     del second_device
     (diagnosis,) = [each for each in diagnose() if each.kind == SECOND]
     assert (len(diagnosis.devices), diagnosis.parts, diagnosis.missing) == (1, {}, ())
+
+
+class TestExplainMissingDevice:
+    @pytest.mark.parametrize(
+        ("device", "absent", "instead"),
+        [
+            ("NPU", "NPU", "Or write device='CPU', or device='AUTO:NPU,CPU', which uses the CPU if there is no NPU."),
+            ("GPU.7", "GPU.7", "Or write device='CPU'."),
+            ("CPU.0", "CPU.0", "Or write device='CPU'."),
+            ("AUTO:NPU", "NPU", "Or write device='AUTO:CPU'."),
+            ("HETERO:GPU.7,CPU", "GPU.7", "Or write device='HETERO:CPU'."),
+        ],
+    )
+    def test_a_device_that_is_not_here(self, core: ov.Core, device: str, absent: str, instead: str) -> None:
+        if core.available_devices != ["CPU"]:
+            pytest.skip("this machine has more than a CPU")
+        message = str(explain_missing_device(core, device, RuntimeError("why")))
+        assert message.startswith(f"device {device!r}: OpenVINO has no {absent} on this machine, only CPU. ")
+        assert message.endswith(f"{instead} OpenVINO said: why")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the parts are Linux'")
+    def test_what_an_npu_lacks_here(self, core: ov.Core, monkeypatch: pytest.MonkeyPatch) -> None:
+        nothing = dict.fromkeys(["plugin", "device", "loader", "driver", "compiler"])
+        monkeypatch.setattr("npu_persist.device.doctor.find_parts", lambda *_: {**nothing, "plugin": "here"})
+        message = str(explain_missing_device(core, "NPU", RuntimeError("why")))
+        for part in ("/dev/accel/accel0", "libze_loader.so.1", "libze_intel_npu.so.1", "npu_compiler.so"):
+            assert part in message
+        assert "An NPU is part of Intel's Core Ultra processors." in message
+
+    @pytest.mark.parametrize("device", ["AUTO:-CPU", "MULTI", "HETERO", "BATCH:"])
+    def test_a_device_string_that_leaves_no_device(self, core: ov.Core, device: str) -> None:
+        if core.available_devices != ["CPU"]:
+            pytest.skip("this machine has more than a CPU")
+        message = str(explain_missing_device(core, device, RuntimeError("why")))
+        assert "names no device that is on this machine; it has CPU" in message
+
+    @pytest.mark.parametrize("device", ["CPU", "AUTO", "AUTO:CPU", "AUTO:-GPU", "HETERO:CPU", "BATCH:CPU(4)"])
+    def test_a_device_that_is_here(self, core: ov.Core, device: str) -> None:
+        assert explain_missing_device(core, device, RuntimeError("why")) is None
+
+    @pytest.mark.parametrize(
+        ("device", "is_missing"),
+        [("GPU", False), ("GPU.1", False), ("GPU.2", True), ("NPU.3720", True), ("AUTO:-NPU", False)],
+    )
+    def test_a_device_is_there_under_its_names(self, device: str, is_missing: bool) -> None:  # noqa: FBT001
+        assert (explain_missing_device(LAPTOP, device, RuntimeError("why")) is not None) == is_missing
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="what is said is Linux'")
+    def test_an_npu_without_a_compiler(self, core: ov.Core, model: ov.Model) -> None:
+        if "NPU" in core.available_devices:
+            pytest.skip("this machine has an NPU")
+        with pytest.raises(RuntimeError) as caught:
+            core.compile_model(model, "NPU")
+        error = explain_missing_device(LAPTOP, "NPU", caught.value)
+        assert isinstance(error, CompilationError)
+        assert "the NPU is here, but no compiler for it. Install the package intel-driver-compiler-npu" in str(error)
+
+    def test_the_only_gpu_has_a_number_too(self) -> None:
+        machine = FakeCore(CPU={}, GPU={})
+        assert explain_missing_device(machine, "GPU.0", RuntimeError("why")) is None
+        assert explain_missing_device(machine, "GPU.1", RuntimeError("why")) is not None
