@@ -81,8 +81,8 @@ def describe_other(
 ) -> Machine:
     """Describe another machine by its NPU's platform, and the versions that are known; UsageError if one is malformed.
 
+    >>> describe_other("NPU", "4000", elf="1.2").tiles
     6
-        6
     """
     for name, version in (("elf", elf), ("mi", mi), ("openvino", openvino)):
         if version is not None and not _VERSION.fullmatch(version.partition("-")[0]):
