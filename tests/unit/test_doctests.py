@@ -14,6 +14,9 @@ from tests.support.processes import ROOT
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PACKAGE = Path(npu_persist.__file__).parent
+PAGES = [
+    path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if ">>> " in path.read_text("utf-8")
+]
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
 
@@ -31,12 +34,18 @@ def test_examples_of_a_module(path: Path, pytestconfig: pytest.Config) -> None:
     assert failed == 0
 
 
-def test_examples_of_the_readme(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
+def test_examples_of_a_page(path: Path, pytestconfig: pytest.Config) -> None:
     if pytestconfig.getoption("--deploy"):
-        pytest.skip("its example persists, which needs torch")
-    failed, attempted = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=FLAGS)
+        pytest.skip("its examples persist, which needs torch")
+    failed, attempted = doctest.testfile(str(path), module_relative=False, optionflags=FLAGS)
     assert attempted
     assert failed == 0
+
+
+def test_the_reference_has_every_public_name() -> None:
+    documented = set(re.findall(r"^::: npu_persist\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert documented | {"NpuPersistError", "errors", "__version__"} == set(npu_persist.__all__)
 
 
 def test_each_public_verb_has_an_example() -> None:
