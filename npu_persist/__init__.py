@@ -18,8 +18,7 @@ TYPE_CHECKING = False  # what type checkers know as true; importing it from typi
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npu_persist.artifact.compatibility import Compatibility
-    from npu_persist.artifact.rules import Verdict
+    from npu_persist.artifact.compatibility import Compatibility, Verdict
     from npu_persist.benchmark.measure import bench
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle.bundle import Bundle
@@ -192,7 +191,7 @@ _ROOMS = {
     "Started": "runtime.started",
     "Store": "store",
     "Tolerance": "bundle.manifest",
-    "Verdict": "artifact.rules",
+    "Verdict": "artifact.compatibility",
     "bench": "benchmark.measure",
     "compatibility": "store.api",
     "compile": "compilation.compile",

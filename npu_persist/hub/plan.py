@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact, check_layout
 from npu_persist.artifact.attached import list_attached
-from npu_persist.artifact.compatibility import judge_one
+from npu_persist.artifact.compatibility import check_attached
 from npu_persist.bundle.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
 from npu_persist.bundle.origin import read_origin
 from npu_persist.errors import ArtifactError, IntegrityError, StoreError
@@ -202,7 +202,7 @@ def _choose(
             return PassedOver(folder, f"Its {path} has {entry.size} bytes; the hub has {got}.")
     if machines is not None:
         # Nothing is at this path, so that the description alone is judged.
-        verdicts = [judge_one(bundle, bundle.path / place, artifact, machine) for machine in machines]
+        verdicts = [check_attached(bundle, bundle.path / place, artifact, machine) for machine in machines]
         if all(verdict.status == "unsupported" for verdict in verdicts):
             reasons = dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons)
             return PassedOver(folder, " ".join(reasons) or "There is no device to judge it for.")

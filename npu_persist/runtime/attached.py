@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from npu_persist.artifact.compatibility import judge_one
-from npu_persist.artifact.rules import version_numbers
+from npu_persist.artifact.compatibility import check_attached, version_numbers
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
 from npu_persist.device.machine import describe_machine
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
-    from npu_persist.artifact.rules import Status
+    from npu_persist.artifact.compatibility import Status
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.device.machine import Machine
     from npu_persist.trust.policy import Policy
@@ -72,7 +71,7 @@ def choose_attached(
             elsewhere.append(name)  # whose blob need not be looked at: there may be one for each of many sizes
         else:
             machine = machine or describe_machine(get_core(), recipe.device)
-            verdict = judge_one(recipe.bundle, folder, artifact, machine)
+            verdict = check_attached(recipe.bundle, folder, artifact, machine)
             status, reasons = verdict.status, verdict.reasons
             if against := [*_differences(artifact, recipe), *(reasons if status == "unsupported" else ())]:
                 choice.passed.append(f"{name}: {' '.join(against)}")

@@ -257,10 +257,10 @@ def compatibility(
         >>> npu_persist.compatibility("doc-compatibility", "NPU:4000")
         ()
     """
-    from npu_persist.artifact.compatibility import judge_attached
+    from npu_persist.artifact.compatibility import check_all_attached
 
     machine = find_machine(device)
-    return tuple(judge_attached(open_store(store).resolve(reference), machine))
+    return check_all_attached(open_store(store).resolve(reference), machine)
 
 
 def find_machine(device: str | Machine) -> Machine:

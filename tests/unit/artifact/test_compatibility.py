@@ -1,190 +1,199 @@
 from __future__ import annotations
 
-import json
-import shutil
-import struct
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-import npu_persist
-from npu_persist import compatibility, load
-from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
-from npu_persist.bundle.manifest import FileEntry
-from npu_persist.device.core import get_version
+from npu_persist.artifact.compatibility import Verdict, check_compatibility
+from npu_persist.bundle.manifest import Dimension, Port
 from npu_persist.device.machine import Machine
-from npu_persist.errors import BundleNotFoundError, DeviceNotFoundError, TargetError
-from npu_persist.store import Store
 from tests.support.artifacts import make_artifact
-from tests.support.attached import attach_npu
-from tests.support.blobs import real_blob
-from tests.support.graphs import WEIGHTS, XML, publish_affine
-from tests.support.loads import entries, spoil
-from tests.support.processes import run_python
+from tests.support.blobs import DESCRIPTOR
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from npu_persist.artifact.artifact import Artifact
 
-    from npu_persist.bundle.bundle import Bundle
-
-LUNAR = Machine("NPU", "2026.4.1", "4000", 6, elf="1.2", mi="11.4")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
+FULL = "2026.4.1-22982-e213a147257-releases/2026/4"
+LUNAR = Machine("NPU", FULL, "4000", 6, driver="32.0", elf="1.2", mi="11.4", is_here=True)
+GPU = {"FULL_DEVICE_NAME": "Arc", "GPU_DRIVER_VERSION": "25.1", "GPU_UARCH_VERSION": "20.4.4"}
+CPU = {"FULL_DEVICE_NAME": "Core", "INSTRUCTION_SETS": "avx2,fma", "OPTIMIZATION_CAPABILITIES": "FP32"}
 
 
-@pytest.fixture
-def bundle(store: Store) -> Bundle:
-    return publish_affine(store)
+def for_npu(descriptor: str = DESCRIPTOR, *, meta: str = "2.7", ov: str = "2026.4.1", **changes: Any) -> Artifact:
+    fields: dict[str, Any] = {
+        "target": "NPU:4000",
+        "device": "NPU",
+        "identity": {"DEVICE_ARCHITECTURE": "4000"},
+        "properties": {},
+        "requirements": f"meta={meta};ov={ov};desc=[{descriptor}]",
+        "toolchain": "wine",
+        "compiler": "8.4",
+    }
+    return make_artifact(**(fields | changes))
 
 
-def statuses(bundle: Bundle, device: str | Machine) -> dict[str, str]:
-    return {entry.folder.name: entry.verdict.status for entry in compatibility(bundle.path, device)}
+def of_npu(machine: Machine = LUNAR, descriptor: str = DESCRIPTOR, **changes: Any) -> Verdict:
+    return check_compatibility(for_npu(descriptor, **changes), machine)
 
 
-def test_a_bundle_without_artifacts(bundle: Bundle, store: Store) -> None:
-    assert compatibility("affine", "CPU", store=store) == ()
-    assert compatibility(bundle.path, LUNAR) == ()
-
-
-def test_each_artifact_has_its_verdict(bundle: Bundle, store: Store) -> None:
-    place = attach_npu(bundle)
-    attach_npu(
-        bundle, real_blob("3720"), target="NPU:3720", identity={"DEVICE_ARCHITECTURE": "3720"}, requirements=None
-    )
-    assert statuses(bundle, LUNAR) == {"npu-3720": "unsupported", "npu-4000": "supported"}
-    entry = compatibility("affine", LUNAR, store=store)[1]
-    assert (entry.target, entry.folder, entry.artifact) == ("NPU:4000", place, read_artifact(place))
-    assert len(entry.verdict.reasons) == 5
-
-
-@pytest.mark.parametrize("device", ["NPU:4000", "npu:4000", "4000", "lunar-lake"])
-def test_a_target_is_a_machine_of_which_only_that_is_known(bundle: Bundle, device: str) -> None:
-    attach_npu(bundle)
-    (entry,) = compatibility(bundle.path, device)
-    assert entry.verdict.status == "unknown"
-    assert not any("platform" in reason for reason in entry.verdict.reasons)
-    assert statuses(bundle, "meteor-lake") == {"npu-4000": "unsupported"}
-
-
-def test_devices_of_this_machine(bundle: Bundle, store: Store) -> None:
-    attach_npu(bundle)
-    load("affine", "CPU", store=store)
-    (made,) = entries(store)
-    place = bundle.path / "compiled" / "cpu"
-    place.mkdir()
-    for name in (ARTIFACT_FILE, BLOB_FILE):
-        (place / name).write_bytes((made / name).read_bytes())
-    assert statuses(bundle, "CPU") == {"cpu": "supported", "npu-4000": "unsupported"}
-    assert statuses(bundle, "AUTO") == {"cpu": "unsupported", "npu-4000": "unsupported"}
-    if not any(device.name == "NPU" for device in npu_persist.devices()):
-        assert statuses(bundle, "NPU") == {"cpu": "unsupported", "npu-4000": "unsupported"}
-
-
-@pytest.mark.parametrize(
-    ("device", "error"),
-    [("NPU:1234", TargetError), ("tiger-lake", TargetError), (4000, TargetError), ("AUTO:XPU", DeviceNotFoundError)],
-)
-def test_what_is_no_device(bundle: Bundle, device: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        compatibility(bundle.path, device)
-
-
-def test_a_bundle_that_is_not_there(store: Store) -> None:
-    with pytest.raises(BundleNotFoundError):
-        compatibility("nothing", LUNAR, store=store)
-
-
-class TestDamage:
-    def test_a_description(self, bundle: Bundle) -> None:
-        place = attach_npu(bundle)
-        spoil(place / ARTIFACT_FILE, b"{")
-        (entry,) = compatibility(bundle.path, LUNAR)
-        assert (entry.target, entry.artifact, entry.verdict.status) == (None, None, "unsupported")
-        assert str(place) in entry.verdict.reasons[0]
-
-    def test_a_blob_of_another_size(self, bundle: Bundle) -> None:
-        place = attach_npu(bundle)
-        spoil(place / BLOB_FILE, real_blob() + b"OVNPU")
-        (entry,) = compatibility(bundle.path, LUNAR)
-        assert entry.verdict.status == "unsupported"
-        assert (
-            f"a regular file of {len(real_blob())} bytes; got {len(real_blob()) + 5} bytes" in entry.verdict.reasons[0]
+class TestNpu:
+    def test_all_that_decides_is_known_and_agrees(self) -> None:
+        found = of_npu()
+        assert found.status == "supported"
+        assert found.reasons == (
+            "It is for the NPU's platform 4000, which is the machine's.",
+            "It needs 4 tiles of the NPU; the machine has 6.",
+            "It has version 1.2.2 of the ELF format; the newest that the machine's driver takes is 1.2.",
+            "It has version 11.4.10 of the mapped inference; the newest that the machine's driver takes is 11.4.",
+            f"OpenVINO 2026.4.1 made it, and {FULL} is installed.",
         )
 
-    def test_a_blob_that_says_something_else(self, bundle: Bundle) -> None:
-        attach_npu(bundle, real_blob("5010"))
-        (entry,) = compatibility(bundle.path, LUNAR)
-        assert entry.verdict.reasons == ("model.blob: expected platform 4000, as artifact.json says; got 5010.",)
+    def test_another_platform(self) -> None:
+        found = of_npu(replace(LUNAR, platform="3720"))
+        assert found == Verdict("unsupported", ("It is for the NPU's platform 4000; the machine's is 3720.",))
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
-    def test_a_link_is_not_followed(self, bundle: Bundle, tmp_path: Path) -> None:
-        place = attach_npu(bundle)
-        (place / BLOB_FILE).rename(tmp_path / "blob")
-        (place / BLOB_FILE).symlink_to(tmp_path / "blob")
-        (entry,) = compatibility(bundle.path, LUNAR)
-        assert "got something else" in entry.verdict.reasons[0]
+    def test_too_few_tiles(self) -> None:
+        found = of_npu(replace(LUNAR, tiles=2))
+        assert found == Verdict("unsupported", ("It needs 4 tiles of the NPU; the machine has 2.",))
 
-    def test_a_blob_that_was_not_downloaded_needs_none(self, bundle: Bundle) -> None:
-        place = attach_npu(bundle)
-        (place / BLOB_FILE).unlink()
-        assert statuses(bundle, LUNAR) == {"npu-4000": "supported"}
+    @pytest.mark.parametrize(
+        ("name", "newest", "status"),
+        [("elf", "1.2", "supported"), ("elf", "1.3", "supported"), ("elf", "1.2.0", "supported"),
+         ("elf", "1.1", "unsupported"), ("elf", "2.9", "unsupported"), ("elf", "0.9", "unsupported"),
+         ("mi", "11.4", "supported"), ("mi", "11.10", "supported"), ("mi", "11.3", "unsupported"),
+         ("mi", "12.4", "unsupported"), ("elf", None, "unknown"), ("mi", None, "unknown")],
+    )  # fmt: skip
+    def test_the_drivers_versions(self, name: str, newest: str | None, status: str) -> None:
+        found = of_npu(replace(LUNAR, elf=newest) if name == "elf" else replace(LUNAR, mi=newest))
+        assert found.status == status
+        if status != "supported":
+            (reason,) = found.reasons
+            assert {"elf": "1.2.2", "mi": "11.4.10"}[name] in reason
+            assert reason.endswith(f"takes is {newest or 'unknown'}.")
 
-    def test_neither_graph_nor_weights_are_needed(self, bundle: Bundle) -> None:
-        attach_npu(bundle)
-        for name in (XML, WEIGHTS, "model.bin"):
-            (bundle.path / name).unlink(missing_ok=True)
-        assert statuses(bundle, LUNAR) == {"npu-4000": "supported"}
+    @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+    def test_majors_are_equal_and_minors_at_most(self, major: int, minor: int, theirs: int, newest: int) -> None:
+        descriptor = f"npu=4000;t=4;elf={major}.{minor}.7;mi=11.4.10"
+        found = of_npu(replace(LUNAR, elf=f"{theirs}.{newest}"), descriptor)
+        assert (found.status == "supported") == (major == theirs and minor <= newest)
 
+    @pytest.mark.parametrize("openvino", ["2026.4.2-1-x", "2026.3.0", "2027.0.0", "custom-master", None])
+    def test_another_openvino_is_not_guaranteed(self, openvino: str | None) -> None:
+        found = of_npu(replace(LUNAR, openvino=openvino))
+        assert found.status == "unknown"
+        (reason,) = found.reasons
+        assert "OpenVINO 2026.4.1 made it" in reason
+        assert (openvino or "unknown") in reason
 
-def test_of_400_megabytes_only_the_ends_are_read(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sparse file, whose digest nobody computes: here neither."""
-    size = 400_000_000
-    place = bundle.path / "compiled" / "npu-4000"
-    place.mkdir(parents=True)
-    data = real_blob()
-    with (place / BLOB_FILE).open("wb") as file:
-        file.write(data[:64])
-        file.seek(size)
-        file.write(data[64:-13] + struct.pack("<Q", size) + b"OVNPU")
-    made = attach_npu(bundle, folder="small")
-    small = read_artifact(made)
-    shutil.rmtree(made)
-    entry = FileEntry((place / BLOB_FILE).stat().st_size, "blake3:" + "0" * 64)
-    fields = {name: getattr(small, name) for name in small.__dataclass_fields__ if not name.startswith("_")}
-    (place / ARTIFACT_FILE).write_bytes(make_artifact(**(fields | {"files": {BLOB_FILE: entry}})).to_json())
-
-    read = []
-    import npu_persist.artifact.blob as blob_module
-
-    read_at = blob_module._read_at
-
-    def note(file: Any, offset: int, length: int, source: str) -> bytes:
-        read.append((offset, length))
-        return read_at(file, offset, length, source)
-
-    monkeypatch.setattr(blob_module, "_read_at", note)
-    assert statuses(bundle, LUNAR)["npu-4000"] == "supported"
-    assert all(offset + length <= 20 or offset >= size for offset, length in read)
-    assert sum(length for _, length in read) < 200
-
-
-def test_another_machine_needs_no_openvino(bundle: Bundle) -> None:
-    attach_npu(bundle)
-    code = (
-        "import json, sys\n"
-        "from npu_persist import compatibility\n"
-        f"found = compatibility({str(bundle.path)!r}, 'NPU:4000')\n"
-        "print(json.dumps([found[0].verdict.status, 'openvino' in sys.modules, 'numpy' in sys.modules]))\n"
+    @pytest.mark.parametrize(
+        ("openvino", "status"),
+        [(FULL, "unsupported"), ("2026.2.0", "unsupported"), ("2027.0.0", "supported"), ("custom", "unknown")],
     )
-    done = run_python("-c", code)
-    assert json.loads(done.stdout) == ["unknown", False, False], done.stderr
+    def test_metadata_that_the_installed_openvino_cannot_read(self, openvino: str, status: str) -> None:
+        found = of_npu(replace(LUNAR, openvino=openvino), meta="2.8", ov="2027.0.0")
+        assert found.status == status
+        if status == "unsupported":
+            assert found.reasons == (f"Its metadata is of version 2.8; OpenVINO {openvino} reads it up to 2.7.",)
+
+    def test_a_machine_of_which_only_the_platform_is_known(self) -> None:
+        found = of_npu(Machine("NPU", platform="4000", tiles=6))
+        assert found.status == "unknown"
+        assert len(found.reasons) == 3
+
+    def test_a_blob_that_requires_nothing(self) -> None:
+        found = check_compatibility(for_npu(requirements=None), LUNAR)
+        assert found.status == "unknown"
+        assert "It needs unknown tiles of the NPU; the machine has 6." in found.reasons
+
+    def test_malformed_requirements(self) -> None:
+        found = check_compatibility(for_npu(requirements="[["), LUNAR)
+        assert found.status == "unsupported"
+        assert "Its requirements cannot be read" in found.reasons[0]
+
+    def test_it_contradicts_itself(self) -> None:
+        found = check_compatibility(for_npu(target="NPU:3720"), LUNAR)
+        assert found.status == "unsupported"
+        assert "several platforms: its requirements 4000, its target 3720" in found.reasons[0]
+
+    def test_a_device_may_write_its_platform_with_letters(self) -> None:
+        assert of_npu(identity={"DEVICE_ARCHITECTURE": "NPU4000"}).status == "supported"
+
+    def test_it_names_no_platform(self) -> None:
+        found = check_compatibility(for_npu("t=4;elf=1.2.2;mi=11.4.10", target="NPU", identity={}), LUNAR)
+        assert found == Verdict("unknown", ("It does not name its platform; the machine's is 4000.",))
+
+    @pytest.mark.parametrize(("most", "status"), [(8, "unknown"), (None, "unsupported")])
+    def test_sizes_that_vary(self, most: int | None, status: str) -> None:
+        found = of_npu(inputs=(Port("x", "float32", (Dimension("batch", 1, most), 4)),))
+        assert found.status == status
+        assert f"Its input x has 1 to {most or 'any number'} along axis 0" in found.reasons[0]
+
+    def test_no_npu_here(self) -> None:
+        found = of_npu(Machine("NPU", FULL, is_here=False, identity={"OPTIMIZATION_CAPABILITIES": "FP16"}))
+        assert found == Verdict("unsupported", ("It is for NPU:4000; OpenVINO finds no NPU on this machine.",))
+
+    def test_what_was_compiled_on_this_device_is_for_it(self) -> None:
+        identity = {"OPTIMIZATION_CAPABILITIES": "FP16"}
+        artifact = for_npu(requirements=None, identity=identity, openvino=FULL, target="NPU")
+        assert (
+            check_compatibility(artifact, Machine("NPU", FULL, is_here=False, identity=identity)).status == "supported"
+        )
+        assert (
+            check_compatibility(artifact, Machine("NPU", "2027.0", is_here=False, identity=identity)).status
+            == "unsupported"
+        )
+
+    def test_openvinos_own_check_counts_where_ours_cannot_tell(self) -> None:
+        unknown = replace(LUNAR, elf=None)
+        assert check_compatibility(for_npu(), unknown, openvino_says=True).status == "supported"
+        found = check_compatibility(for_npu(), unknown, openvino_says=False)
+        assert found.status == "unsupported"
+        assert DESCRIPTOR in found.reasons[0]
+        assert (
+            check_compatibility(for_npu(), replace(LUNAR, platform="3720"), openvino_says=True).status == "unsupported"
+        )
 
 
-def test_the_version_that_the_plugin_made_it_with_is_this_one(bundle: Bundle) -> None:
-    attach_npu(bundle)
-    (entry,) = compatibility(bundle.path, Machine("NPU", get_version(), "4000", 6, elf="1.2", mi="11.4"))
-    assert entry.verdict.status == ("supported" if get_version().startswith("2026.4.1") else "unknown")
+class TestOthers:
+    def test_another_device(self) -> None:
+        found = check_compatibility(for_npu(), Machine("CPU", FULL, is_here=True, identity=CPU))
+        assert found == Verdict("unsupported", ("It is for the NPU; the machine's device is CPU.",))
+
+    def test_files_of_a_cache(self) -> None:
+        assert check_compatibility(for_npu(kind="cache_dir"), LUNAR).status == "unsupported"
+
+    @pytest.mark.parametrize(
+        ("openvino", "changes", "status"),
+        [
+            (FULL, {}, "supported"),
+            (FULL, {"OPTIMIZATION_CAPABILITIES": "FP32,BF16"}, "supported"),
+            (FULL, {"FULL_DEVICE_NAME": "Xeon"}, "unknown"),
+            (FULL, {"INSTRUCTION_SETS": "avx2"}, "unsupported"),
+            (FULL, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "unsupported"),
+            ("2026.4.1", {}, "unsupported"),
+        ],
+    )  # fmt: skip
+    def test_the_cpu(self, openvino: str, changes: dict[str, str], status: str) -> None:
+        artifact = make_artifact(identity=CPU, openvino=FULL)
+        found = check_compatibility(artifact, Machine("CPU", openvino, is_here=True, identity=CPU | changes))
+        assert found.status == status
+        assert all(reason.endswith(".") for reason in found.reasons)
+        if status == "unsupported":
+            (reason,) = found.reasons
+            assert (changes and next(iter(changes.values())) in reason) or openvino in reason
+
+    @pytest.mark.parametrize("name", [None, "GPU_DRIVER_VERSION", "GPU_UARCH_VERSION", "FULL_DEVICE_NAME"])
+    def test_the_gpu(self, name: str | None) -> None:
+        artifact = make_artifact(target="GPU", device="GPU.1", identity=GPU, openvino=FULL)
+        here = GPU | ({name: "another"} if name else {})
+        found = check_compatibility(artifact, Machine("GPU.0", FULL, is_here=True, identity=here))
+        assert found.status == ("unsupported" if name else "supported")
+        if name:
+            assert found.reasons == (f"{name} is {GPU[name]} for it, and another on the machine.",)
+
+    def test_a_machine_of_which_nothing_is_known(self) -> None:
+        artifact = make_artifact(identity=CPU, openvino=FULL)
+        assert check_compatibility(artifact, Machine("CPU", FULL)).status == "unknown"

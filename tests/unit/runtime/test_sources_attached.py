@@ -6,13 +6,14 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from npu_persist import compiled, load
 from npu_persist.artifact.artifact import BLOB_FILE, read_artifact
 from npu_persist.artifact.attached import list_attached
-from npu_persist.artifact.compatibility import judge_attached
+from npu_persist.artifact.compatibility import check_all_attached
 from npu_persist.bundle.manifest import Port
 from npu_persist.bundle.origin import write_origin
 from npu_persist.compilation import local
@@ -39,7 +40,7 @@ NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 
 LUNAR = Machine("NPU", get_version(), "4000", 6, driver="32.0", elf="1.2", mi="11.4", is_here=True)
 
-LUNAR_OF_UNKNOWN_DRIVER = replace(LUNAR, elf=None, mi=None)
+LUNAR_OF_UNKNOWN_DRIVER = msgspec.structs.replace(LUNAR, elf=None, mi=None)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ class TestChoice:
             (None, {"requirements": REQUIREMENTS.replace("elf=1.2.2", "elf=1.2.1")}, "elf 1.2.1, as artifact"),
             (None, {"weightless": True}, "weightless True, as artifact.json says; got False"),
             (real_blob("3720"), {}, "platform 4000, as artifact.json says; got 3720"),
-            (real_blob("3720"), {"requirements": None}, "several platforms: what it requires 3720, its target 4000"),
+            (real_blob("3720"), {"requirements": None}, "several platforms: its requirements 3720, its target 4000"),
             (real_blob("3720"), {"requirements": None, "target": "NPU:3720", "identity": {}}, "the machine's is 4000"),
             (npu_blob(npu_trailer(encrypted=1)), {}, "a payload that is not encrypted"),
             (real_blob()[:-1], {}, "cut short"),
@@ -171,7 +172,7 @@ class TestChoice:
         assert asked == [("NPU", REQUIREMENTS)] * 2
         write_origin(place, ORIGIN)
         assert choose(recipe_for(bundle)).candidates == []
-        (verdict,) = [entry.verdict for entry in judge_attached(bundle, LUNAR_OF_UNKNOWN_DRIVER)]
+        (verdict,) = [entry.verdict for entry in check_all_attached(bundle, LUNAR_OF_UNKNOWN_DRIVER)]
         assert verdict.status == "unknown"
         assert len(asked) == 2  # what strangers wrote is nothing to ask about
 
