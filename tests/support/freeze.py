@@ -1,0 +1,104 @@
+"""Make the frozen bundles of a format: `python -m tests.support.freeze`, once for each version of the format.
+
+They go to tests/data/bundles/<format version>/<name>/, each with <name>.npz beside it: inputs that the example did not
+show, and what torch answered. What is there is never made again: every later version has to load it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+import npu_persist as npup
+from npu_persist.bundle.manifest import FORMAT_VERSION
+
+FOLDER = Path(__file__).parents[1] / "data" / "bundles"
+
+
+class Affine(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: list[torch.Tensor]
+
+
+class Nested(torch.nn.Module):
+    def forward(
+        self, x: torch.Tensor, others: dict[str, torch.Tensor], *, scale: float = 2.0, flag: bool = True
+    ) -> dict[str, Any]:
+        both = x * scale + others["y"]
+        return {"pair": Pair(both, [x, others["y"]]), "nothing": None, "flag": flag, "half": (both / 2,)}
+
+
+class Integers(torch.nn.Module):
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.where(mask, ids, -ids).sum(-1), mask.any(-1)
+
+
+class Pool(torch.nn.Module):
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        kept = attention_mask[..., None].float()
+        return (torch.nn.functional.one_hot(ids, 8).float() * kept).sum(1) / kept.sum(1)
+
+
+class Branch(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if bool(x.sum() > 0) else x - 1
+
+
+def main() -> None:
+    """Make what is missing."""
+    torch.manual_seed(20261128)
+    row, ids = torch.randn(2, 4), torch.randint(0, 8, (1, 16))
+    batch = torch.export.Dim("batch", min=1, max=8)
+    _freeze("affine", Affine(), (row,), (row * -3,))
+    _freeze("affine-fp32", Affine(), (row,), (row * -3,), precision="fp32")
+    _freeze("convolution", torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.GELU()),
+            (torch.randn(1, 1, 6, 6),), (torch.randn(1, 1, 6, 6),))  # fmt: skip
+    _freeze("nested", Nested(), (row, {"y": row}), (row - 1, {"y": row * 5}))
+    mask = torch.tensor([[True, False, True]])
+    _freeze("integers", Integers(), (torch.tensor([[1, 2, 3]]), mask), (torch.tensor([[-70000, 5, 9]]), ~mask))
+    _freeze("dynamic", Affine(), (row,), (torch.randn(7, 4),), dynamic_shapes=({0: batch},))
+    _freeze("buckets", Pool(), (ids, torch.ones_like(ids)), (ids[:, :5], torch.ones_like(ids[:, :5])),
+            buckets=[{"ids": (1, 16)}, {"ids": (1, 64)}])  # fmt: skip
+    _freeze("warned", Branch(), (row.abs(),), (row.abs() + 1,))
+    _freeze("attached", Affine(), (row,), (row * 7,), targets=["CPU"], metadata={"owner": "tests", "epochs": [1, 2]})
+
+
+def _freeze(
+    name: str, module: torch.nn.Module, example: tuple[Any, ...], call: tuple[Any, ...], **options: Any
+) -> None:
+    folder = FOLDER / FORMAT_VERSION / name
+    if folder.exists():
+        return
+    with tempfile.TemporaryDirectory() as store:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bundle = npup.persist(module.eval(), name, example, store=store, **options)
+        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("model.bin", "used", ".*"))
+    with torch.no_grad():
+        answer = module(*call)
+    arrays = {f"input{index}": leaf.numpy() for index, leaf in enumerate(pytree.tree_leaves(call))}
+    leaves = [leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
+    arrays |= {f"output{index}": leaf.numpy() for index, leaf in enumerate(leaves)}
+    np.savez(folder.parent / f"{name}.npz", digest=bundle.digest, **arrays)
+    sys.stdout.write(f"{folder}\n")
+
+
+if __name__ == "__main__":
+    main()
