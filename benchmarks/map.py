@@ -71,7 +71,7 @@ def run_ours(name: str, store: str, seconds: float) -> float:
 
 def run_stock(name: str, store: str, seconds: float) -> float:
     """Return benchmark_app's frames per second."""
-    xml = npup.inspect(name, store=store).file("model.xml")
+    xml = npup.open(name, store=store).file("model.xml")
     command = [sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()", "-m", os.fspath(xml)]
     command += ["-hint", "throughput", "-d", "CPU", "-t", str(max(round(seconds), 1))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

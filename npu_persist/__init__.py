@@ -84,9 +84,11 @@ if TYPE_CHECKING:
     from npu_persist.runtime.profile import LayerTime
     from npu_persist.runtime.report import Report
     from npu_persist.runtime.started import Started
-    from npu_persist.store import Store
-    from npu_persist.store.api import compatibility, inspect, prune, remove, sign, tag, verify, verify_signature
+    from npu_persist.store import Store, StoredBundle
+    from npu_persist.store.api import alias, compatibility, prune, remove, sign, unalias, verify, verify_signature
     from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
+    from npu_persist.store.api import open_bundle as open  # noqa: A004 (reached as npu_persist.open)
+    from npu_persist.store.export import export
 
 __all__ = [
     "AmbiguousReferenceError",
@@ -144,20 +146,23 @@ __all__ = [
     "Started",
     "Store",
     "StoreError",
+    "StoredBundle",
     "TargetError",
     "Tolerance",
     "ToolchainError",
     "UsageError",
     "Verdict",
     "__version__",
+    "alias",
     "bench",
     "compatibility",
     "compile",
     "compiled",
     "devices",
-    "inspect",
+    "export",
     "list",
     "load",
+    "open",
     "persist",
     "prune",
     "pull",
@@ -165,7 +170,7 @@ __all__ = [
     "record",
     "remove",
     "sign",
-    "tag",
+    "unalias",
     "verify",
     "verify_signature",
 ]
@@ -190,16 +195,19 @@ _ROOMS = {
     "Report": "runtime.report",
     "Started": "runtime.started",
     "Store": "store",
+    "StoredBundle": "store",
     "Tolerance": "bundle.manifest",
     "Verdict": "artifact.compatibility",
+    "alias": "store.api",
     "bench": "benchmark.measure",
     "compatibility": "store.api",
     "compile": "compilation.compile",
     "devices": "device.devices",
+    "export": "store.export",
     "compiled": "runtime.load",
-    "inspect": "store.api",
     "list": "store.api",
     "load": "runtime.load",
+    "open": "store.api",
     "persist": "conversion",
     "prune": "store.api",
     "pull": "hub.pull",
@@ -207,13 +215,13 @@ _ROOMS = {
     "record": "conversion",
     "remove": "store.api",
     "sign": "store.api",
-    "tag": "store.api",
+    "unalias": "store.api",
     "verify": "store.api",
     "verify_signature": "store.api",
 }
 """Public name → the module that has it; every other name of `__all__` is in `errors`."""
 
-_NAMES_INSIDE = {"compile": "compile_bundle", "devices": "list_devices", "list": "list_bundles"}
+_NAMES_INSIDE = {"compile": "compile_bundle", "devices": "list_devices", "list": "list_bundles", "open": "open_bundle"}
 """Public name → its name in its module, where that differs: a module should keep the builtins `list` and `compile`."""
 
 

@@ -118,7 +118,7 @@ def _choose(cache: CompileCache, arguments: argparse.Namespace) -> Entry:
         return cache.lookup(arguments.entry)
     except NotFoundError as no_key:
         try:
-            subject = npu_persist.inspect(arguments.entry, store=arguments.store).digest
+            subject = npu_persist.open(arguments.entry, store=arguments.store).digest
         except NpuPersistError as error:
             raise no_key from error
     found = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.store.export import write_layout
+from npu_persist.store.export import export
 
 if TYPE_CHECKING:
     import argparse
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run_export(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist export REF --layout LAYOUT DIR`."""
-    written = write_layout(
+    written = export(
         arguments.reference, arguments.layout, arguments.directory, graph=arguments.graph, store=arguments.store
     )
     files = [str(path) for path in written]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.cli.output import Output
-    from npu_persist.store import Entry
+    from npu_persist.store import StoredBundle
 
 
 def run_list(arguments: argparse.Namespace, output: Output) -> None:
@@ -64,7 +64,7 @@ def find_aliases(store: npu_persist.Store, bundle: Bundle) -> list[str]:
     return [alias for alias, version in store.aliases(bundle.name).items() if version == bundle.version]
 
 
-def _list_text(entries: Sequence[Entry], output: Output) -> str:
+def _list_text(entries: Sequence[StoredBundle], output: Output) -> str:
     if not entries:
         return ""
     header, *rows = describe.list_lines((entry, entry.aliases) for entry in entries)

@@ -28,12 +28,12 @@ def run_tag(arguments: argparse.Namespace, output: Output) -> None:
         reference = parse(arguments.reference)
         if arguments.alias is not None or not isinstance(reference, StoreReference) or reference.alias is None:
             raise UsageError("expected `tag --remove NAME:ALIAS`, such as `npu-persist tag --remove unet:prod`")
-        store.untag(reference.name, reference.alias)
+        store.unalias(reference.name, reference.alias)
         output.show({"removed": str(reference)}, f"removed {reference}")
         return
     if arguments.alias is None:
         raise UsageError("expected `tag REF ALIAS`, such as `npu-persist tag unet:3 prod`")
-    tagged = store.tag(arguments.reference, arguments.alias)
+    tagged = store.alias(arguments.reference, arguments.alias)
     output.show({"reference": tagged, "alias": arguments.alias}, f"{tagged} is {arguments.alias}")
 
 

@@ -210,7 +210,7 @@ class _Pull:
             bundle = Taking(self._store, download, origin, self._held).take(plan, bundle, self._manifest)
         self._note()
         if alias is not None:
-            self._store.tag(bundle.reference, alias)
+            self._store.alias(bundle.reference, alias)
         return bundle
 
     def _find_commit(self) -> str:

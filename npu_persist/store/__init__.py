@@ -1,19 +1,9 @@
-"""The store: where bundles live, by name and version.
-
-The promise: a published version never changes, appears and disappears in one step, and its number is never given again;
-readers never lock. `layout` draws the directory, `publish` says how a version comes into it.
-
-    store = Store()
-    with store.stage() as staging:
-        ...                                         # write the files, then manifest.json
-        bundle = store.publish(staging, alias="prod")
-    store.resolve("unet:prod").path
-"""
+"""Bundles by name and version: publishing, finding, listing and removing them, and the functions that do so."""
 
 from __future__ import annotations
 
-from npu_persist.store.entry import Entry
-from npu_persist.store.layout import HOME_VARIABLE, default_home
+from npu_persist.store.folder import default_home
+from npu_persist.store.lookup import StoredBundle
 from npu_persist.store.store import Store
 
-__all__ = ["HOME_VARIABLE", "Entry", "Store", "default_home"]
+__all__ = ["Store", "StoredBundle", "default_home"]

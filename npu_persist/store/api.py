@@ -1,8 +1,6 @@
-"""The verbs that need a store and nothing else, as functions of the front door.
+"""The public functions that need a store only: open, list, alias, verify, sign, remove, prune, compatibility.
 
-The promise: each is one call of `Store`, on the default store unless another is given, and `prune` one more of its
-compile cache, `sign` and `verify_signature` of its bundle's signatures; none imports numpy, openvino or torch, but
-`compatibility` where a device of this machine is asked for.
+None imports numpy, openvino or torch, but for `compatibility` with a device of this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.device.machine import Machine
-    from npu_persist.store import Entry
+    from npu_persist.store import StoredBundle
     from npu_persist.trust.signing import Signed
 
     AnyStore = Store | str | os.PathLike[str] | None
@@ -30,26 +28,34 @@ def open_store(store: AnyStore = None) -> Store:
     return store if isinstance(store, Store) else Store(store)
 
 
-def inspect(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Bundle:
-    """Open a bundle: its manifest is read and checked, its other files are not.
+def open_bundle(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Bundle:
+    """Open the bundle that a reference means: `npu_persist.open`. Its manifest is checked, its files are not read.
+
+    Args:
+        reference: `unet` (the newest version), `unet:3`, `unet:prod` (an alias), `unet@<digest prefix>` or the path of
+            a bundle's directory.
+        store: A store, its directory, or None for the default one.
 
     Raises:
+        ReferenceFormatError: Malformed reference.
         BundleNotFoundError: There is no such bundle.
+        AmbiguousReferenceError: The digests of several bundles start so.
         ManifestError: Its manifest is damaged.
-        FormatVersionError: It is of a format that this version does not read.
+        FormatVersionError: Its format is one that this version does not read.
+        UsageError: The reference names a repository on the hub: `pull` or `load` it.
 
     Example:
         >>> import torch, npu_persist
-        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-inspect", (torch.zeros(1, 4),))
-        >>> bundle = npu_persist.inspect("doc-inspect")
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-open", (torch.zeros(1, 4),))
+        >>> bundle = npu_persist.open("doc-open")
         >>> bundle.reference, bundle.graph().inputs[0].shape
-        ('doc-inspect:1', (1, 4))
+        ('doc-open:1', (1, 4))
     """
     return open_store(store).resolve(reference)
 
 
-def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence[Entry]:
-    """Return what is in the store, by name and version: `npu_persist.list`.
+def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence[StoredBundle]:
+    """Return what is in the store, by name and version: `npu_persist.list`. Damaged versions are included.
 
     Args:
         name: Only the versions of this name.
@@ -61,35 +67,69 @@ def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence
     Example:
         >>> import torch, npu_persist
         >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-list", (torch.zeros(1, 4),), alias="prod")
-        >>> [(entry.reference, entry.aliases) for entry in npu_persist.list("doc-list")]
+        >>> [(found.reference, found.aliases) for found in npu_persist.list("doc-list")]
         [('doc-list:1', ('prod',))]
     """
     return open_store(store).list(name)
 
 
-def tag(reference: str, alias: str, *, store: AnyStore = None) -> str:
-    """Let an alias point to a version, in one step, and return the version's reference.
+def alias(reference: str | os.PathLike[str], name: str, *, store: AnyStore = None) -> str:
+    """Point an alias to a version, in one step, and return the version's reference.
+
+    Args:
+        reference: The version; the alias may have pointed to another before.
+        name: The alias, such as "prod".
+        store: A store, its directory, or None for the default one.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
-        InvalidNameError: The alias is not valid.
+        InvalidNameError: The alias is not valid, or differs from another in upper and lower case only.
+        StoreError: The file system refuses.
 
     Example:
         >>> import torch, npu_persist
-        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-tag", (torch.zeros(1, 4),))
-        >>> npu_persist.tag("doc-tag:1", "prod")
-        'doc-tag:1'
-        >>> npu_persist.inspect("doc-tag:prod").version
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-alias", (torch.zeros(1, 4),))
+        >>> npu_persist.alias("doc-alias:1", "prod")
+        'doc-alias:1'
+        >>> npu_persist.open("doc-alias:prod").version
         1
     """
-    return open_store(store).tag(reference, alias)
+    return open_store(store).alias(reference, name)
+
+
+def unalias(name: str, alias: str, *, store: AnyStore = None) -> None:
+    """Remove an alias; the version that it points to stays.
+
+    Args:
+        name: The bundle's name.
+        alias: The alias.
+        store: A store, its directory, or None for the default one.
+
+    Raises:
+        BundleNotFoundError: There is no such alias.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-unalias", (torch.zeros(1, 4),), alias="prod")
+        >>> npu_persist.unalias("doc-unalias", "prod")
+        >>> npu_persist.Store().aliases("doc-unalias")
+        {}
+    """
+    open_store(store).unalias(name, alias)
 
 
 def verify(reference: str | os.PathLike[str] | None = None, *, store: AnyStore = None) -> None:
-    """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
+    """Compare every byte of a bundle, or of all bundles in the store, with its manifest.
+
+    Artifacts that are attached to it are compared with their `artifact.json`.
+
+    Args:
+        reference: The bundle; None for all.
+        store: A store, its directory, or None for the default one.
 
     Raises:
-        IntegrityError: The first thing that is not as it was persisted.
+        BundleNotFoundError: There is no such bundle.
+        IntegrityError: The first difference.
 
     Example:
         >>> import torch, npu_persist
@@ -111,25 +151,26 @@ def sign(
     password: str | Callable[[], str] | None = None,
     store: AnyStore = None,
 ) -> tuple[Path, ...]:
-    """Sign a bundle's manifest and everything that is attached to it, after every byte was compared.
+    """Verify a bundle, then sign its manifest and the artifacts that are attached to it.
 
-    The signatures lie beside what they are for. They are no part of the bundle, whose digest stays, and travel with it.
-    Whoever signs vouches for what is attached, too: devices run it where the key is known.
+    Signatures are files beside what they sign; the bundle's digest stays, and `push` uploads them. Machines that know
+    the key run the attached artifacts: sign only what you trust.
 
     Args:
         reference: The bundle.
         key: File of an Ed25519 private key: `openssl genpkey -algorithm ed25519 -out FILE` makes one.
-        password: What the key is encrypted with, or what asks for it, called only if it is.
+        password: Of an encrypted key, or a function that asks for it, called only if the key is encrypted.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        The files with signatures.
+        The signature files.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
-        IntegrityError: Something is not as it was persisted or compiled.
+        IntegrityError: A file differs from the manifest or its `artifact.json`.
         MissingExtraError: The package `cryptography` is not installed.
-        NotFoundError, UsageError: The file is not there, is no such key, or the password does not fit.
+        NotFoundError: There is no key file.
+        UsageError: The file is no Ed25519 private key, or the password is wrong.
         StoreError: The file system refuses.
 
     Example:
@@ -137,7 +178,7 @@ def sign(
         >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-sign", (torch.zeros(1, 4),))
         >>> key = pathlib.Path(tempfile.mkdtemp()) / "key.pem"
         >>> lines = "-----BEGIN PRIVATE KEY-----", "MC4CAQAwBQYDK2VwBCIEI" + 43 * "A", "-----END PRIVATE KEY-----"
-        >>> _ = key.write_text(chr(10).join(lines))  # of nobody: 32 zeros
+        >>> _ = key.write_text(chr(10).join(lines))  # an example key: 32 zeros
         >>> [path.name for path in npu_persist.sign("doc-sign", key)]
         ['manifest.json.sig']
     """
@@ -155,24 +196,25 @@ def sign(
 def verify_signature(
     reference: str | os.PathLike[str], key: str | os.PathLike[str] | None = None, *, store: AnyStore = None
 ) -> tuple[Signed, ...]:
-    """Check that a bundle's manifest and what is attached to it are signed; the files themselves are not read.
+    """Check the signatures of a bundle's manifest and attached artifacts. Files are not read: `verify` does that.
 
-    In a bundle that was pulled, what was compiled here after that needs no signature.
+    In a pulled bundle, artifacts that were compiled here later need no signature.
 
     Args:
         reference: The bundle.
-        key: The public key that must have signed: a file, or the key as text. None: any key that is known here.
+        key: The public key that must have signed: a file, or the key as text. None: any key that this store trusts.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        The file of each signature, with the name of its signer; where `key` is given, that key in hex.
+        Each signature's file and signer: the name of the trusted key, or `key` in hex.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
-        SignatureError: The first thing that is not signed by such a key.
+        SignatureError: The first file without a signature by such a key.
         MissingExtraError: The package `cryptography` is not installed.
-        NotFoundError, UsageError: The file is not there, or is no public key.
-        StoreError: Something cannot be read.
+        NotFoundError: There is no key file.
+        UsageError: It is no public key.
+        StoreError: A signature cannot be read.
 
     Example:
         >>> import torch, npu_persist
@@ -195,7 +237,7 @@ def verify_signature(
 
 
 def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
-    """Remove a version from the store and return its reference.
+    """Remove a version from the store and return its reference. Files shared with other versions stay with them.
 
     Args:
         reference: Says which version: by number, alias or digest, not by the name alone.
@@ -205,6 +247,7 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
     Raises:
         UsageError: The reference names no version, or an alias points to it and `force` is not given.
         BundleNotFoundError: There is no such bundle.
+        StoreError: The file system refuses.
 
     Example:
         >>> import torch, npu_persist
@@ -218,7 +261,7 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
 def prune(*, store: AnyStore = None) -> Sequence[Path]:
     """Remove what interrupted runs left in the store and the compile cache, and return what was removed.
 
-    Versions and compiled artifacts stay; damaged artifacts that were put aside do not.
+    Versions and compiled artifacts stay; quarantined artifacts do not.
 
     Example:
         >>> import npu_persist
@@ -234,21 +277,21 @@ def prune(*, store: AnyStore = None) -> Sequence[Path]:
 def compatibility(
     reference: str | os.PathLike[str], device: str | Machine, *, store: AnyStore = None
 ) -> tuple[Compatibility, ...]:
-    """Tell of each artifact that is attached to a bundle whether it runs on a machine, and why.
+    """Judge each artifact that is attached to a bundle: whether a machine can run it, and why.
 
-    Read are `artifact.json` and the ends of the blob, if that is there: neither the blob's payload nor the graph.
+    Reads `artifact.json` and the ends of the blob, not its payload or the graph.
 
     Args:
-        reference: As for `load`.
-        device: OpenVINO's string for a device of this machine: "NPU"; a target, for a machine of which only that is
-            known: "NPU:4000" or "lunar-lake"; or a `Machine`.
+        reference: The bundle.
+        device: A device of this machine: "NPU"; a target, for a machine of which only that is known: "NPU:4000" or
+            "lunar-lake"; or a `Machine`.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        One entry for each artifact, those that are damaged among them; empty if there are none.
+        One entry for each artifact, damaged ones included; empty if there are none.
 
     Raises:
-        BundleNotFoundError: The reference leads nowhere.
+        BundleNotFoundError: There is no such bundle.
         TargetError: `device` is neither a device nor a target.
 
     Example:
@@ -264,11 +307,7 @@ def compatibility(
 
 
 def find_machine(device: str | Machine) -> Machine:
-    """Return the machine that a device of this one, a target or a description means.
-
-    Raises:
-        TargetError: It is none of them.
-    """
+    """Return the machine that a device of this one, a target or a description means; else raise a TargetError."""
     from npu_persist.artifact.target import parse_target
     from npu_persist.device.core import get_core
     from npu_persist.device.devices import VIRTUAL, check_device, get_kind

@@ -1,25 +1,26 @@
-"""Folders that OpenVINO's own tools read, made from a bundle.
+"""Export a bundle as a folder that OpenVINO's own tools read.
 
     openvino    DIR/model.xml, DIR/model.bin                      `openvino.Core().read_model`, benchmark_app
     ovms        DIR/1/model.xml, DIR/1/model.bin                  OpenVINO Model Server: DIR is its model_path
-    genai       DIR/openvino_model.xml, DIR/openvino_model.bin    what OpenVINO GenAI and optimum-intel look for in a
-                                                                  pipeline's folder, or in that of a part such as
-                                                                  unet/; configuration and tokenizer are not here
+    genai       DIR/openvino_model.xml, DIR/openvino_model.bin    OpenVINO GenAI and optimum-intel: DIR is a pipeline's
+                                                                  folder or a part of it, such as unet/, without
+                                                                  configuration and tokenizer
 
-The promise: both files hold what was persisted, read and compared with the manifest before they are given away. They
-are hard links to the bundle's files, which are read-only, or copies where the file system refuses links. The folder
-appears by one rename, complete; one that holds something is refused.
+The files are verified, then hard-linked (they are read-only) or copied. The folder appears complete, by one rename.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import is_directory, link_or_copy, remove, rename_new, store_errors
-from npu_persist.store import Store
+from npu_persist.store.api import open_store
+
+if TYPE_CHECKING:
+    from npu_persist.store.api import AnyStore
 
 Layout = Literal["openvino", "ovms", "genai"]
 
@@ -31,43 +32,43 @@ LAYOUTS: dict[Layout, tuple[str, str]] = {
 """Where the graph and its weights go."""
 
 
-def write_layout(
+def export(
     reference: str | os.PathLike[str],
     layout: Layout,
     directory: str | os.PathLike[str],
     *,
     graph: str | None = None,
-    store: Store | str | os.PathLike[str] | None = None,
+    store: AnyStore = None,
 ) -> tuple[Path, ...]:
-    """Write a graph of a bundle as a folder that OpenVINO's own tools read.
+    """Export a graph of a bundle as a folder that OpenVINO's own tools read.
 
     Args:
         reference: The bundle.
         layout: The kind of folder: "openvino", "ovms" or "genai".
-        directory: The folder to make; an empty one is taken, too.
-        graph: Name of the graph; None: the only one.
+        directory: The folder to make; it may exist if it is empty.
+        graph: Name of the graph; None for the only one.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        The files: the graph, the weights.
+        The files: the graph and its weights.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
-        FileIntegrityError: A file of the bundle is not what the manifest says.
+        FileIntegrityError: A file of the bundle differs from the manifest.
         NotFoundError: The bundle has no graph of that name.
-        UsageError: There is no such layout, the folder holds something, or the bundle has several graphs.
+        UsageError: Unknown layout, a folder that is not empty, or several graphs and none named.
         StoreError: The file system refuses.
 
     Example:
         >>> import pathlib, tempfile, torch, npu_persist
-        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-layout", (torch.zeros(1, 4),))
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-export", (torch.zeros(1, 4),))
         >>> target = pathlib.Path(tempfile.mkdtemp()) / "linear"
-        >>> [path.name for path in write_layout("doc-layout", "ovms", target)]
+        >>> [path.name for path in npu_persist.export("doc-export", "ovms", target)]
         ['model.xml', 'model.bin']
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout: expected one of {', '.join(LAYOUTS)}; got {layout!r}")
-    bundle = (store if isinstance(store, Store) else Store(store)).resolve(reference)
+    bundle = open_store(store).resolve(reference)
     sources = (bundle.graph(graph).path, bundle.manifest.weights.path)
     target = Path(os.path.abspath(directory))  # noqa: PTH100 (resolve() would follow links)
     with store_errors(f"write {target}"):
@@ -99,7 +100,4 @@ def _refuse_full(target: Path) -> None:
 
 
 def _full(target: Path) -> UsageError:
-    return UsageError(
-        f"{target}: expected no such folder, or an empty one; got one that holds something, or a file. Remove it, or "
-        "choose another"
-    )
+    return UsageError(f"{target}: expected a new or an empty folder; it is a file or not empty. Choose another")

@@ -1,33 +1,67 @@
-"""From a reference to a version's folder, and from there to its bundle.
+"""Bundles in a store: found by reference, and listed.
 
-The promise: what is not there is a `BundleNotFoundError` that says what is there instead. Finding parses no manifest,
-so that a damaged version can be found too, and removed.
+Finding parses no manifest, so that a damaged version can be found and removed; listing shows it with its problem.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from npu_persist.bundle.bundle import Bundle, read_manifest
 from npu_persist.bundle.reference import StoreReference, validate_name
-from npu_persist.errors import AmbiguousReferenceError, BundleNotFoundError, FileIntegrityError, NpuPersistError
+from npu_persist.errors import (
+    AmbiguousReferenceError,
+    BundleNotFoundError,
+    FileIntegrityError,
+    IntegrityError,
+    NpuPersistError,
+)
 from npu_persist.files.digest import ALGORITHM, digest_bytes
 from npu_persist.files.filesystem import is_directory
-from npu_persist.store.layout import NameFolder, list_names
+from npu_persist.store.folder import NameFolder, list_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _SHOWN = 10
 _SHOWN_DIGITS = 12
 
 
-def find_name(bundles: Path, name: str) -> NameFolder:
-    """Return the folder of a name that has a version.
+class StoredBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """One version in the store, as `list` returns it.
 
-    Raises:
-        BundleNotFoundError: There is none.
+    Attributes:
+        reference: `unet:3`.
+        name: The bundle's name.
+        version: The version number.
+        digest: The bundle's digest; empty if the manifest cannot be read.
+        aliases: The aliases that point to it.
+        size: Bytes of the manifest and the files that it names; 0 if the manifest is not valid. Files that several
+            versions share count in each.
+        created: When it was persisted, in UTC.
+        path: Its directory.
+        problem: Why the bundle cannot be opened, or its aliases cannot be read; None if they can. Its files are not
+            read.
     """
+
+    reference: str
+    name: str
+    version: int
+    digest: str
+    aliases: tuple[str, ...]
+    size: int
+    created: datetime
+    path: Path
+    problem: str | None = None
+
+
+def find_name(bundles: Path, name: str) -> NameFolder:
+    """Return the folder of a name that has a version."""
     folder = NameFolder(bundles / validate_name(name))
     # By the listing: where upper and lower case are one, a folder of another spelling would open.
     names = tuple(found for found in list_names(bundles) if NameFolder(bundles / found).versions())
@@ -37,12 +71,7 @@ def find_name(bundles: Path, name: str) -> NameFolder:
 
 
 def find_version(bundles: Path, reference: StoreReference) -> tuple[NameFolder, int]:
-    """Return the folder of a name, and the number of the version that a reference means.
-
-    Raises:
-        BundleNotFoundError: There is no such name, version, alias or digest.
-        AmbiguousReferenceError: Several bundles' digests start so.
-    """
+    """Return the folder of a name, and the number of the version that a reference means."""
     folder = find_name(bundles, reference.name)
     if reference.digest is not None:
         return folder, _by_digest(folder, reference.digest)
@@ -56,12 +85,7 @@ def find_version(bundles: Path, reference: StoreReference) -> tuple[NameFolder, 
 
 
 def open_version(folder: NameFolder, number: int) -> Bundle:
-    """Open the bundle of a version.
-
-    Raises:
-        BundleNotFoundError: It was removed since it was looked up.
-        IntegrityError: Its manifest is damaged, or of another name.
-    """
+    """Open the bundle of a version; one that was removed since it was found is a BundleNotFoundError."""
     path = folder.version_path(number)
     try:
         bundle = Bundle(path, *read_manifest(path), number)
@@ -71,13 +95,52 @@ def open_version(folder: NameFolder, number: int) -> Bundle:
         raise missing_version(folder, number) from error
     if bundle.name != folder.name:
         raise FileIntegrityError(
-            f"{path}: expected the bundle {folder.name!r}, got {bundle.name!r}: the folder was moved here. Move it "
-            "back, or persist the model again under this name",
+            f"{path} holds the bundle {bundle.name!r}: it was moved here. Move it back, or persist the model again as "
+            f"{folder.name!r}",
             path=str(path),
             expected=folder.name,
             got=bundle.name,
         )
     return bundle
+
+
+def list_versions(folder: NameFolder) -> Iterator[StoredBundle]:
+    """List the versions of a name, lowest first."""
+    aliases, damage = _read_aliases(folder)
+    for number in folder.versions():
+        with suppress(FileNotFoundError):  # removed since it was listed
+            own = tuple(alias for alias, version in aliases.items() if version == number)
+            found = _read_version(folder.version_path(number), folder.name, number, own)
+            yield found if damage is None else msgspec.structs.replace(found, problem=found.problem or damage)
+
+
+def _read_aliases(folder: NameFolder) -> tuple[dict[str, int], str | None]:
+    try:
+        return folder.aliases(), None
+    except IntegrityError as error:
+        return {}, str(error)
+
+
+def _read_version(path: Path, name: str, version: int, aliases: tuple[str, ...]) -> StoredBundle:
+    digest, size, problem, modified = "", 0, None, path.lstat().st_mtime
+    try:
+        data, modified = read_manifest(path)
+        digest = digest_bytes(data)
+        size = Bundle(path, data, modified, version).size
+    except NpuPersistError as error:
+        path.lstat()  # is it damaged, or gone?
+        problem = str(error)
+    return StoredBundle(
+        reference=str(StoreReference(name, version=version)),
+        name=name,
+        version=version,
+        digest=digest,
+        aliases=aliases,
+        size=size,
+        created=datetime.fromtimestamp(modified, timezone.utc),
+        path=path,
+        problem=problem,
+    )
 
 
 def missing_version(folder: NameFolder, number: int) -> BundleNotFoundError:
@@ -93,7 +156,7 @@ def missing_alias(folder: NameFolder, alias: str) -> BundleNotFoundError:
     aliases = [f"{known} (version {number})" for known, number in folder.aliases().items()]
     return BundleNotFoundError(
         f"no alias {alias!r} of {folder.name!r} in the store {folder.path.parent.parent}; it has {_join(aliases)}. "
-        f"`npu-persist tag {folder.name}:<version> {alias}` makes it"
+        f"`npu-persist alias {folder.name}:<version> {alias}` makes it"
     )
 
 
@@ -106,7 +169,7 @@ def _by_alias(folder: NameFolder, alias: str) -> int:
     if number not in versions:
         raise BundleNotFoundError(
             f"the alias {folder.name}:{alias} points to version {number}, which is not in the store; it has the "
-            f"versions {_join(versions)}. `npu-persist tag {folder.name}:<version> {alias}` sets the alias again"
+            f"versions {_join(versions)}. `npu-persist alias {folder.name}:<version> {alias}` sets the alias again"
         )
     return number
 
@@ -149,8 +212,8 @@ def _instead(name: str, names: tuple[str, ...]) -> str:
     return f"{hint} `npu-persist list` shows what is there, persist(model, {name!r}) adds it"
 
 
-def _join(things: object) -> str:
-    texts = [str(thing) for thing in things]  # type: ignore[attr-defined]
+def _join(things: Iterable[object]) -> str:
+    texts = [str(thing) for thing in things]
     if not texts:
         return "none"
     return ", ".join(texts) if len(texts) <= _SHOWN else f"{', '.join(texts[-_SHOWN:])} and {len(texts) - _SHOWN} more"

@@ -1,9 +1,8 @@
 """Publishing: a filled staging directory becomes the next version of its name.
 
-The promise: the version appears by one rename, with every byte on the disk by then; before it nothing has changed for
-readers, and whatever fails after it takes it back. Two publishers cannot take the same number, since a rename onto a
-version fails. A file that an earlier version has is that version's file, by a hard link, once its bytes were read and
-found right: a damaged version does not spread.
+The version appears by one rename, when every byte is on the disk; if a later step fails, it is renamed back. Two
+publishers cannot take the same number, since a rename onto an existing version fails. A file that an earlier version
+has, intact, becomes a hard link to it.
 """
 
 from __future__ import annotations
@@ -23,31 +22,29 @@ from npu_persist.files.filesystem import (
     remove_file,
     rename_new,
 )
-from npu_persist.store.layout import refuse_twin
+from npu_persist.store.folder import check_case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from npu_persist.bundle.manifest import FileEntry
-    from npu_persist.store.layout import NameFolder
-
+    from npu_persist.store.folder import NameFolder
 
 _BESIDE = (MANIFEST_SIGNATURE_FILE, ORIGIN_FILE)
-"""What a pulled bundle has besides."""
+"""Files that a pulled bundle may have and the manifest does not name."""
 
 
-def settle(bundle: Bundle, folder: NameFolder) -> None:
-    """Make a staged bundle ready to be renamed: complete, linked to earlier versions, on the disk, read-only.
+def prepare(bundle: Bundle, folder: NameFolder) -> None:
+    """Check that a staged bundle is complete, link its files to earlier versions, flush them and make them read-only.
 
     Raises:
-        FileIntegrityError: A file is not what the manifest says (by kind and size; digests are the writer's word), or
-            is not in the manifest.
+        FileIntegrityError: A file is not in the manifest, or is of another kind or size; digests are not computed.
     """
     _check_complete(bundle)
     _link_to_earlier(bundle, folder)
     bundle.ensure_bin()
-    # The manifest last: whatever the crash, a folder with a manifest on the disk has its files there too.
+    # The manifest last: after any crash a folder with a manifest has its files, too.
     paths = [*(bundle.path / relative for relative in bundle.manifest.files), *bundle.derived_files()]
     beside = [path for name in _BESIDE if (path := bundle.path / name).exists()]
     for path in [*paths, *beside, bundle.path / MANIFEST_FILE]:
@@ -58,22 +55,16 @@ def settle(bundle: Bundle, folder: NameFolder) -> None:
         fsync_directory(path)
 
 
-def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]) -> int:
-    """Rename a settled staging directory to the next version, and return its number.
+def rename_to_next_version(staging: Path, folder: NameFolder, finish: Callable[[int], None]) -> int:
+    """Rename a prepared staging directory to the next version, and return its number.
 
-    Args:
-        staging: The directory.
-        folder: The folder of the bundle's name.
-        finish: Called with the number when the version is in place; if it raises, the version is taken back.
-
-    Raises:
-        InvalidNameError: Another name differs in upper and lower case only.
+    `finish` is called with the number when the version is in place; if it raises, the version is renamed back.
     """
     number = folder.next_number()
     while True:
         folder.path.mkdir(parents=True, exist_ok=True)
-        # Looked at when our folder is there: of two publishers of twins, at least one sees the other's.
-        refuse_twin(folder.path.parent, folder.name, "bundle name")
+        # Checked when our folder is there: of two that publish `unet` and `UNET` at once, one sees the other's.
+        check_case(folder.path.parent, folder.name, "bundle name")
         try:
             rename_new(staging, folder.version_path(number))
         except FileExistsError:  # another publisher was faster
@@ -82,7 +73,7 @@ def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]
         except FileNotFoundError:
             if not is_directory(staging):
                 raise
-            continue  # a prune took the name's folder for a leftover, before the first version was in it
+            continue  # a prune removed the name's folder while it was empty
         try:
             if number > folder.highest_removed():
                 fsync_directory(folder.path)
@@ -92,7 +83,7 @@ def take_number(staging: Path, folder: NameFolder, finish: Callable[[int], None]
         except BaseException:
             rename_new(folder.version_path(number), staging)
             raise
-        # Others published and removed this number since we looked: it was given, so it is not given again.
+        # Others published and removed this number meanwhile: it is not given again.
         rename_new(folder.version_path(number), staging)
         number = folder.next_number()
 
@@ -105,8 +96,7 @@ def _check_complete(bundle: Bundle) -> None:
     for path in _walk(bundle.path):
         if path not in expected:
             raise FileIntegrityError(
-                f"{path}: expected only files that the manifest names, got this one. Remove it, or add it to the "
-                "manifest's files",
+                f"{path} is not in the manifest. Remove it, or add it to the manifest's files",
                 path=str(path),
                 expected="no file",
                 got="a file",
@@ -129,28 +119,28 @@ def _link_to_earlier(bundle: Bundle, folder: NameFolder) -> None:
             return
         try:
             earlier = Bundle.open(folder.version_path(number))
-        except NpuPersistError:  # damaged, or removed meanwhile: nothing to gain from it
+        except NpuPersistError:  # damaged, or removed meanwhile
             continue
         has = {entry.digest: relative for relative, entry in earlier.manifest.files.items()}
         for relative, entry in tuple(wanted.items()):
-            if entry.digest in has and _link(earlier, has[entry.digest], bundle.path / relative, entry):
+            if entry.digest in has and _replace_by_link(earlier, has[entry.digest], bundle.path / relative, entry):
                 del wanted[relative]
 
 
-def _link(earlier: Bundle, relative: str, staged: Path, entry: FileEntry) -> bool:
+def _replace_by_link(earlier: Bundle, relative: str, staged: Path, entry: FileEntry) -> bool:
     try:
         source = earlier.file(relative)
-        if staged.samefile(source):  # linked already, by who staged it
+        if staged.samefile(source):  # the writer linked it already
             return True
         if source.stat().st_size != entry.size or digest_file(source) != entry.digest:
             return False
-    except (OSError, NpuPersistError):  # what is damaged is not taken over
+    except (OSError, NpuPersistError):  # damaged
         return False
     linked = staged.with_name(f"{staged.name}.linked")
     try:
         os.link(source, linked)
         os.replace(linked, staged)  # noqa: PTH105
-    except OSError:  # no links here, or no more of them: the staged file is as good, and only costs space
+    except OSError:  # no links here, or no more of them: the staged file costs space only
         remove_file(linked)
         return False
     remove_file(linked)  # POSIX leaves it if the staged file was this link already

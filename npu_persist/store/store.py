@@ -1,7 +1,7 @@
 """The store: bundles by name and version, with aliases.
 
-The promise: readers never lock and never see half a change; whatever fails or is killed, and when, leaves the old state
-or the new one, and at most leftovers that `prune` removes. Everything wrong comes out as one of our errors.
+Readers never lock and never see half a change. Whatever fails or is killed leaves the old state or the new one, and at
+most leftovers that `prune` removes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from npu_persist.bundle.reference import (
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import is_directory, remove_file, replace_file, store_errors
 from npu_persist.files.staging import prune_staging, staged
-from npu_persist.store.entry import read_entries
-from npu_persist.store.layout import NameFolder, default_home, list_names, refuse_twin
-from npu_persist.store.leftovers import prune_name, remove_if_empty
+from npu_persist.store.folder import NameFolder, check_case, default_home, list_names
 from npu_persist.store.lookup import (
     find_name,
     find_version,
+    list_versions,
     missing_alias,
     missing_version,
     open_version,
 )
-from npu_persist.store.publish import settle, take_number
+from npu_persist.store.publish import prepare, rename_to_next_version
 
 if TYPE_CHECKING:
     import builtins
@@ -42,13 +41,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import TypeAlias
 
-    from npu_persist.store.entry import Entry
+    from npu_persist.store.lookup import StoredBundle
 
     AnyReference: TypeAlias = str | os.PathLike[str] | Reference
 
 
 class Store:
     """Bundles by name and version, in one directory.
+
+    Methods that are also functions of `npu_persist` are documented there.
 
     Attributes:
         home: The directory. It is made when something is published.
@@ -63,7 +64,7 @@ class Store:
         Raises:
             UsageError: That is no path.
         """
-        _require_path(path)
+        _check_path(path)
         chosen = Path(path) if path is not None else default_home()
         self.home = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 (resolve() would follow links)
         self._bundles = self.home / "bundles"
@@ -86,50 +87,27 @@ class Store:
         with store_errors(f"list {folder.aliases_path}"):
             return folder.aliases()
 
-    def list(self, name: str | None = None) -> builtins.list[Entry]:
-        """Return what is in the store, by name and version; damaged versions too.
-
-        Args:
-            name: Only the versions of this name.
-
-        Raises:
-            BundleNotFoundError: There is no bundle of that name.
-        """
+    def list(self, name: str | None = None) -> builtins.list[StoredBundle]:
+        """Return what is in the store, by name and version: `npu_persist.list`."""
         if name is not None:
             self._find(name)
-        entries: builtins.list[Entry] = []
+        found: builtins.list[StoredBundle] = []
         for folder in map(self._folder, self.names() if name is None else (name,)):
             with store_errors(f"list {folder.path}"):
-                entries += read_entries(folder)
-        return entries
+                found += list_versions(folder)
+        return found
 
     def resolve(self, reference: AnyReference) -> Bundle:
-        """Open the bundle that a reference means: the newest version if it names none.
-
-        Raises:
-            ReferenceFormatError: Malformed reference.
-            UsageError: The reference names a repository on the hub: `pull` it, or `load` it.
-            BundleNotFoundError: There is no such bundle.
-            AmbiguousReferenceError: Several bundles' digests start so.
-            IntegrityError: The bundle's manifest is damaged.
-            FormatVersionError: The manifest is of a format that this version does not read.
-        """
+        """Open the bundle that a reference means: `npu_persist.open`."""
         parsed = parse(reference)
         if isinstance(parsed, PathReference):
             return Bundle.open(parsed.path)
         return open_version(*self._locate(parsed))
 
     def verify(self, reference: AnyReference | None = None, *, progress: Callable[[int], object] | None = None) -> None:
-        """Read every byte of a bundle, or of all bundles in the store, and compare it with the manifest.
+        """Compare every byte of one or all bundles with the manifest: `npu_persist.verify`.
 
-        What was compiled and attached to it is compared with what its `artifact.json` says.
-
-        Args:
-            reference: The bundle; None for all.
-            progress: Called after each piece with the number of bytes in it.
-
-        Raises:
-            IntegrityError: The first thing that is not as it was persisted.
+        `progress` is called after each piece with the number of bytes in it.
         """
         if reference is not None:
             bundle = self.resolve(reference)
@@ -149,10 +127,10 @@ class Store:
         """
         folder = self._folder(name)
         with store_errors(f"list {self._bundles}"):
-            refuse_twin(self._bundles, name, "bundle name")
+            check_case(self._bundles, name, "bundle name")
             if alias is not None:
                 validate_alias(alias)
-                refuse_twin(folder.aliases_path, alias, "alias")
+                check_case(folder.aliases_path, alias, "alias")
 
     def stage(self) -> AbstractContextManager[Path]:
         """Give a new, empty directory to fill for `publish`; it is removed at the end of the block.
@@ -170,25 +148,22 @@ class Store:
     def publish(self, staging: Path, alias: str | None = None) -> Bundle:
         """Make a filled staging directory the next version of the name in its manifest.
 
-        Identical content is published again as a new version; it costs no space, since files are shared. A number is
+        Identical content is published again as a new version, which shares its files with the earlier one. A number is
         never given twice, not even after the version was removed.
 
         Args:
             staging: What `stage` gave, with `manifest.json` and exactly the files that it names.
-            alias: An alias that is to point to the new version. It is set after the version is in place: a kill between
-                the two leaves the version without it.
+            alias: An alias for the new version. It is set after the version is in place: a kill between the two leaves
+                the version without it.
 
         Raises:
-            InvalidNameError: The name or alias differs from another in upper and lower case only, or is not valid.
-            IntegrityError: The directory is not what its manifest says.
+            InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
+            IntegrityError: The directory does not match its manifest.
             StoreError: The file system refuses. The store is as it was.
         """
         staging = Path(staging)
         if staging.parent != self._staging or not is_directory(staging):
-            raise UsageError(
-                f"expected a staging directory of this store, in {self._staging}, got {staging}. Fill what "
-                "`with store.stage() as staging` gives"
-            )
+            raise UsageError(f"expected a directory that `stage` of this store made, in {self._staging}; got {staging}")
         bundle = Bundle.open(staging)
         self.check_names(bundle.name, alias)
         folder = self._folder(bundle.name)
@@ -198,38 +173,25 @@ class Store:
                 self._write_alias(folder, alias, number)
 
         with store_errors(f"publish {bundle.name}"):
-            settle(bundle, folder)
+            prepare(bundle, folder)
             try:
-                bundle.version = take_number(staging, folder, finish)
+                bundle.version = rename_to_next_version(staging, folder, finish)
             except BaseException:
-                remove_if_empty(folder)
+                folder.remove_if_empty()
                 raise
         bundle.path = folder.version_path(bundle.version)
         return bundle
 
-    def tag(self, reference: AnyReference, alias: str) -> str:
-        """Let an alias point to a version, in one step; it may have pointed to another before.
-
-        Returns:
-            The version's reference: `unet:3`.
-
-        Raises:
-            BundleNotFoundError: There is no such bundle.
-            InvalidNameError: The alias is not valid, or differs from another in upper and lower case only.
-            StoreError: The file system refuses.
-        """
+    def alias(self, reference: AnyReference, alias: str) -> str:
+        """Point an alias to a version and return its reference: `npu_persist.alias`."""
         folder, number = self._locate(parse(reference))
         self.check_names(folder.name, alias)
-        with store_errors(f"tag {folder.name}:{number} as {alias}"):
+        with store_errors(f"let the alias {alias} point to {folder.name}:{number}"):
             self._write_alias(folder, alias, number)
         return str(StoreReference(folder.name, version=number))
 
-    def untag(self, name: str, alias: str) -> None:
-        """Remove an alias; the version stays.
-
-        Raises:
-            BundleNotFoundError: There is no such alias.
-        """
+    def unalias(self, name: str, alias: str) -> None:
+        """Remove an alias: `npu_persist.unalias`."""
         folder = self._folder(name)
         if validate_alias(alias) not in self.aliases(name):
             raise missing_alias(folder, alias)
@@ -237,20 +199,7 @@ class Store:
             remove_file(folder.aliases_path / alias)
 
     def remove(self, reference: AnyReference, *, force: bool = False) -> str:
-        """Remove a version from the store. Files that other versions share with it stay with them.
-
-        Args:
-            reference: Says which version: by number, alias or digest, not by the name alone.
-            force: Remove the aliases that point to it as well.
-
-        Returns:
-            What was removed: `unet:3`.
-
-        Raises:
-            UsageError: The reference names no version, or an alias points to it and `force` is not given.
-            BundleNotFoundError: There is no such bundle.
-            StoreError: The file system refuses.
-        """
+        """Remove a version and return its reference: `npu_persist.remove`."""
         parsed = parse(reference)
         if isinstance(parsed, StoreReference) and str(parsed) == parsed.name:
             newest = self._find(parsed.name).versions()[-1]
@@ -262,7 +211,7 @@ class Store:
             if aliases and not force:
                 raise UsageError(
                     f"{name} has the alias {', '.join(aliases)}, which would point to nothing. Let it point to another "
-                    f"version first (`npu-persist tag {folder.name}:<version> {aliases[0]}`), or force the removal"
+                    f"version first (`npu-persist alias {folder.name}:<version> {aliases[0]}`), or force the removal"
                 )
             for alias in aliases:
                 remove_file(folder.aliases_path / alias)
@@ -270,23 +219,19 @@ class Store:
                 folder.move_to_removed(number)
             except FileNotFoundError as error:
                 raise missing_version(folder, number) from error
-            for _ in folder.sweep():
+            for _ in folder.empty_removed():
                 pass
         return name
 
     def prune(self) -> builtins.list[Path]:
-        """Remove what interrupted runs left: staging directories, half removed versions, half copied files.
+        """Remove what interrupted runs left in the store, and return what was removed.
 
-        What a living process works on is left alone.
-
-        Returns:
-            What was removed.
+        What a living process works on is left alone. `npu_persist.prune` prunes the compile cache as well.
         """
         with store_errors(f"prune {self.home}"):
             removed = [*prune_staging(self._staging)]
-            for name in list_names(self._bundles):
-                folder = self._folder(name)
-                removed += prune_name(folder)
+            for folder in map(self._folder, list_names(self._bundles)):
+                removed += folder.prune()
                 for number in folder.versions():
                     removed += sweep(folder.version_path(number))
         return removed
@@ -301,13 +246,13 @@ class Store:
     def _locate(self, reference: Reference) -> tuple[NameFolder, int]:
         if isinstance(reference, HubReference):
             raise UsageError(
-                f"{reference} is a repository on the hub, and this works on bundles in the store. "
+                f"{reference} is a repository on the hub; expected a bundle in the store. "
                 f"`npu-persist pull {reference}` brings it there and prints the reference to use"
             )
         if isinstance(reference, PathReference):
             raise UsageError(
-                f"{reference} is a directory: expected a bundle in the store, such as unet:3. `npu-persist list` shows "
-                "what is there"
+                f"{reference} is a directory; expected a bundle in the store, such as unet:3. `npu-persist list` shows "
+                "them"
             )
         with store_errors(f"look up {reference} in {self._bundles}"):
             return find_version(self._bundles, reference)
@@ -320,6 +265,6 @@ class Store:
         return f"Store({str(self.home)!r})"
 
 
-def _require_path(path: object) -> None:
+def _check_path(path: object) -> None:
     if path is not None and (not isinstance(path, (str, os.PathLike)) or "\0" in str(path)):
         raise UsageError(f"store: expected a directory, for instance '/srv/models', or None; got {path!r}")

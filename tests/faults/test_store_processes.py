@@ -55,7 +55,7 @@ def act(store):
     elif verb == "remove":
         store.remove("tiny:1", force=True)
     else:
-        store.tag("tiny:1", "dev")
+        store.alias("tiny:1", "dev")
 
 number = 0
 while True:

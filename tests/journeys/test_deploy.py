@@ -172,7 +172,7 @@ def test_loading_and_running_never_imports_torch(persisted: Path, tmp_path: Path
 
 
 def test_a_bundle_is_a_folder_that_can_be_carried_away(persisted: Path, tmp_path: Path) -> None:
-    bundle = npu_persist.inspect("resnet", store=persisted)
+    bundle = npu_persist.open("resnet", store=persisted)
     carried = tmp_path / "carried"
     shutil.copytree(bundle.path, carried)
     model = npu_persist.load(carried, "CPU")
@@ -184,7 +184,7 @@ def test_a_bundle_is_a_folder_that_can_be_carried_away(persisted: Path, tmp_path
 def test_stock_openvino_opens_the_folder_as_it_is(persisted: Path) -> None:
     import openvino
 
-    bundle = npu_persist.inspect("vit", store=persisted)
+    bundle = npu_persist.open("vit", store=persisted)
     # No weights path: OpenVINO looks for model.bin beside model.xml.
     model = openvino.Core().read_model(bundle.path / "model.xml")
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -53,7 +53,7 @@ def test_each_model_compiles_for_each_platform_and_still_loads_here(name: str) -
         machine = Machine("NPU", platform=needs.platform, tiles=6, elf=needs.elf, mi=needs.mi, openvino=needs.openvino)
         seen.add(tuple(entry.verdict.status for entry in npu_persist.compatibility(bundle.path, machine)))
     assert len(seen) == len(TARGETS)
-    assert npu_persist.inspect(bundle.path).digest == bundle.digest
+    assert npu_persist.open(bundle.path).digest == bundle.digest
     npu_persist.verify(bundle.reference)
     # No NPU is here: the blobs are passed over, each with its reason, and the bundle runs.
     model = npu_persist.load(bundle.path, "NPU", config=ON_THE_CPU)

@@ -49,6 +49,19 @@ def test_the_reference_has_every_public_name() -> None:
 
 
 def test_each_public_verb_has_an_example() -> None:
-    verbs = ["inspect", "list", "tag", "verify", "sign", "verify_signature", "remove", "prune", "load", "bench"]
+    verbs = [
+        "open",
+        "list",
+        "alias",
+        "unalias",
+        "verify",
+        "export",
+        "sign",
+        "verify_signature",
+        "remove",
+        "prune",
+        "load",
+        "bench",
+    ]
     without = [name for name in verbs if ">>> " not in (getattr(npu_persist, name).__doc__ or "")]
     assert without == []

@@ -53,21 +53,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_verbs_take_a_store_a_path_or_the_default(tmp_path: Path) -> None:
     store = Store(tmp_path / "other")
     publish_tiny(store)
-    assert (
-        npu_persist.inspect("tiny", store=store).digest == npu_persist.inspect("tiny", store=tmp_path / "other").digest
-    )
+    assert npu_persist.open("tiny", store=store).digest == npu_persist.open("tiny", store=tmp_path / "other").digest
     with pytest.raises(npu_persist.BundleNotFoundError):
-        npu_persist.inspect("tiny")
+        npu_persist.open("tiny")
 
 
 def test_verbs_do_what_they_say() -> None:
     for _ in range(2):
         publish_tiny(Store())
-    assert npu_persist.tag("tiny:1", "prod") == "tiny:1"
+    assert npu_persist.alias("tiny:1", "prod") == "tiny:1"
     assert [(entry.reference, entry.aliases) for entry in npu_persist.list()] == [("tiny:1", ("prod",)), ("tiny:2", ())]
     npu_persist.verify()
     assert npu_persist.remove("tiny:2") == "tiny:2"
-    assert npu_persist.inspect("tiny").version == 1
+    assert npu_persist.open("tiny").version == 1
     with pytest.raises(npu_persist.UsageError, match="alias prod"):
         npu_persist.remove("tiny:1")
     assert npu_persist.remove("tiny:1", force=True) == "tiny:1"
@@ -95,7 +93,7 @@ def test_importing_the_package_costs_at_most_5_ms(tmp_path: Path) -> None:
         "npu_persist.Store().resolve('tiny')",
         "npu_persist.list()",
         "npu_persist.verify('tiny')",
-        "npu_persist.tag('tiny', 'prod')",
+        "npu_persist.alias('tiny', 'prod')",
         "npu_persist.prune()",
     ],
 )

@@ -29,7 +29,7 @@ from npu_persist.compilation.toolchains.log import CompilerLog, explain
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.record import BIN, PREFIX, Record, digest_source, read_record, verify
 from npu_persist.errors import CompilationError, ToolchainError, UsageError
-from npu_persist.store.layout import default_home
+from npu_persist.store.folder import default_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -103,7 +103,7 @@ def test_persist_and_run(run: Run, tmp_path: Path) -> None:
     )
     assert (code, err) == (0, "")
     data = json.loads(out)
-    bundle = npu_persist.inspect("scale:prod")
+    bundle = npu_persist.open("scale:prod")
     assert data["reference"] == "scale:1"
     assert data["digest"] == bundle.digest
     assert bundle.manifest.metadata == {"epoch": "12"}
@@ -154,7 +154,7 @@ def test_example_inputs_from_a_file(run: Run, tmp_path: Path) -> None:
     # What the user's code prints is no data of ours.
     assert "made a model" not in out
     assert "made a model" in err
-    assert npu_persist.inspect("scale").graph().inputs[0].shape == (3, 4)
+    assert npu_persist.open("scale").graph().inputs[0].shape == (3, 4)
 
 
 def test_a_module_can_be_named_itself(run: Run, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_device_that_is_not_there_is_3(run: Run) -> None:
 
 def test_a_damaged_bundle_is_4_and_is_not_run(run: Run) -> None:
     assert run("persist", "user_models:with_args", "--name", "scale")[0] == 0
-    path = npu_persist.inspect("scale").path / "golden.safetensors"
+    path = npu_persist.open("scale").path / "golden.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.unlink()

@@ -242,7 +242,7 @@ def test_a_bundle_outside_of_a_store_is_compiled_where_it_is(store: Store, tmp_p
     directory = copy_bundle(store, tmp_path / "copy")
     (result,) = npu_persist.compile(directory, "CPU", store=tmp_path / "none")
     assert result.path == directory / "compiled" / "cpu"
-    assert [path for path, _ in list_attached(npu_persist.inspect(directory))] == [result.path]
+    assert [path for path, _ in list_attached(npu_persist.open(directory))] == [result.path]
     assert (result.path / BLOB_FILE).stat().st_size > 0
 
 

@@ -486,7 +486,7 @@ class TestBundle:
 
     def test_alias_metadata_and_producer(self) -> None:
         bundle = npu_persist.persist(Affine(), "affine", (X,), alias="prod", metadata={"run": [1, 2]})
-        assert npu_persist.inspect("affine:prod").digest == bundle.digest
+        assert npu_persist.open("affine:prod").digest == bundle.digest
         assert list(bundle.manifest.metadata["run"]) == [1, 2]
         assert bundle.manifest.producer.torch == torch.__version__
         assert bundle.manifest.producer.openvino == ov.get_version()
@@ -620,7 +620,7 @@ class TestDeploy:
 def test_a_store_object_and_a_path_name_the_same_store(tmp_path: Path) -> None:
     npu_persist.persist(Affine(), "affine", (X,), store=tmp_path)
     assert npu_persist.load("affine", device="CPU", store=Store(tmp_path)).bundle.version == 1
-    assert time.time() - npu_persist.inspect("affine", store=tmp_path).created.timestamp() < 3600
+    assert time.time() - npu_persist.open("affine", store=tmp_path).created.timestamp() < 3600
 
 
 class TestState:

@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     found = Store(tmp_path_factory.mktemp("store"))
     for version in ("2026.4.1", "2026.4.0", "2026.3.0"):
         publish_affine(found, openvino=version)
-    found.tag("affine:2", "prod")
+    found.alias("affine:2", "prod")
     publish_dynamic(found)
     return found
 

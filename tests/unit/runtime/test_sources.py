@@ -216,7 +216,7 @@ class TestAttached:
         assert not (tmp_path / "empty").exists()
 
     def test_does_not_change_the_digest(self, bundle: Path, store: Store) -> None:
-        assert npu_persist.inspect(bundle).digest == store.resolve("affine").digest
+        assert npu_persist.open(bundle).digest == store.resolve("affine").digest
         npu_persist.verify(bundle)
 
     def test_a_damaged_one_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:

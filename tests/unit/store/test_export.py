@@ -9,7 +9,7 @@ import pytest
 from npu_persist.device.core import get_core
 from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFoundError, StoreError, UsageError
 from npu_persist.store import Store
-from npu_persist.store.export import LAYOUTS, write_layout
+from npu_persist.store.export import LAYOUTS, export
 from tests.support.graphs import WEIGHTS, XML, publish_affine
 from tests.support.loads import AFFINE_OF_GRID, GRID, spoil
 
@@ -44,7 +44,7 @@ def test_openvino_reads_it_and_answers_as_the_bundle_does(
     bundle: Bundle, tmp_path: Path, layout: Any, files: set[str]
 ) -> None:
     target = tmp_path / "out" / "affine"
-    xml, weights = write_layout("affine", layout, target)
+    xml, weights = export("affine", layout, target)
     assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == files
     assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
     assert xml.samefile(bundle.path / XML)
@@ -59,7 +59,7 @@ def test_where_links_are_impossible_it_is_a_copy(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
-    xml, weights = write_layout(bundle.path, "openvino", tmp_path / "out")
+    xml, weights = export(bundle.path, "openvino", tmp_path / "out")
     assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
     assert weights.read_bytes() == (bundle.path / WEIGHTS).read_bytes()
     assert not weights.samefile(bundle.path / WEIGHTS)
@@ -67,7 +67,7 @@ def test_where_links_are_impossible_it_is_a_copy(
 
 def test_an_empty_folder_is_filled(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert write_layout(bundle.path, "ovms", tmp_path / "out")[0].is_file()
+    assert export(bundle.path, "ovms", tmp_path / "out")[0].is_file()
 
 
 @pytest.mark.usefixtures("bundle")
@@ -78,8 +78,8 @@ def test_what_holds_something_is_refused_and_stays(tmp_path: Path) -> None:
     file.write_text("mine")
     link.symlink_to("nowhere")
     for target in (full, file, link):
-        with pytest.raises(UsageError, match="expected no such folder, or an empty one"):
-            write_layout("affine", "genai", target)
+        with pytest.raises(UsageError, match="expected a new or an empty folder"):
+            export("affine", "genai", target)
     assert [path.name for path in full.iterdir()] == ["config.json"]
     assert file.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} <= {"full", "file", "link", "home"}
@@ -92,7 +92,7 @@ def test_what_is_not_as_it_was_persisted_is_not_given_away(
 ) -> None:
     spoil(bundle.path / name)
     with pytest.raises(FileIntegrityError):
-        write_layout("affine", layout, tmp_path / "out")
+        export("affine", layout, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -103,7 +103,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("npu_persist.store.export.link_or_copy", refuse)
     with pytest.raises(StoreError, match="No space left"):
-        write_layout("affine", "openvino", tmp_path / "out")
+        export("affine", "openvino", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
@@ -117,8 +117,8 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path: Path, monk
         rename(source, target)
 
     monkeypatch.setattr("os.rename", lose)
-    with pytest.raises(UsageError, match="one that holds something"):
-        write_layout("affine", "openvino", tmp_path / "out")
+    with pytest.raises(UsageError, match="expected a new or an empty folder"):
+        export("affine", "openvino", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
     assert {path.name for path in tmp_path.iterdir()} == {"home", "out"}
 
@@ -126,9 +126,9 @@ def test_another_process_that_was_faster_is_not_overwritten(tmp_path: Path, monk
 @pytest.mark.usefixtures("bundle")
 def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layout: expected one of openvino, ovms, genai; got 'onnx'"):
-        write_layout("affine", "onnx", tmp_path / "out")  # type: ignore[arg-type]
+        export("affine", "onnx", tmp_path / "out")  # type: ignore[arg-type]
     with pytest.raises(BundleNotFoundError):
-        write_layout("other", "ovms", tmp_path / "out")
+        export("other", "ovms", tmp_path / "out")
     with pytest.raises(NotFoundError, match="no graph 'decoder'"):
-        write_layout("affine", "ovms", tmp_path / "out", graph="decoder")
+        export("affine", "ovms", tmp_path / "out", graph="decoder")
     assert not (tmp_path / "out").exists()

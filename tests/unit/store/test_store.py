@@ -27,7 +27,7 @@ from npu_persist.errors import (
 )
 from npu_persist.files.digest import digest_bytes
 from npu_persist.store import Store, default_home
-from npu_persist.store.layout import NameFolder
+from npu_persist.store.folder import NameFolder
 from tests.support.bundles import TINY_GRAPH, WEIGHTS, publish_tiny, tiny_files, tiny_manifest, write_tiny
 from tests.support.faults import ALLOCATING, CHANGING, before_call, disk_full
 
@@ -268,7 +268,7 @@ def _link_weights(staging: Path) -> None:
             FileIntegrityError,
             "expected 19 bytes, got 0 bytes",
         ),
-        (lambda staging: (staging / "notes.txt").touch(), FileIntegrityError, "expected only files that the manifest"),
+        (lambda staging: (staging / "notes.txt").touch(), FileIntegrityError, "is not in the manifest"),
         (_link_weights, FileIntegrityError, "got a symbolic link"),
     ],
 )
@@ -291,7 +291,7 @@ def test_only_what_was_staged_here_is_published(store: Store, tmp_path: Path) ->
     write_tiny(tmp_path / "mine")
     published = publish_tiny(store)
     for path in (tmp_path / "mine", published.path, store.home / "staging" / "gone"):
-        with pytest.raises(UsageError, match="expected a staging directory of this store"):
+        with pytest.raises(UsageError, match="expected a directory that `stage`"):
             store.publish(path)
     assert (tmp_path / "mine" / "manifest.json").exists()
     published.verify()
@@ -304,7 +304,7 @@ def test_a_bad_alias_publishes_nothing(store: Store, alias: str) -> None:
     with pytest.raises(InvalidNameError):
         publish_tiny(store, alias=alias)
     with pytest.raises(InvalidNameError):
-        store.tag("tiny:1", alias)
+        store.alias("tiny:1", alias)
     with pytest.raises(InvalidNameError):
         store.check_names("tiny", alias)
     assert snapshot(store) == before
@@ -315,7 +315,7 @@ def test_a_twin_in_upper_and_lower_case_is_refused(store: Store, name: str) -> N
     publish_tiny(store)
     before = snapshot(store)
     for attempt in (lambda: publish_tiny(store, name), lambda: store.check_names(name)):
-        with pytest.raises(InvalidNameError, match="'tiny', which differs in upper and lower case only"):
+        with pytest.raises(InvalidNameError, match="'tiny', which would be the same on Windows"):
             attempt()
     assert snapshot(store) == before
     with pytest.raises(BundleNotFoundError, match="did you mean 'tiny'"):
@@ -329,7 +329,7 @@ def test_of_two_twins_that_are_published_at_once_one_is_refused(store: Store, mo
         publish_tiny(self, "TINY")
 
     monkeypatch.setattr(Store, "check_names", check_names)
-    with pytest.raises(InvalidNameError, match="'TINY', which differs"):
+    with pytest.raises(InvalidNameError, match="'TINY', which would be the same"):
         publish_tiny(store)
     assert [path.name for path in (store.home / "bundles").iterdir()] == ["TINY"]
 
@@ -375,7 +375,7 @@ def test_what_is_not_there_is_not_found_and_the_error_says_what_is(store: Store)
         "tiny:dev": r"no alias 'dev' of 'tiny' in the store .*; it has prod \(version 1\)",
         "tiny@00000000": "no version of 'tiny' has a digest that starts with '00000000'",
     }.items():
-        for verb in (store.resolve, store.verify, store.remove, lambda ref: store.tag(ref, "x")):
+        for verb in (store.resolve, store.verify, store.remove, lambda ref: store.alias(ref, "x")):
             with pytest.raises(BundleNotFoundError, match=why):
                 verb(reference)
     with pytest.raises(BundleNotFoundError, match="did you mean"):
@@ -391,7 +391,7 @@ def test_an_alias_of_nothing_is_not_found_and_can_be_set_again(store: Store) -> 
     NameFolder(store.home / "bundles" / "tiny").move_to_removed(2)
     with pytest.raises(BundleNotFoundError, match="alias tiny:prod points to version 2, which is not in the store"):
         store.resolve("tiny:prod")
-    store.tag("tiny:1", "prod")
+    store.alias("tiny:1", "prod")
     assert store.resolve("tiny:prod").version == 1
 
 
@@ -401,7 +401,7 @@ def test_half_copied_files_are_pruned_when_nobody_copies_any_more(store: Store) 
     partial.touch()
     assert store.prune() == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npu_persist.store.leftovers.PARTIAL_AGE", -1.0)
+        patch.setattr("npu_persist.store.folder.PARTIAL_AGE", -1.0)
         assert store.prune() == [partial]
     assert store.prune() == []
     store.verify()
@@ -437,7 +437,7 @@ def test_names_do_not_lead_out_of_the_store(store: Store, name: str) -> None:
         lambda: store.versions(name),
         lambda: store.aliases(name),
         lambda: store.list(name),
-        lambda: store.untag(name, "prod"),
+        lambda: store.unalias(name, "prod"),
         lambda: store.check_names(name),
         lambda: store.resolve(StoreReference(name)),
     ]
@@ -461,14 +461,14 @@ def test_what_is_removed_while_it_is_looked_up_is_not_found(store: Store, monkey
         with pytest.raises(BundleNotFoundError, match="no version 3 of 'tiny'"):
             verb("tiny")
     assert all("aliases/gone" in (entry.problem or "") for entry in store.list())
-    store.tag("tiny:1", "gone")
+    store.alias("tiny:1", "gone")
     assert [entry.reference for entry in store.list()] == ["tiny:1", "tiny:2"]
 
 
 def test_a_moved_folder_is_refused(store: Store) -> None:
     publish_tiny(store)
     (store.home / "bundles" / "tiny").rename(store.home / "bundles" / "unet")
-    with pytest.raises(FileIntegrityError, match="expected the bundle 'unet', got 'tiny': the folder was moved"):
+    with pytest.raises(FileIntegrityError, match="holds the bundle 'tiny': it was moved here"):
         store.resolve("unet")
 
 
@@ -534,11 +534,11 @@ def test_a_damaged_alias_is_refused_and_can_be_set_again(store: Store, content: 
     publish_tiny(store, alias="prod")
     path = store.home / "bundles" / "tiny" / "aliases" / "prod"
     path.write_bytes(content)
-    with pytest.raises(FileIntegrityError, match="npu-persist tag tiny:<version> prod") as caught:
+    with pytest.raises(FileIntegrityError, match="npu-persist alias tiny:<version> prod") as caught:
         store.resolve("tiny:prod")
     assert caught.value.path == str(path)
     assert store.prune() == []
-    assert store.tag("tiny:1", "prod") == "tiny:1"
+    assert store.alias("tiny:1", "prod") == "tiny:1"
     assert store.resolve("tiny:prod").version == 1
 
 
@@ -563,16 +563,16 @@ def test_verify_reads_every_bundle(store: Store) -> None:
 def test_an_alias_can_be_set_and_removed(store: Store) -> None:
     publish_tiny(store)
     publish_tiny(store)
-    assert store.tag("tiny", "prod") == "tiny:2"
-    assert store.tag("tiny:1", "prod") == "tiny:1"
-    assert store.tag("tiny:prod", "dev") == "tiny:1"
-    store.untag("tiny", "prod")
+    assert store.alias("tiny", "prod") == "tiny:2"
+    assert store.alias("tiny:1", "prod") == "tiny:1"
+    assert store.alias("tiny:prod", "dev") == "tiny:1"
+    store.unalias("tiny", "prod")
     assert store.aliases("tiny") == {"dev": 1}
     with pytest.raises(BundleNotFoundError, match="no alias 'prod'"):
-        store.untag("tiny", "prod")
+        store.unalias("tiny", "prod")
     for path in ("./tiny", store.home):
-        with pytest.raises(UsageError, match="is a directory: expected a bundle in the store"):
-            store.tag(path, "prod")
+        with pytest.raises(UsageError, match="is a directory; expected a bundle in the store"):
+            store.alias(path, "prod")
 
 
 def test_a_removed_version_is_gone_and_its_number_is_never_given_again(store: Store) -> None:
@@ -718,9 +718,9 @@ def test_a_failed_tag_or_removal_leaves_the_store_as_it_was(store: Store) -> Non
     publish_tiny(store)
     before = snapshot(store)
     attempts: list[tuple[tuple[str, ...], Callable[[], object]]] = [
-        (("open",), lambda: store.tag("tiny:2", "prod")),
-        (("replace",), lambda: store.tag("tiny:2", "prod")),
-        (("fsync",), lambda: store.tag("tiny:2", "dev")),
+        (("open",), lambda: store.alias("tiny:2", "prod")),
+        (("replace",), lambda: store.alias("tiny:2", "prod")),
+        (("fsync",), lambda: store.alias("tiny:2", "dev")),
         (("rename",), lambda: store.remove("tiny:2")),
     ]
     for names, verb in attempts:
@@ -804,7 +804,7 @@ def test_a_disk_out_of_inodes_leaves_the_store_as_it_was(small_disk: Path) -> No
 def test_a_damaged_alias_hides_nothing_and_is_found_by_verify(text: str) -> None:
     store = Store()
     publish_tiny(store)
-    store.tag("tiny:1", "prod")
+    store.alias("tiny:1", "prod")
     alias = store.home / "bundles" / "tiny" / "aliases" / "prod"
     alias.chmod(0o644)
     alias.write_text(text)

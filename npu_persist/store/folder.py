@@ -1,4 +1,4 @@
-"""Where things are in a store, and what its directory says about versions, aliases and numbers.
+"""The directory of a store: versions, aliases and numbers, and what interrupted runs leave in it.
 
     $NPU_PERSIST_HOME/
       bundles/unet/3/               a version: a bundle, read-only
@@ -7,8 +7,8 @@
       staging/5f0c…/                a bundle that is being filled
       staging/5f0c….lock            locked by the process that fills it
 
-The promise: a number is given once. The next one is above every version that is there and every one that was removed;
-removing renames `3/` to `removed/3/`, so that there is no moment at which neither stands.
+A number is given once: the next one is above every version that is there and every one that was removed. Removing
+renames `3/` to `removed/3/`, so that at no moment both are missing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import os
 import re
 import stat
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.bundle import PARTIAL_SUFFIX
 from npu_persist.errors import FileIntegrityError, InvalidNameError
-from npu_persist.files.filesystem import component_problem, is_directory, remove, rename_new
+from npu_persist.files.filesystem import component_problem, is_directory, remove, remove_file, rename_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +32,15 @@ if TYPE_CHECKING:
 HOME_VARIABLE = "NPU_PERSIST_HOME"
 """Environment variable that says where the store is."""
 
+PARTIAL_AGE = 3600.0
+"""Age in seconds after which nobody is copying to a file any more."""
+
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _MAX_ALIAS_SIZE = 32
 
 
 def default_home() -> Path:
-    """Return where the store is if nobody says otherwise: `$NPU_PERSIST_HOME`, or the user's data directory."""
+    """Return the default store's directory: `$NPU_PERSIST_HOME`, or one in the user's data directory."""
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home)
     if sys.platform == "win32":
@@ -67,20 +72,12 @@ class NameFolder:
         return self.path.name
 
     def version_path(self, number: int) -> Path:
-        """Return where a version is."""
+        """Return the directory of a version."""
         return self.path / str(number)
 
     def versions(self) -> tuple[int, ...]:
-        """Return the numbers of the versions that are there, lowest first; an empty directory is none."""
+        """Return the numbers of the versions, lowest first. An empty directory is none."""
         return tuple(number for number in _numbers(self.path) if not _is_empty(self.version_path(number)))
-
-    def remove_empty(self) -> Iterator[Path]:
-        """Remove the empty directories that are named like a version; yield each."""
-        for path in map(self.version_path, _numbers(self.path)):
-            if _is_empty(path):
-                with suppress(OSError):  # a version was published there meanwhile
-                    os.rmdir(path)  # noqa: PTH106
-                    yield path
 
     def highest_removed(self) -> int:
         """Return the highest number that was removed, or 0."""
@@ -88,12 +85,12 @@ class NameFolder:
 
     def next_number(self) -> int:
         """Return a number that was never given."""
-        # In this order: what is moved to `removed` between the two looks is seen by the second.
+        # In this order: what is moved to `removed` between the two calls is seen by the second.
         newest = max(self.versions(), default=0)
         return max(newest, self.highest_removed()) + 1
 
     def aliases(self) -> dict[str, int]:
-        """Return the version that each alias points to, whether it is there or not.
+        """Return the version that each alias points to, whether that is there or not.
 
         Raises:
             FileIntegrityError: An alias is no regular file with a number in it.
@@ -107,11 +104,7 @@ class NameFolder:
         return tuple(alias for alias, version in self.aliases().items() if version == number)
 
     def move_to_removed(self, number: int) -> None:
-        """Take a version away, in one step. `sweep` gives its space back.
-
-        Raises:
-            FileNotFoundError: It is not there.
-        """
+        """Remove a version in one step; a FileNotFoundError if there is none. `empty_removed` frees its space."""
         self.removed_path.mkdir(exist_ok=True)
         target = self.removed_path / str(number)
         try:
@@ -120,9 +113,9 @@ class NameFolder:
             remove(target)
             rename_new(self.version_path(number), target)
 
-    def sweep(self) -> Iterator[Path]:
-        """Remove what is left of removed versions, but for the highest number; yield each that held something."""
-        # One look: a number that another process adds meanwhile is left to that process.
+    def empty_removed(self) -> Iterator[Path]:
+        """Delete the files of removed versions and all but the highest number; yield each that had files."""
+        # Listed once: a number that another process adds meanwhile is left to that process.
         numbers = _numbers(self.removed_path)
         for number in numbers:
             path = self.removed_path / str(number)
@@ -132,6 +125,30 @@ class NameFolder:
                 yield path
             if number != numbers[-1]:
                 remove(path)
+
+    def prune(self) -> Iterator[Path]:
+        """Remove what interrupted runs left, but nothing that a living process works on; yield what was removed."""
+        yield from self.empty_removed()
+        for path in map(self.version_path, _numbers(self.path)):
+            if _is_empty(path):
+                with suppress(OSError):  # a version was published there meanwhile
+                    os.rmdir(path)  # noqa: PTH106
+                    yield path
+        for number in self.versions():
+            yield from _remove_partial_copies(self.version_path(number))
+        if self.remove_if_empty():
+            yield self.path
+
+    def remove_if_empty(self) -> bool:
+        """Remove the folder if nothing was ever published in it; tell whether it was removed."""
+        if self.versions() or not is_directory(self.path):
+            return False
+        with suppress(OSError):
+            os.rmdir(self.aliases_path)  # noqa: PTH106
+        with suppress(OSError):
+            os.rmdir(self.path)  # noqa: PTH106
+            return True
+        return False
 
     def _read_alias(self, alias: str) -> int | None:
         path = self.aliases_path / alias
@@ -147,7 +164,7 @@ class NameFolder:
         got = repr(text) if text else "nothing readable"
         raise FileIntegrityError(
             f"{path}: expected a file with a version number, got {got}. Set the alias again: "
-            f"`npu-persist tag {self.name}:<version> {alias}`",
+            f"`npu-persist alias {self.name}:<version> {alias}`",
             path=str(path),
             expected="a version number",
             got=got,
@@ -161,18 +178,17 @@ def list_names(bundles: Path) -> tuple[str, ...]:
     )
 
 
-def refuse_twin(folder: Path, name: str, what: str) -> None:
-    """Raise if `folder` has an entry that differs from `name` in upper and lower case only.
+def check_case(folder: Path, name: str, what: str) -> None:
+    """Refuse a name that differs from another one in `folder` in upper and lower case only.
 
     Raises:
-        InvalidNameError: There is one: on Windows and macOS the two would be one.
+        InvalidNameError: On Windows and macOS the two would be the same.
     """
     for other in _list(folder):
         if other != name and other.lower() == name.lower():
             raise InvalidNameError(
-                f"invalid {what} {name!r}: {folder} has {other!r}, which differs in upper and lower case only and "
-                f"would be the same on Windows and macOS. Use {other!r} or another name (`npu-persist prune` removes "
-                f"{other!r} if it is what an interrupted run left)"
+                f"invalid {what} {name!r}: {folder} has {other!r}, which would be the same on Windows and macOS. Use "
+                f"{other!r} or another name; `npu-persist prune` removes {other!r} if an interrupted run left it"
             )
 
 
@@ -183,7 +199,7 @@ def _numbers(folder: Path) -> tuple[int, ...]:
 def _is_empty(folder: Path) -> bool:
     try:
         return not os.listdir(folder)  # noqa: PTH208
-    except OSError:  # who opens it sees what is wrong
+    except OSError:  # opening it tells what is wrong
         return False
 
 
@@ -192,3 +208,13 @@ def _list(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208
     except FileNotFoundError:
         return []
+
+
+def _remove_partial_copies(directory: Path) -> Iterator[Path]:
+    for path in directory.rglob(f"*{PARTIAL_SUFFIX}"):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            # Linking changes ctime only, copying mtime.
+            if time.time() - max(found.st_mtime, found.st_ctime) > PARTIAL_AGE:
+                remove_file(path)
+                yield path
