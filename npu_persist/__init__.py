@@ -74,10 +74,9 @@ if TYPE_CHECKING:
         ToolchainError,
         UsageError,
     )
-    from npu_persist.hub.download import PullProgress
-    from npu_persist.hub.plan import Plan
+    from npu_persist.hub.plan import PullPlan
     from npu_persist.hub.pull import pull
-    from npu_persist.hub.push import Pushed, push
+    from npu_persist.hub.push import PushResult, push
     from npu_persist.progress import Progress
     from npu_persist.runtime.load import compiled, load
     from npu_persist.runtime.model import Model
@@ -134,11 +133,10 @@ __all__ = [
     "OpenVINOVersionError",
     "Padding",
     "ParityError",
-    "Plan",
     "Progress",
     "PropertyError",
-    "PullProgress",
-    "Pushed",
+    "PullPlan",
+    "PushResult",
     "Record",
     "ReferenceFormatError",
     "Report",
@@ -188,9 +186,8 @@ _ROOMS = {
     "Model": "runtime.model",
     "Padding": "bundle.manifest",
     "Progress": "conversion",
-    "Plan": "hub.plan",
-    "PullProgress": "hub.download",
-    "Pushed": "hub.push",
+    "PullPlan": "hub.plan",
+    "PushResult": "hub.push",
     "Record": "bundle.signature",
     "Report": "runtime.report",
     "Started": "runtime.started",

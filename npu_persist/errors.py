@@ -333,16 +333,16 @@ class HubError(NpuPersistError, OSError):
     """The hub refused, or cannot be reached.
 
     Attributes:
-        repo: The repository, `org/unet`.
+        repo_id: The repository, `org/unet`.
         revision: Branch, tag or commit, where one was asked for.
         status: The HTTP status; None where there was no answer.
     """
 
     def __init__(
-        self, message: str, *, repo: str | None = None, revision: str | None = None, status: int | None = None
+        self, message: str, *, repo_id: str | None = None, revision: str | None = None, status: int | None = None
     ) -> None:
         super().__init__(message)
-        self.repo = repo
+        self.repo_id = repo_id
         self.revision = revision
         self.status = status
 

@@ -85,18 +85,18 @@ class HubReference:
     """A bundle on the Hugging Face hub.
 
     Attributes:
-        repository: `org/repo`.
+        repo_id: `org/repo`.
         revision: Branch, tag or commit; None for the default branch.
         digest: The hex digits of the digest that the bundle has to have, without `blake3:`; None for any.
     """
 
-    repository: str
+    repo_id: str
     revision: str | None = None
     digest: str | None = None
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision is not None else ""
-        return f"{HUB_SCHEME}{self.repository}{revision}" + (f"#{self.digest}" if self.digest is not None else "")
+        return f"{HUB_SCHEME}{self.repo_id}{revision}" + (f"#{self.digest}" if self.digest is not None else "")
 
 
 Reference: TypeAlias = StoreReference | PathReference | HubReference

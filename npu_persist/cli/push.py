@@ -5,17 +5,19 @@ The promise: what was sent and where it is now goes to stdout; the client's prog
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import msgspec
+
 import npu_persist
+import npu_persist.progress
 from npu_persist.cli.output import format_size
 
 if TYPE_CHECKING:
     import argparse
 
     from npu_persist.cli.output import Output
-    from npu_persist.hub.push import Pushed
+    from npu_persist.hub.push import PushResult
 
 
 def run_push(arguments: argparse.Namespace, output: Output) -> None:
@@ -25,17 +27,17 @@ def run_push(arguments: argparse.Namespace, output: Output) -> None:
         arguments.repo,
         revision=arguments.revision,
         tag=arguments.tag,
-        message=arguments.message,
+        commit_message=arguments.message,
         private=arguments.private,
         create_pr=arguments.create_pr,
         compiled=arguments.compiled,
         store=arguments.store,
-        progress=output.progress() is not None,
+        progress=None if output.progress() is None else npu_persist.progress.ProgressPrinter(),
     )
-    output.show(asdict(pushed), lambda: _text(pushed))
+    output.show(msgspec.structs.asdict(pushed), lambda: _text(pushed))
 
 
-def _text(pushed: Pushed) -> str:
+def _text(pushed: PushResult) -> str:
     tagged = f", tagged {pushed.tag}" if pushed.tag else ""
     moved = f"{format_size(pushed.uploaded_bytes)} sent, {format_size(pushed.skipped_bytes)} there already"
-    return f"{pushed.repo} at {pushed.commit[:12]}{tagged}: {moved}\n{pushed.url}"
+    return f"{pushed.repo_id} at {pushed.commit[:12]}{tagged}: {moved}\n{pushed.url}"

@@ -1,18 +1,17 @@
-"""The model card: `README.md` of a repository, of which one marked section is ours.
+"""The model card: `README.md` of a repository, of which one marked section is generated from the bundle.
 
     ---
     library_name: npu_persist
-    tags: [openvino, npu, npu_persist]
+    tags: …
     ---
     what a person wrote
     <!-- npu_persist -->
-    what this module made of the manifest
+    what is generated
     <!-- /npu_persist -->
     what a person wrote
 
-The promise: outside of the markers nothing of a text that a person wrote changes, and a text without markers stays as
-it is. The same bundle gives the same card. Whatever the manifest says is shown as text: it breaks no table, and forms
-no HTML and no marker.
+Outside of the markers nothing changes, and a person's text without markers stays as it is. Text from the manifest is
+escaped: it breaks no table, and forms no HTML and no marker.
 """
 
 from __future__ import annotations
@@ -33,55 +32,48 @@ if TYPE_CHECKING:
     from npu_persist.bundle.reference import HubReference
 
 CARD_FILE = "README.md"
-"""Name of a model card."""
-
 MAX_CARD_SIZE = 1024 * 1024
-"""Largest card that is renewed, in bytes: a larger one is a person's."""
+"""Largest card that is renewed, in bytes; a larger one is left alone."""
 
 LIBRARY = "npu_persist"
 TAGS = ("openvino", "npu", LIBRARY)
 
 BEGIN = "<!-- npu_persist -->"
-"""Where our section begins."""
-
 END = "<!-- /npu_persist -->"
-"""Where it ends."""
-
-_FRONT_MATTER = "\n".join(["---", f"library_name: {LIBRARY}", "tags:", *(f"- {tag}" for tag in TAGS), "---", ""])
 _ONLY_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n.*?\r?\n---\s*", re.DOTALL)
 _MARKUP = re.compile(r"([\\`*_\[\]|~#!$])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
 def renew_card(old: str | None, section: str, name: str) -> str | None:
-    """Put our section into a card.
+    """Return a card with our section in it; None to leave a person's card alone.
 
     Args:
-        old: The card that is there, None for none.
-        section: What `make_section` gave.
+        old: The present card; None if there is none.
+        section: What `make_section` returned.
         name: The title of a new card.
-
-    Returns:
-        The card as it should be; None where a person's is left alone.
     """
     if old is None or not old.strip():
-        return f"{_FRONT_MATTER}\n# {_text(name)}\n\n{section}"
+        from huggingface_hub import ModelCardData
+
+        header = ModelCardData(library_name=LIBRARY, tags=list(TAGS)).to_yaml()
+        return f"---\n{header}\n---\n\n# {_text(name)}\n\n{section}"
     if old.count(BEGIN) == old.count(END) == 1 and old.index(BEGIN) < old.index(END):
         before, _, rest = old.partition(BEGIN)
         _, _, after = rest.partition(END)
         return f"{before}{section.removesuffix(chr(10))}{after}"
-    if _ONLY_FRONT_MATTER.fullmatch(old):  # the hub's own form for a new repository writes that
+    if _ONLY_FRONT_MATTER.fullmatch(old):  # as the hub's form for a new repository writes it
         return f"{old.rstrip()}\n\n# {_text(name)}\n\n{section}"
     return None
 
 
 def make_section(bundle: Bundle, reference: HubReference, artifacts: Mapping[str, Artifact]) -> str:
-    """Return our section of the card: from the first marker to the last, with a newline at the end.
+    """Return our section of the card, markers included.
 
     Args:
         bundle: The bundle.
-        reference: How it is loaded from the hub.
-        artifacts: What is compiled for it, by its folder's name.
+        reference: Its reference on the hub.
+        artifacts: Its compiled artifacts by folder name.
     """
     manifest = bundle.manifest
     producer = manifest.producer
@@ -114,7 +106,7 @@ def _load(bundle: Bundle, reference: HubReference) -> list[str]:
                 "```",
             ]
         ),
-        f"With its digest, `{pinned}` is this bundle or an error.",
+        f"`{pinned}` loads exactly this bundle, or raises an error.",
     ]
 
 
@@ -130,16 +122,16 @@ def _graph(graph: Graph) -> list[str]:
     ]
     if graph.buckets is not None:
         sizes = "; ".join(describe_shapes(shapes) for shapes in graph.buckets.shapes)
-        blocks.append(f"Calls are filled up to these sizes: {_text(sizes)}.")
+        blocks.append(f"Inputs are padded to one of these sizes: {_text(sizes)}.")
     return blocks
 
 
 def _check(golden: Golden | None) -> list[str]:
     if golden is None or golden.tolerance is None or golden.differences is None:
-        return ["## Compared with PyTorch", "It was not compared when it was persisted."]
+        return ["## Compared with PyTorch", "It was not compared."]
     return [
         "## Compared with PyTorch",
-        f"On one sample. Allowed: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
+        f"On one sample. Tolerance: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
         _table(
             ("Output", "Max absolute", "Max relative", "Cosine"),
             (
@@ -155,7 +147,7 @@ def _compiled(artifacts: Mapping[str, Artifact]) -> list[str]:
         return []
     return [
         "## Compiled ahead of time",
-        "Used where the requirements fit and the maker is trusted; elsewhere the model is compiled from its IR.",
+        "Used where the requirements are met and the signer is trusted; elsewhere the model is compiled from its IR.",
         _table(
             ("Folder", "Target", "Graph", "Sizes", "Size", "Requires"),
             (
@@ -179,7 +171,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a text of unknown origin as what Markdown shows as that text."""
+    """Escape text for Markdown."""
     return _MARKUP.sub(r"\\\1", html.escape(_CONTROL.sub(" ", value), quote=False))
 
 

@@ -1,15 +1,18 @@
-"""The huggingface_hub client: the one place that imports it, and that reads its errors.
-
-The promise: a program without the extra gets a `MissingExtraError` that names it. What happens between this machine and
-the hub comes out as a `HubError` with the repository, the revision and the HTTP status, and says what to do next.
-"""
+"""Access to the hub through huggingface_hub: one repository, bounded reads, retries, and its errors as ours."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import json
+import logging
+import re
+import time
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from npu_persist.errors import (
+    FileIntegrityError,
     HubAccessError,
     HubConflictError,
     HubError,
@@ -19,65 +22,289 @@ from npu_persist.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
 
     from huggingface_hub import HfApi
+
+    Token: TypeAlias = str | bool | None
+    """As in huggingface_hub: a token, True to require the one of the login, False for none, None for one if known."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 EXTRA = "hub"
 """The extra that brings huggingface_hub."""
 
-_REFUSED = frozenset({401, 403})
-_MOVED = frozenset({409, 412})
-_LONGEST_SAID = 500
-"""Characters of what a hub says itself that are passed on."""
+MAX_ENTRIES = 100_000
+"""Most files and folders of a repository."""
 
-_TOKEN = "`hf auth login` or HF_TOKEN gives a token"  # noqa: S105 (no token)
+MAX_PAGES = 1000
+"""Most pages of the list of files: another hub than Hugging Face's might send empty pages without end."""
+
+MAX_PAGE_SIZE = 16 * 1024 * 1024
+"""Largest page of the list of files, in bytes; a page of Hugging Face's hub has a thousand entries."""
+
+MAX_FAILURES = 5
+"""How often in a row a request may fail before we give up."""
+
+MAX_WAIT = 60.0
+"""Longest wait between two requests, in seconds; if the hub asks for more, we give up."""
+
+_MAX_BACKOFF = 8.0
+_TEMPORARY = frozenset({None, 408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which a retry may succeed; None: there was no response."""
+
+_MAX_MESSAGE = 500
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN or token="
 
 
-def open_client() -> HfApi:
-    """Return a client of the hub that huggingface_hub is set to.
+class RemoteFile(NamedTuple):
+    """A file of a commit.
 
-    Raises:
-        MissingExtraError: huggingface_hub is not installed.
+    Attributes:
+        size: Its size in bytes.
+        oid: Its git object id; for a file in LFS that of its pointer.
+        sha256: Its LFS object id; None for a file in git itself.
     """
-    try:
-        from huggingface_hub import HfApi
-    except ModuleNotFoundError as error:
-        if error.name != "huggingface_hub":
-            raise
-        raise MissingExtraError(
-            "a hub is reached through huggingface_hub, which is not installed here: "
-            f"python -m pip install 'npu_persist[{EXTRA}]'",
-            extra=EXTRA,
-            name=error.name,
-        ) from error
-    return HfApi(library_name="npu_persist")
+
+    size: int
+    oid: str | None
+    sha256: str | None
+
+
+class Stream:
+    """A response whose body has not been read yet.
+
+    Attributes:
+        start: Offset in the file at which the body begins.
+        next_url: The URL of the next page; None on the last one.
+    """
+
+    def __init__(self, response: Any, doing: str, repo_id: str, commit: str) -> None:
+        content_range = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("Content-Range", ""))
+        self.start = int(content_range[1]) if response.status_code == 206 and content_range else 0  # noqa: PLR2004
+        self.next_url: str | None = response.links.get("next", {}).get("url")
+        self._response = response
+        self._doing = doing, repo_id, commit
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it arrives; raise `HubError` if it breaks off."""
+        with hub_errors(*self._doing):
+            yield from self._response.iter_raw()
+
+
+class Repository:
+    """A repository on the hub that huggingface_hub is configured for (HF_ENDPOINT).
+
+    Attributes:
+        repo_id: `org/unet`.
+    """
+
+    def __init__(self, repo_id: str, token: Token = None) -> None:
+        self.repo_id = repo_id
+        self._token = token
+
+    @cached_property
+    def client(self) -> HfApi:
+        """huggingface_hub's client; `MissingExtraError` without the package."""
+        try:
+            from huggingface_hub import HfApi
+        except ModuleNotFoundError as error:
+            if error.name != "huggingface_hub":
+                raise
+            raise MissingExtraError(
+                f"huggingface_hub is not installed. Install it with: python -m pip install 'npu_persist[{EXTRA}]'",
+                extra=EXTRA,
+                name=error.name,
+            ) from error
+        return HfApi(library_name="npu_persist", token=self._token)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE is set; `MissingExtraError` without huggingface_hub."""
+        _ = self.client
+        return _is_offline()
+
+    def find_commit(self, revision: str | None) -> str:
+        """Return the commit of a branch or tag; None for the default branch."""
+
+        def ask() -> str | None:
+            with hub_errors(f"look up {self.repo_id}", self.repo_id, revision):
+                # Only the commit: otherwise the response lists all files, and nothing limits its size.
+                return self.client.model_info(
+                    self.repo_id, revision=revision, expand=["sha"], timeout=_get_timeout()
+                ).sha
+
+        sha = retry(ask)
+        if sha is None or not is_commit(sha):
+            raise self._malformed(revision, "a commit of 40 hex digits", repr(sha))
+        return sha
+
+    def list_files(self, commit: str) -> dict[str, RemoteFile]:
+        """Return the files of a commit by path."""
+        tree = f"{self.client.endpoint}/api/models/{self.repo_id}/tree/{quote(commit, safe='')}"
+        url: str | None = f"{tree}?recursive=true"
+        files: dict[str, RemoteFile] = {}
+        entries = pages = 0
+        while url is not None:
+            page, url = self._read_page(url, commit)
+            entries, pages = entries + len(page), pages + 1
+            if pages > MAX_PAGES:
+                raise self._malformed(commit, f"a list of at most {MAX_PAGES} pages", "more")
+            if entries > MAX_ENTRIES:
+                raise self._malformed(commit, f"at most {MAX_ENTRIES} files and folders", "more")
+            files.update(self._parse_entry(entry, commit) for entry in page if entry.get("type") == "file")
+        return files
+
+    def read(self, path: str, commit: str, size: int) -> bytes:
+        """Return a small file, which must have this size."""
+        doing = f"download {path} of {self.repo_id}"
+        data, _ = self._read_bounded(self.file_url(path, commit), commit, doing, size)
+        if len(data) > size:
+            raise self.damaged(path, commit, f"{size} bytes", "more")
+        if len(data) < size:
+            raise self.incomplete(path, commit, size, len(data))
+        return data
+
+    @contextmanager
+    def stream(self, url: str, commit: str, doing: str, start: int = 0) -> Iterator[Stream]:
+        """Request a file or document from byte `start` on."""
+        from huggingface_hub import get_session, hf_raise_for_status
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        headers = {**build_hf_headers(library_name="npu_persist", token=self._token), "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        with ExitStack() as stack:
+            with hub_errors(doing, self.repo_id, commit):
+                request = get_session().stream("GET", url, headers=headers, timeout=_get_timeout())
+                response = stack.enter_context(request)
+                hf_raise_for_status(response)
+            yield Stream(response, doing, self.repo_id, commit)
+
+    def file_url(self, path: str, commit: str) -> str:
+        """Return the URL of a file."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo_id, path, revision=commit, endpoint=self.client.endpoint)
+
+    def damaged(self, path: str, commit: str, expected: str, got: str) -> FileIntegrityError:
+        """Return the error for a file that is not what the manifest or `artifact.json` says."""
+        where = f"{path} of {self.repo_id} at {commit}"
+        return FileIntegrityError(
+            f"{where}: expected {expected}, got {got}. The repository is damaged, or a proxy changes "
+            "its files; nothing was added to the store",
+            path=where,
+            expected=expected,
+            got=got,
+        )
+
+    def incomplete(self, path: str, commit: str, expected: int, got: int) -> HubError:
+        """Return the error for a response that ended early."""
+        return HubError(
+            f"could not download {path} of {self.repo_id}: expected {expected} bytes, got {got}. Try again later",
+            repo_id=self.repo_id,
+            revision=commit,
+        )
+
+    def _read_bounded(self, url: str, commit: str, doing: str, limit: int) -> tuple[bytes, str | None]:
+        """Return a body, or a little more than `limit` bytes of it, and the next page's URL."""
+
+        def read() -> tuple[bytes, str | None]:
+            body = bytearray()
+            with self.stream(url, commit, doing) as stream:
+                for piece in stream.pieces():
+                    body += piece
+                    if len(body) > limit:
+                        break
+                return bytes(body), stream.next_url
+
+        return retry(read)
+
+    def _read_page(self, url: str, commit: str) -> tuple[list[dict[str, Any]], str | None]:
+        doing = f"list the files of {self.repo_id}"
+        body, next_url = self._read_bounded(url, commit, doing, MAX_PAGE_SIZE)
+        try:
+            if len(body) > MAX_PAGE_SIZE:
+                raise ValueError("too large")  # noqa: TRY301 (reported below, with other malformed pages)
+            page = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise self._malformed(commit, f"at most {MAX_PAGE_SIZE} bytes of JSON", f"{len(body)} bytes") from error
+        if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
+            raise self._malformed(commit, "a list of files and folders", "something else")
+        if next_url is not None and not next_url.startswith(f"{self.client.endpoint}/"):
+            # Another host would get the token.
+            raise self._malformed(commit, "the next page at the same hub", next_url)
+        return page, next_url
+
+    def _parse_entry(self, entry: dict[str, Any], commit: str) -> tuple[str, RemoteFile]:
+        path, size, lfs = entry.get("path"), entry.get("size"), entry.get("lfs")
+        if not isinstance(path, str) or type(size) is not int or size < 0:
+            raise self._malformed(commit, "a path and a size for each file", f"{path!r}, {size!r}")
+        # A git tree cannot contain these. Names that only some platforms forbid are checked where they are used.
+        if "\\" in path or "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
+            raise self._malformed(commit, "paths inside the repository", repr(path))
+        return path, RemoteFile(size, entry.get("oid"), lfs.get("oid") if isinstance(lfs, dict) else None)
+
+    def _malformed(self, revision: str | None, expected: str, got: str) -> HubError:
+        return HubError(
+            f"{self.repo_id} at {self.client.endpoint}: expected {expected}, got {got[:200]}. Check HF_ENDPOINT "
+            "and the repository",
+            repo_id=self.repo_id,
+            revision=revision,
+        )
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision is a whole commit."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def retry(call: Callable[[], T], has_progressed: Callable[[], bool] = lambda: False) -> T:
+    """Call a function until it succeeds, fails permanently, or has failed `MAX_FAILURES` times without progress.
+
+    huggingface_hub's `http_backoff` retries neither a body that breaks off nor `model_info`, and waits for as long as
+    Retry-After says, be it a day.
+    """
+    failures = 0
+    while True:
+        try:
+            return call()
+        except HubError as error:
+            failures = 1 if has_progressed() else failures + 1
+            wait = _choose_wait(error, failures)
+            if wait is None or failures > MAX_FAILURES:
+                raise
+            log.warning("%s; retrying in %.0f s (%d of %d)", error, wait, failures, MAX_FAILURES)
+        time.sleep(wait)
+
+
+def is_temporary(error: HubError) -> bool:
+    """Return whether a retry may succeed: the network failed, or the hub itself."""
+    # A subclass names something to change first; a ValueError is the client's, about a name or malformed JSON.
+    return type(error) is HubError and error.status in _TEMPORARY and not isinstance(error.__cause__, ValueError)
 
 
 @contextmanager
-def hub_errors(doing: str, repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the client raises inside into ours.
-
-    Args:
-        doing: What is done inside, to follow "could not".
-        repo: The repository.
-        revision: The revision that is asked for.
-    """
+def hub_errors(doing: str, repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the client raises inside the block into `HubError`: "could not {doing}: …"."""
     try:
         yield
     except (NpuPersistError, MemoryError):
         raise
-    except Exception as error:  # the client's, its transport's and what a strange answer makes of both: no common root
-        raise _translate(error, doing, repo, revision) from error
+    except Exception as error:  # the client's, its transport's, and what malformed responses cause: no common root
+        raise _translate(error, doing, repo_id, revision) from error
 
 
 @contextmanager
-def progress_bars(*, shown: bool) -> Iterator[None]:
-    """Let the client draw its progress bars inside, or not, if HF_HUB_DISABLE_PROGRESS_BARS leaves it to us."""
+def without_progress_bars() -> Iterator[None]:
+    """Keep the client from drawing progress bars inside the block, unless HF_HUB_DISABLE_PROGRESS_BARS decides."""
     from huggingface_hub import constants
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if shown or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
         yield
         return
     disable_progress_bars()
@@ -87,54 +314,67 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
         enable_progress_bars()
 
 
-def _translate(error: Exception, doing: str, repo: str, revision: str | None) -> HubError:
+def _choose_wait(error: HubError, failures: int) -> float | None:
+    """Return how many seconds to wait before the next try; None for no other try."""
+    if not is_temporary(error) or _is_offline():
+        return None
+    response = getattr(error.__cause__, "response", None)
+    wanted = "" if response is None else response.headers.get("Retry-After", "").strip()
+    if wanted.isascii() and wanted.isdigit():  # not a date: the backoff is as good a guess
+        return float(wanted) if float(wanted) <= MAX_WAIT else None
+    return min(2.0 ** (failures - 1), _MAX_BACKOFF)
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _get_timeout() -> float:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_DOWNLOAD_TIMEOUT
+
+
+def _translate(error: Exception, doing: str, repo_id: str, revision: str | None) -> HubError:
     from huggingface_hub import constants
 
     cause = _find_cause(error)
-    response = getattr(cause, "response", None)
-    status = getattr(response, "status_code", None)
-    kind, text = _judge(cause, status, f"{repo} at {constants.ENDPOINT}", revision or constants.DEFAULT_REVISION)
-    return kind(f"could not {doing}: {text}", repo=repo, revision=revision, status=status)
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    where = f"{repo_id} at {constants.ENDPOINT}"
+    kind, text = _explain(cause, status, where, revision or constants.DEFAULT_REVISION)
+    return kind(f"could not {doing}: {text}", repo_id=repo_id, revision=revision, status=status)
 
 
-def _judge(cause: BaseException, status: int | None, at: str, revision: str) -> tuple[type[HubError], str]:
+def _explain(cause: BaseException, status: int | None, where: str, revision: str) -> tuple[type[HubError], str]:
     from huggingface_hub import errors
 
-    said = _said(cause)
+    message = " ".join((getattr(cause, "server_message", None) or str(cause)).split())
+    message = message[:_MAX_MESSAGE].rstrip(".") or "no message"
+    missing = f"{where} does not exist, or your token cannot see it. Check the name; if it is private, {_LOG_IN}"
     for kind, ours, text in (
-        (
-            errors.OfflineModeIsEnabled,
-            HubError,
-            "HF_HUB_OFFLINE is set, and this needs the hub. Unset it and try again",
-        ),
-        (errors.GatedRepoError, HubAccessError, f"{at} is gated. Ask for access on its page; {_TOKEN}"),
-        (
-            errors.RepositoryNotFoundError,
-            HubNotFoundError,
-            f"there is no {at} that this token may see. Check the name; if it is private, {_TOKEN}",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            HubNotFoundError,
-            f"{at} has no revision {revision}. Its page lists branches and tags",
-        ),
-        (errors.RemoteEntryNotFoundError, HubNotFoundError, f"{at} lacks a file at revision {revision}: {said}"),
-        (errors.HFValidationError, HubError, f"{said}. Use another name"),
-        (errors.LocalTokenNotFoundError, HubAccessError, f"{at} wants a token. {_TOKEN}"),
+        (errors.OfflineModeIsEnabled, HubError, "HF_HUB_OFFLINE is set, and this needs the hub. Unset it"),
+        (errors.GatedRepoError, HubAccessError, f"{where} is gated. Request access on its page; {_LOG_IN}"),
+        (errors.RepositoryNotFoundError, HubNotFoundError, missing),
+        (errors.RevisionNotFoundError, HubNotFoundError, f"{where} has no revision {revision}"),
+        (errors.RemoteEntryNotFoundError, HubNotFoundError, f"{where} lacks a file at revision {revision}: {message}"),
+        (errors.HFValidationError, HubError, f"{message}. Use another name"),
+        (errors.LocalTokenNotFoundError, HubAccessError, f"{where} requires a token: {_LOG_IN}"),
     ):
         if isinstance(cause, kind):
             return ours, text
-    if status in _REFUSED:
-        return HubAccessError, f"{at} does not allow it: {said}. {_TOKEN}; it has to be one that may"
-    if status in _MOVED:
-        return HubConflictError, f"{at}: the branch moved, or the name is taken ({said}). Pull, or push again"
+    if status in {401, 403}:
+        return HubAccessError, f"{where} denied it: {message}. The token must allow it; {_LOG_IN}"
+    if status in {409, 412}:
+        return HubConflictError, f"{where}: the branch moved, or the name is taken ({message}). Pull, or push again"
     if status is not None:
-        return HubError, f"{at} answered {status}: {said}. Try again later"
-    return HubError, f"no usable answer from {at}: {type(cause).__name__}: {said}. Check the network and try again"
+        return HubError, f"{where} answered {status}: {message}. Try again later"
+    return HubError, f"no usable answer from {where}: {type(cause).__name__}: {message}. Check the network"
 
 
 def _find_cause(error: Exception) -> BaseException:
-    """Return the first of an error and its causes that says what happened: the client wraps some in a RuntimeError."""
+    """Return the error that says what happened: the client wraps some in a RuntimeError."""
     from huggingface_hub import errors
 
     known = (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError)
@@ -145,9 +385,3 @@ def _find_cause(error: Exception) -> BaseException:
             return current
         last, current = current, current.__cause__
     return last if isinstance(error, (RuntimeError, FileNotFoundError)) else error
-
-
-def _said(error: BaseException) -> str:
-    """Return what the hub said itself, else the error's own words, in one line of bounded length."""
-    text = " ".join((getattr(error, "server_message", None) or str(error)).split())
-    return text[:_LONGEST_SAID].rstrip(".") or "nothing"

@@ -1,47 +1,64 @@
-"""What a pull takes from a commit: the bundle's files, the artifacts that fit, their signatures, and nothing else.
-
-The promise: this decides from what was read already (the manifest, the hub's list of files, each `artifact.json`), and
-touches no network. What is not taken has a reason.
-"""
+"""Plan a pull: what a commit has of a bundle, and which of its files and compiled artifacts to download."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, Artifact, check_layout
-from npu_persist.artifact.attached import list_attached
+import msgspec
+
+from npu_persist.artifact.artifact import (
+    ARTIFACT_FILE,
+    ARTIFACT_SIGNATURE_FILE,
+    MAX_ARTIFACT_SIZE,
+    Artifact,
+    check_layout,
+)
+from npu_persist.artifact.attached import MAX_ATTACHED, MAX_DESCRIPTIONS, list_attached
 from npu_persist.artifact.compatibility import check_attached
-from npu_persist.bundle.manifest import COMPILED_DIRECTORY, MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
+from npu_persist.bundle.manifest import (
+    COMPILED_DIRECTORY,
+    MANIFEST_FILE,
+    MANIFEST_SIGNATURE_FILE,
+    MAX_MANIFEST_SIZE,
+    ORIGIN_FILE,
+    Manifest,
+)
 from npu_persist.bundle.origin import read_origin
-from npu_persist.errors import ArtifactError, IntegrityError, StoreError
+from npu_persist.errors import (
+    ArtifactError,
+    FileIntegrityError,
+    HubNotFoundError,
+    IntegrityError,
+    ManifestError,
+    StoreError,
+)
+from npu_persist.files.digest import digest_bytes
+from npu_persist.files.filesystem import path_problem
+from npu_persist.hub.pulled import CommitSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from dataclasses import dataclass
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.device.machine import Machine
-    from npu_persist.hub.pulled import Seen
-else:
-    from npu_persist.files.frozen import dataclass
+    from npu_persist.hub.client import Repository
 
 log = logging.getLogger(__name__)
 
-Choice = Literal["fitting", "none", "all"]
-"""Which artifacts a pull takes."""
+MAX_SIGNATURES_SIZE = 1024 * 1024
+"""Largest file of signatures, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """A file that a pull takes.
+class PlannedFile(msgspec.Struct, frozen=True):
+    """A file that a pull needs.
 
     Attributes:
-        path: Where it is in the repository.
-        size: Its bytes.
-        is_here: Whether the store has it already, so that nothing is downloaded.
+        path: Its path in the repository.
+        size: Its size in bytes.
+        is_here: Whether the store has it already, so that it is not downloaded.
     """
 
     path: str
@@ -49,12 +66,11 @@ class PlannedFile:
     is_here: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PassedOver:
-    """An artifact that a pull does not take.
+class SkippedArtifact(msgspec.Struct, frozen=True):
+    """An artifact that a pull does not download.
 
     Attributes:
-        folder: Its folder below `compiled/`.
+        folder: Its folder in `compiled/`.
         reason: Why.
     """
 
@@ -62,14 +78,13 @@ class PassedOver:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenArtifact:
-    """An artifact that a pull takes.
+class PlannedArtifact(msgspec.Struct, frozen=True):
+    """An artifact that a pull downloads.
 
     Attributes:
-        folder: Its folder in the repository, `compiled/npu-4000`.
-        artifact: What its `artifact.json` says.
-        is_signed: Whether signatures stand beside that.
+        folder: Its folder in the repository: `compiled/npu-4000`.
+        artifact: Its `artifact.json`.
+        is_signed: Whether the repository has signatures for it.
     """
 
     folder: str
@@ -77,157 +92,263 @@ class ChosenArtifact:
     is_signed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a pull does, or did.
+class PlannedSignature(msgspec.Struct, frozen=True):
+    """A file of signatures that a pull renews.
 
     Attributes:
-        repo: `org/unet`.
+        path: Its path in the repository.
+        target: The file in the store.
+    """
+
+    path: str
+    target: Path
+
+
+class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pull would do.
+
+    Attributes:
+        repo_id: `org/unet`.
         commit: The commit, 40 hex digits.
         name: The bundle's name.
         digest: The bundle's digest.
-        reference: The version that the store has of it: `unet:3`; None if it has none.
-        files: What it takes.
-        artifacts: The artifacts among that.
-        passed_over: The artifacts that it does not take.
-        signatures: What it renews of what the store has: signatures by their path in the repository, and where they go.
+        reference: The version in the store with this content: `unet:3`; None if there is none.
+        files: The files it needs.
+        artifacts: The artifacts it downloads.
+        skipped: The artifacts it does not download.
+        signatures: The signatures it renews, of what the store has already.
     """
 
-    repo: str
+    repo_id: str
     commit: str
     name: str
     digest: str
     reference: str | None
     files: tuple[PlannedFile, ...]
-    artifacts: tuple[ChosenArtifact, ...]
-    passed_over: tuple[PassedOver, ...]
-    signatures: tuple[tuple[str, Path], ...]
+    artifacts: tuple[PlannedArtifact, ...]
+    skipped: tuple[SkippedArtifact, ...]
+    signatures: tuple[PlannedSignature, ...]
 
     @property
     def download_size(self) -> int:
-        """Bytes that come over the network."""
+        """Bytes to download."""
         return sum(file.size for file in self.files if not file.is_here)
 
 
-def make_plan(  # noqa: PLR0913 (what is wanted, what is there and what is here)
+def read_summary(repository: Repository, commit: str, *, compiled: bool) -> tuple[CommitSummary, bytes]:
+    """Read what a commit has of a bundle, and the bytes of its manifest; with `compiled` its `artifact.json` files too.
+
+    The manifest is valid, each of its files has the size that it gives, and each name in `compiled/` is valid on every
+    platform. Raises `HubNotFoundError` without a manifest, `IntegrityError` if something is damaged or hostile.
+    """
+    sizes = {path: file.size for path, file in repository.list_files(commit).items()}
+    where = f"{repository.repo_id} at {commit}"
+    if MANIFEST_FILE not in sizes:
+        raise HubNotFoundError(
+            f"{where} has no bundle: expected {MANIFEST_FILE} at its root, got {len(sizes)} other files. "
+            "`npu-persist push` uploads one",
+            repo_id=repository.repo_id,
+            revision=commit,
+        )
+    if sizes[MANIFEST_FILE] > MAX_MANIFEST_SIZE:
+        raise ManifestError(
+            f"{where}: expected a {MANIFEST_FILE} of at most {MAX_MANIFEST_SIZE} bytes, got {sizes[MANIFEST_FILE]}"
+        )
+    data = repository.read(MANIFEST_FILE, commit, sizes[MANIFEST_FILE])
+    manifest = Manifest.from_json(data, source=f"{MANIFEST_FILE} of {where}")
+    for path, entry in manifest.files.items():
+        _check_size(where, path, entry.size, sizes.get(path))
+    inside = [path for path in sizes if compiled and path.startswith(f"{COMPILED_DIRECTORY}/")]
+    _check_names(where, inside)
+    for path in (MANIFEST_SIGNATURE_FILE, *inside):
+        if path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}")):
+            size = sizes.get(path, 0)
+            if size > MAX_SIGNATURES_SIZE:
+                raise IntegrityError(f"{path} of {where}: expected at most {MAX_SIGNATURES_SIZE} bytes, got {size}")
+    needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *manifest.files, *inside}
+    summary = CommitSummary(
+        repo_id=repository.repo_id,
+        commit=commit,
+        name=manifest.name,
+        digest=digest_bytes(data),
+        sizes={path: sizes[path] for path in sorted(needed & sizes.keys())},
+        descriptions=_read_descriptions(repository, commit, sizes, inside) if compiled else None,
+    )
+    return summary, data
+
+
+def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what is wanted)
     bundle: Bundle,
     existing: Bundle | None,
     held: Iterable[str],
-    seen: Seen,
+    summary: CommitSummary,
     machines: Sequence[Machine] | None,
     *,
     is_new: bool,
-) -> Plan:
-    """Decide what to take.
+) -> PullPlan:
+    """Decide what to download, without any network access.
 
     Args:
-        bundle: The bundle as its manifest describes it; its files need not be there.
-        existing: The version that the store has of it, if it has one.
-        held: Digests of files that the store has.
-        seen: What the commit holds.
-        machines: The machines, one of which an artifact has to run on; None takes all artifacts.
-        is_new: Whether the store had not seen the commit: somebody may have signed since what it has.
+        bundle: The bundle as its manifest describes it; its files need not exist.
+        existing: The version in the store with this content.
+        held: Digests of files that other versions have.
+        summary: What the commit has.
+        machines: The machines of which one must be able to run an artifact; None for all artifacts.
+        is_new: Whether the commit was not pulled before, so that its signatures may be newer than the store's.
     """
-    there = frozenset(held)
-    files = [PlannedFile(MANIFEST_FILE, seen.sizes[MANIFEST_FILE], existing is not None)]
+    sizes, there = summary.sizes, frozenset(held)
+    files = [PlannedFile(MANIFEST_FILE, sizes[MANIFEST_FILE], existing is not None)]
     files += (
         PlannedFile(path, entry.size, existing is not None or entry.digest in there)
         for path, entry in bundle.manifest.files.items()
     )
-    signatures: list[tuple[str, Path]] = []
-    if MANIFEST_SIGNATURE_FILE in seen.sizes:
-        signature = None if existing is None else existing.path / MANIFEST_SIGNATURE_FILE
-        is_here = signature is not None and not is_new and signature.exists()
-        files.append(PlannedFile(MANIFEST_SIGNATURE_FILE, seen.sizes[MANIFEST_SIGNATURE_FILE], is_here))
-        if signature is not None and not is_here:
-            signatures.append((MANIFEST_SIGNATURE_FILE, signature))
-    chosen: list[ChosenArtifact] = []
-    passed_over: list[PassedOver] = []
-    own = {_purpose(artifact): artifact for artifact in _own_artifacts(existing)}
-    attached = [] if existing is None else list(list_attached(existing))
-    for folder, text in sorted((seen.descriptions or {}).items()):
-        found = _choose(bundle, folder, text, seen, machines)
-        if isinstance(found, PassedOver):
-            passed_over.append(found)
+    chosen: list[PlannedArtifact] = []
+    skipped: list[SkippedArtifact] = []
+    signatures: list[PlannedSignature] = []
+
+    def add_signature(path: str, target: Path | None) -> None:
+        is_here = target is not None and not is_new and target.exists()
+        files.append(PlannedFile(path, sizes[path], is_here))
+        if target is not None and not is_here:
+            signatures.append(PlannedSignature(path, target))
+
+    if MANIFEST_SIGNATURE_FILE in sizes:
+        add_signature(MANIFEST_SIGNATURE_FILE, None if existing is None else existing.path / MANIFEST_SIGNATURE_FILE)
+    attached = [
+        (folder, artifact)
+        for folder, artifact in ([] if existing is None else list_attached(existing))
+        if isinstance(artifact, Artifact)
+    ]
+    compiled_here = {
+        _get_purpose(artifact) for folder, artifact in attached if not os.path.lexists(folder / ORIGIN_FILE)
+    }
+    for folder, text in sorted((summary.descriptions or {}).items()):
+        found = _select(bundle, folder, text, summary, machines)
+        if isinstance(found, SkippedArtifact):
+            skipped.append(found)
             continue
-        artifact = found.artifact
-        here = next((path for path, other in attached if other == artifact and _is_sound(path, artifact)), None)
+        artifact, purpose = found.artifact, _get_purpose(found.artifact)
+        here = next((path for path, other in attached if other == artifact and _is_intact(path, artifact)), None)
         if here is None:
-            if _purpose(artifact) in own:
-                passed_over.append(PassedOver(folder, "One for the same was compiled here, and stays."))
+            if purpose in compiled_here:
+                skipped.append(SkippedArtifact(folder, "One for the same purpose was compiled here, and is kept."))
                 continue
-            if twin := [other.folder for other in chosen if _purpose(other.artifact) == _purpose(artifact)]:
-                passed_over.append(PassedOver(folder, f"It is for the same as {twin[0]}."))
+            if twin := [other.folder for other in chosen if _get_purpose(other.artifact) == purpose]:
+                skipped.append(SkippedArtifact(folder, f"It is for the same purpose as {twin[0]}."))
                 continue
             chosen.append(found)
-        files += (
-            PlannedFile(path, seen.sizes[path], here is not None)
-            for path in (f"{found.folder}/{name}" for name in (ARTIFACT_FILE, *artifact.files))
-        )
+        paths = [f"{found.folder}/{name}" for name in (ARTIFACT_FILE, *artifact.files)]
+        files += (PlannedFile(path, sizes[path], here is not None) for path in paths)
         if found.is_signed:
-            path = f"{found.folder}/{ARTIFACT_SIGNATURE_FILE}"
-            is_here = here is not None and not is_new and (here / ARTIFACT_SIGNATURE_FILE).exists()
-            files.append(PlannedFile(path, seen.sizes[path], is_here))
-            if here is not None and not is_here:
-                signatures.append((path, here / ARTIFACT_SIGNATURE_FILE))
-    return Plan(
-        repo=seen.repo,
-        commit=seen.commit,
+            target = None if here is None else here / ARTIFACT_SIGNATURE_FILE
+            add_signature(f"{found.folder}/{ARTIFACT_SIGNATURE_FILE}", target)
+    return PullPlan(
+        repo_id=summary.repo_id,
+        commit=summary.commit,
         name=bundle.name,
         digest=bundle.digest,
         reference=None if existing is None else existing.reference,
         files=tuple(files),
         artifacts=tuple(chosen),
-        passed_over=tuple(passed_over),
+        skipped=tuple(skipped),
         signatures=tuple(signatures),
     )
 
 
-def _choose(
-    bundle: Bundle, folder: str, text: str, seen: Seen, machines: Sequence[Machine] | None
-) -> ChosenArtifact | PassedOver:
+def _check_size(where: str, path: str, expected: int, got: int | None) -> None:
+    if got != expected:
+        found = "nothing" if got is None else f"{got} bytes"
+        raise FileIntegrityError(
+            f"{path} of {where}: the manifest says {expected} bytes, got {found}. Push the bundle again",
+            path=path,
+            expected=f"{expected} bytes",
+            got=found,
+        )
+
+
+def _check_names(where: str, paths: Iterable[str]) -> None:
+    spellings: dict[str, str] = {}
+    for path in paths:
+        problem = path_problem(path)
+        twin = spellings.setdefault(path.lower(), path)
+        if problem is None and twin != path:
+            problem = f"differs from {twin!r} in upper and lower case only"
+        if problem is not None:
+            expected = "a name that is valid on every platform"
+            raise ArtifactError(
+                f"{path!r} of {where} {problem}: expected {expected}. Nothing was pulled; `--no-compiled` leaves out "
+                "all compiled artifacts",
+                path=path,
+                expected=expected,
+                got=problem,
+            )
+
+
+def _read_descriptions(
+    repository: Repository, commit: str, sizes: Mapping[str, int], inside: Iterable[str]
+) -> dict[str, str]:
+    found = {}
+    for path in inside:
+        _, folder, *rest = path.split("/")
+        if rest == [ARTIFACT_FILE]:
+            found[folder] = sizes[path]
+    total = sum(found.values())
+    if len(found) > MAX_ATTACHED or total > MAX_DESCRIPTIONS or max(found.values(), default=0) > MAX_ARTIFACT_SIZE:
+        expected = f"at most {MAX_ATTACHED} artifacts, and at most {MAX_DESCRIPTIONS} bytes of {ARTIFACT_FILE}"
+        raise ArtifactError(
+            f"{repository.repo_id} at {commit}: expected {expected} ({MAX_ARTIFACT_SIZE} each); got {len(found)} with "
+            f"{total} bytes. `--no-compiled` leaves out all compiled artifacts",
+            path=COMPILED_DIRECTORY,
+            expected=expected,
+            got=f"{len(found)} with {total} bytes",
+        )
+    texts = {}
+    for folder, size in found.items():
+        data = repository.read(f"{COMPILED_DIRECTORY}/{folder}/{ARTIFACT_FILE}", commit, size)
+        texts[folder] = data.decode("utf-8", "replace")  # text that this changes is no valid description
+    return texts
+
+
+def _select(
+    bundle: Bundle, folder: str, text: str, summary: CommitSummary, machines: Sequence[Machine] | None
+) -> PlannedArtifact | SkippedArtifact:
     place = f"{COMPILED_DIRECTORY}/{folder}"
     try:
-        artifact = Artifact.from_json(text.encode(), source=f"{seen.repo}/{place}/{ARTIFACT_FILE}")
+        artifact = Artifact.from_json(text.encode(), source=f"{summary.repo_id}/{place}/{ARTIFACT_FILE}")
     except ArtifactError as error:
-        return PassedOver(folder, str(error))
+        return SkippedArtifact(folder, str(error))
     if artifact.to_json() != text.encode():
-        return PassedOver(folder, f"Its {ARTIFACT_FILE} is not as this version of npu_persist writes it.")
+        return SkippedArtifact(folder, f"Its {ARTIFACT_FILE} is not written as this version of npu_persist writes it.")
     if artifact.subject != bundle.digest:
-        return PassedOver(folder, f"It was compiled from the bundle {artifact.subject}; this one is {bundle.digest}.")
+        return SkippedArtifact(
+            folder, f"It was compiled from the bundle {artifact.subject}; this one is {bundle.digest}."
+        )
     for path, entry in artifact.files.items():
-        size = seen.sizes.get(f"{place}/{path}")
+        size = summary.sizes.get(f"{place}/{path}")
         if size != entry.size:
             got = "nothing" if size is None else f"{size} bytes"
-            return PassedOver(folder, f"Its {path} has {entry.size} bytes; the hub has {got}.")
+            return SkippedArtifact(folder, f"Its {path} should have {entry.size} bytes; the hub has {got}.")
     if machines is not None:
-        # Nothing is at this path, so that the description alone is judged.
+        # Nothing is at this path, so that only the description is judged.
         verdicts = [check_attached(bundle, bundle.path / place, artifact, machine) for machine in machines]
         if all(verdict.status == "unsupported" for verdict in verdicts):
             reasons = dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons)
-            return PassedOver(folder, " ".join(reasons) or "There is no device to judge it for.")
-    return ChosenArtifact(place, artifact, f"{place}/{ARTIFACT_SIGNATURE_FILE}" in seen.sizes)
+            return SkippedArtifact(folder, " ".join(reasons) or "There is no device to run it on.")
+    return PlannedArtifact(place, artifact, f"{place}/{ARTIFACT_SIGNATURE_FILE}" in summary.sizes)
 
 
-def _own_artifacts(existing: Bundle | None) -> Iterator[Artifact]:
-    if existing is not None:
-        for folder, artifact in list_attached(existing):
-            if isinstance(artifact, Artifact) and not os.path.lexists(folder / ORIGIN_FILE):
-                yield artifact
-
-
-def _is_sound(folder: Path, artifact: Artifact) -> bool:
-    """Tell whether what is attached is there with its origin, as far as sizes tell; if not, it is pulled anew."""
+def _is_intact(folder: Path, artifact: Artifact) -> bool:
+    """Return whether an attached artifact's origin is valid and its files have the right sizes."""
     try:
         read_origin(folder)
         check_layout(folder, artifact)
     except (IntegrityError, StoreError, OSError) as error:
-        log.warning("%s is damaged: %s", folder, error)
+        log.warning("%s is damaged and will be pulled again: %s", folder, error)
         return False
     return True
 
 
-def _purpose(artifact: Artifact) -> Any:
-    """Return what only one attached artifact can be for."""
+def _get_purpose(artifact: Artifact) -> Any:
+    """Return what only one attached artifact of a bundle can be for."""
     shapes = tuple(sorted((artifact.shapes or {}).items()))
     return artifact.target, artifact.graph, shapes, tuple(sorted(artifact.properties.items()))

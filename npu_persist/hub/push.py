@@ -1,63 +1,86 @@
-"""The verb `push`: a bundle, verified and sent to a repository on the hub in one commit.
+"""Push a bundle to a repository on the hub: verified, in one commit, and only the files that the repository lacks.
 
-The promise: what is sent is what the manifest vouches for, byte by byte, and only what the repository lacks. The branch
-shows the old bundle or the whole new one. Where somebody else changed the branch meanwhile, or the tag is taken by
-another bundle, nothing changes and a `HubConflictError` says so. Pushing the same again changes nothing.
+The branch has the old bundle or the whole new one. If someone changed the branch meanwhile, or the tag names another
+bundle, nothing changes and a `HubConflictError` says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import re
-from typing import TYPE_CHECKING
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
-from npu_persist.bundle.manifest import MANIFEST_FILE
+import msgspec
+
+from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE, Artifact
+from npu_persist.artifact.attached import list_attached, verify_attached
+from npu_persist.bundle.bundle import read_manifest
+from npu_persist.bundle.manifest import (
+    COMPILED_DIRECTORY,
+    MANIFEST_FILE,
+    MANIFEST_SIGNATURE_FILE,
+    MAX_MANIFEST_SIZE,
+    FileEntry,
+    Manifest,
+)
 from npu_persist.bundle.reference import HUB_SCHEME, HubReference, parse
-from npu_persist.errors import HubConflictError, HubError, HubNotFoundError, ReferenceFormatError, UsageError
+from npu_persist.errors import (
+    ArtifactError,
+    FileIntegrityError,
+    FormatVersionError,
+    HubConflictError,
+    HubError,
+    HubNotFoundError,
+    ManifestError,
+    ReferenceFormatError,
+    UsageError,
+)
+from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_bytes
+from npu_persist.files.filesystem import is_directory, store_errors
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
-from npu_persist.hub.client import hub_errors, open_client, progress_bars
-from npu_persist.hub.inventory import kept_artifacts, list_stale, take_inventory
+from npu_persist.hub.client import RemoteFile, Repository, hub_errors, is_commit, without_progress_bars
+from npu_persist.hub.plan import MAX_SIGNATURES_SIZE
 from npu_persist.hub.pulled import resolve
-from npu_persist.hub.upload import from_bytes, list_outgoing
+from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
-    import os
-    from dataclasses import dataclass
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd
 
-    from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.hub.inventory import Inventory
-    from npu_persist.hub.upload import Outgoing
+    from npu_persist.hub.client import Token
+    from npu_persist.progress import ProgressCallback, Stage
     from npu_persist.store.api import AnyStore
-else:
-    from npu_persist.files.frozen import dataclass
 
 log = logging.getLogger(__name__)
 
 MAIN = "main"
-"""The branch that a repository begins with."""
+"""The default branch of a new repository."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+IN_MEMORY = 1024 * 1024
+"""Largest file that is sent from memory: the hub keeps small text files in git, where no sha256 protects them."""
+
+_COMPILED = f"{COMPILED_DIRECTORY}/"
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class PushResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a push did.
 
     Attributes:
-        repo: The repository: `org/unet`.
-        commit: The commit that holds the bundle: a new one, or the one that held it already.
-        tag: The tag that names it; None without one.
+        repo_id: The repository: `org/unet`.
+        commit: The commit with the bundle: a new one, or the one that had it already.
+        tag: The tag of the commit; None without one.
         url: The page of the commit, or of the pull request.
         uploaded_bytes: Bytes of the files that the repository lacked.
-        skipped_bytes: Bytes of those that it had.
+        skipped_bytes: Bytes of the files that it had.
     """
 
-    repo: str
+    repo_id: str
     commit: str
     tag: str | None
     url: str
@@ -65,248 +88,418 @@ class Pushed:
     skipped_bytes: int
 
 
-def push(  # noqa: PLR0913 (what a user can say; all but two have a default)
+def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
     reference: str | os.PathLike[str],
-    repo: str,
+    repo_id: str,
     *,
     revision: str | None = None,
     tag: str | None = None,
-    message: str | None = None,
+    commit_message: str | None = None,
     private: bool | None = None,
     create_pr: bool = False,
     compiled: bool = True,
+    token: Token = None,
     store: AnyStore = None,
-    progress: bool = False,
-) -> Pushed:
-    """Send a bundle to a repository on the hub; the repository and the branch are made where they are missing.
+    progress: ProgressCallback | None = None,
+) -> PushResult:
+    """Verify a bundle and upload it to a repository on the hub, in one commit.
+
+    The repository and the branch are created if they do not exist. Pushing the same bundle again changes nothing.
 
     Args:
         reference: The bundle: `unet`, `unet:3`, a directory.
-        repo: The repository: `org/unet`.
+        repo_id: The repository: `org/unet`.
         revision: The branch; None for `main`.
-        tag: The tag for the commit; None for `v3` if the bundle is version 3 of a store, else for none.
-        message: The commit's message.
-        private: Whether a new repository is private; None for what the hub does by default. A repository that is
-            there and public refuses True.
-        create_pr: Open a pull request instead of changing the branch; no tag then.
-        compiled: With the compiled artifacts that are attached.
+        tag: The tag of the commit; None for `v3` if the bundle is version 3 in a store, else for no tag.
+        commit_message: The commit's message; None for the bundle's reference and digest.
+        private: Whether a new repository is private; None for your account's default. True is an error for an existing
+            public repository.
+        create_pr: Open a pull request instead of changing the branch. It gets no tag.
+        compiled: Whether to include the attached compiled artifacts.
+        token: As in huggingface_hub: a token, True to require the one you logged in with, False to send none.
         store: A store, its directory, or None for the default one.
-        progress: Let huggingface_hub draw its progress bars on stderr.
+        progress: Called with events of the stage "push", in bytes; a file counts when it is uploaded.
 
     Raises:
         UsageError: The arguments do not fit together.
         BundleNotFoundError: There is no such bundle.
-        IntegrityError: A file is not what the manifest or its artifact says; nothing is sent.
+        IntegrityError: A file is not what the manifest or its artifact says; nothing was uploaded.
         MissingExtraError: huggingface_hub is not installed.
-        HubAccessError: The token is missing, or does not allow it.
+        HubAccessError: A token is missing, or does not allow it.
         HubConflictError: The branch moved meanwhile, or the tag names another bundle.
-        HubError: The hub refused, or cannot be reached.
+        HubError: The hub refused or cannot be reached.
 
     Example:
         >>> import npu_persist
-        >>> pushed = npu_persist.push("unet:3", "org/unet", private=True)  # doctest: +SKIP
-        >>> pushed.tag, pushed.uploaded_bytes  # doctest: +SKIP
+        >>> result = npu_persist.push("unet:3", "org/unet", private=True)  # doctest: +SKIP
+        >>> result.tag, result.uploaded_bytes  # doctest: +SKIP
         ('v3', 1722304211)
     """
-    target = _parse_target(repo)
-    _check_arguments(revision, tag, message, create_pr=create_pr)
+    repo_id = _parse_repo_id(repo_id)
+    _check_arguments(revision, tag, commit_message, create_pr=create_pr)
     bundle = resolve(open_store(store), reference)
     if tag is None and bundle.version is not None and not create_pr:
         tag = f"v{bundle.version}"
-    reference_on_hub = _with_tag(target, tag)
-    client = open_client()
-    files, artifacts = list_outgoing(bundle, compiled=compiled)
-    name, branch = target.repository, revision or MAIN
-    commit, tags = _open_repository(client, name, branch, private=private, create_pr=create_pr)
-    there = take_inventory(client, name, commit)
-    names_this = _check_tag(client, bundle, tag, tags, there, files)
-    with hub_errors(f"read {name}", name, branch):
-        stale = list_stale(client, there, files)
-        shown = kept_artifacts(client, there, stale, artifacts) | artifacts
-        card = _make_card(client, there, bundle, reference_on_hub, shown)
+    hub_reference = _name_tag(repo_id, tag)
+    repository, branch = Repository(repo_id, token), revision or MAIN
+    _ = repository.client  # before a large bundle is hashed
+    files, artifacts = list_files(bundle, compiled=compiled)
+    commit, tags = _open_repository(repository, branch, private=private, create_pr=create_pr)
+    there = repository.list_files(commit)
+    is_tagged = _check_tag(repository, bundle, tag, tags, files)
+    stale = _list_stale(repository, commit, there, files)
+    kept = _read_kept_artifacts(repository, commit, there, stale, artifacts)
+    card = _make_card(repository, commit, there, bundle, hub_reference, kept | artifacts)
     files |= {} if card is None else {CARD_FILE: card}
-    lacking = {path: file for path, file in files.items() if not there.holds(path, file)}
-    url = f"{client.endpoint}/{name}/commit/{commit}"
-    if lacking or stale:
-        said = message or f"{bundle.reference if bundle.version else bundle.name} ({bundle.digest})"
-        with hub_errors(f"push {bundle.reference}", name, branch), progress_bars(shown=progress):
-            new, url = _commit(client, there, branch, lacking, stale, said, create_pr=create_pr)
+    missing = {path: file for path, file in files.items() if not file.is_in(there, path)}
+    uploaded = sum(file.size for file in missing.values())
+    new, url = commit, f"{repository.client.endpoint}/{repo_id}/commit/{commit}"
+    if missing or stale:
+        message = commit_message or f"{bundle.reference if bundle.version else bundle.name} ({bundle.digest})"
+        upload = _Upload(repository, commit, branch, create_pr=create_pr)
+        with (
+            hub_errors(f"push {bundle.reference}", repo_id, branch),
+            without_progress_bars(),
+            Reporter(progress).stage("push", total=uploaded, unit="bytes", beats=True) as stage,
+        ):
+            new, url = upload.run(missing, stale, message, stage)
     else:
-        new = commit
-        log.info("%s: %s holds all of it already, at %s", bundle.reference, name, commit)
-    if tag is not None and (new != commit or not names_this):
-        _tag(client, name, tag, new, replace=names_this)
-    sent = sum(file.size for file in lacking.values())
-    return Pushed(name, new, tag, url, sent, sum(file.size for file in files.values()) - sent)
+        log.info("%s: %s has all of it already, at %s", bundle.reference, repo_id, commit)
+    if tag is not None and (new != commit or not is_tagged):
+        _set_tag(repository, tag, new, replace=is_tagged)
+    total = sum(file.size for file in files.values())
+    return PushResult(
+        repo_id=repo_id, commit=new, tag=tag, url=url, uploaded_bytes=uploaded, skipped_bytes=total - uploaded
+    )
 
 
-def _parse_target(repo: str) -> HubReference:
+class LocalFile(NamedTuple):
+    """A file to upload.
+
+    Attributes:
+        size: Its size in bytes.
+        sha256: Its LFS object id: 64 hex digits.
+        content: Its bytes, or its path.
+    """
+
+    size: int
+    sha256: str
+    content: bytes | Path
+
+    def is_in(self, there: Mapping[str, RemoteFile], path: str) -> bool:
+        """Return whether a path on the hub has the same content."""
+        if path not in there or there[path].size != self.size:
+            return False
+        remote = there[path]
+        return remote.oid == self._hash_as_git() if remote.sha256 is None else remote.sha256 == self.sha256
+
+    def _hash_as_git(self) -> str:
+        hasher = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        if isinstance(self.content, bytes):
+            hasher.update(self.content)
+        else:
+            with self.content.open("rb") as file:
+                while piece := file.read(BUFFER_SIZE):
+                    hasher.update(piece)
+        return hasher.hexdigest()
+
+
+def list_files(bundle: Bundle, *, compiled: bool) -> tuple[dict[str, LocalFile], dict[str, Artifact]]:
+    """Verify a bundle, and return its files by path, and its attached artifacts by folder name.
+
+    Every file is hashed once for both digests, so that the bytes that LFS accepts are the bytes that were verified.
+    Left out are `model.bin`, which is derived, and `origin.json`, which describes this copy.
+    """
+    data, _ = read_manifest(bundle.path)
+    if digest_bytes(data) != bundle.digest:
+        raise _changed(bundle.path / MANIFEST_FILE, bundle.digest, digest_bytes(data))
+    found = {MANIFEST_FILE: _from_bytes(data), **_read_signatures(bundle.path, MANIFEST_SIGNATURE_FILE)}
+    for path, entry in sorted(bundle.manifest.files.items()):
+        found[path] = _read_file(bundle.file(path), entry)
+    artifacts: dict[str, Artifact] = {}
+    if compiled:
+        verify_attached(bundle)
+        for folder, artifact in list_attached(bundle):
+            if isinstance(artifact, Artifact):  # one that was damaged since is left out
+                artifacts[folder.name] = artifact
+                inside = {**_read_artifact(folder, artifact), **_read_signatures(folder, ARTIFACT_SIGNATURE_FILE)}
+                found |= {f"{_COMPILED}{folder.name}/{path}": file for path, file in inside.items()}
+    return found, artifacts
+
+
+def _from_bytes(data: bytes) -> LocalFile:
+    return LocalFile(len(data), hashlib.sha256(data).hexdigest(), data)
+
+
+def _read_artifact(folder: Path, artifact: Artifact) -> dict[str, LocalFile]:
+    description = folder / ARTIFACT_FILE
+    with store_errors(f"read {description}"), description.open("rb") as file:
+        data = file.read(MAX_ARTIFACT_SIZE + 1)
+    if Artifact.from_json(data, source=str(description)) != artifact:
+        raise _changed(description, "the description that was verified", "another one")
+    return {
+        ARTIFACT_FILE: _from_bytes(data),  # byte for byte, since these bytes are signed
+        **{path: _read_file(folder / path, entry) for path, entry in sorted(artifact.files.items())},
+    }
+
+
+def _read_signatures(folder: Path, name: str) -> dict[str, LocalFile]:
+    path = folder / name
+    if not os.path.lexists(path):
+        return {}
+    with store_errors(f"read {path}"):
+        if path.is_symlink() or is_directory(path) or path.stat().st_size > MAX_SIGNATURES_SIZE:
+            raise _changed(path, f"a regular file of at most {MAX_SIGNATURES_SIZE} bytes", "something else")
+        return {name: _from_bytes(path.read_bytes())}
+
+
+def _read_file(path: Path, entry: FileEntry) -> LocalFile:
+    blake3, sha256, size, content = Hasher(), hashlib.sha256(), 0, b""
+    buffer = memoryview(bytearray(min(BUFFER_SIZE, entry.size + 1)))
+    with store_errors(f"read {path}"), path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            blake3.update(buffer[:count])
+            sha256.update(buffer[:count])
+            size += count
+            if entry.size <= IN_MEMORY:
+                content += bytes(buffer[:count])
+    if (digest := blake3.digest()) != entry.digest:
+        raise _changed(path, entry.digest, digest)
+    return LocalFile(size, sha256.hexdigest(), content if entry.size <= IN_MEMORY else path)
+
+
+def _changed(path: Path, expected: str, got: str) -> FileIntegrityError:
+    return FileIntegrityError(
+        f"{path}: expected {expected}, got {got}. Nothing was uploaded. Persist or compile again, or get another copy",
+        path=str(path),
+        expected=expected,
+        got=got,
+    )
+
+
+def _parse_repo_id(repo_id: str) -> str:
     try:
-        found = parse(repo if repo.startswith(HUB_SCHEME) else f"{HUB_SCHEME}{repo}")
+        found = parse(repo_id if repo_id.startswith(HUB_SCHEME) else f"{HUB_SCHEME}{repo_id}")
     except ReferenceFormatError as error:
-        raise UsageError(f"not a repository on the hub: expected org/unet, got {repo!r}") from error
+        raise UsageError(f"repo_id: expected a repository such as org/unet, got {repo_id!r}") from error
     if not isinstance(found, HubReference) or found.revision is not None or found.digest is not None:
         raise UsageError(
-            f"not a repository on the hub: expected org/unet and nothing after it, got {repo!r}. `revision` "
-            "(--revision) is the branch, `tag` (--tag) the tag"
+            f"repo_id: expected a repository such as org/unet without a revision, got {repo_id!r}. `revision` is the "
+            "branch, `tag` the tag"
         )
-    return found
+    return found.repo_id
 
 
-def _with_tag(target: HubReference, tag: str | None) -> HubReference:
-    found = HubReference(target.repository, tag)
+def _name_tag(repo_id: str, tag: str | None) -> HubReference:
+    found = HubReference(repo_id, tag)
     try:
         parse(str(found))
     except ReferenceFormatError as error:
-        raise UsageError(
-            f"not a tag that a reference can name: expected letters, digits, '.', '_', '-' and '/', got {tag!r}"
-        ) from error
+        raise UsageError(f"tag: expected letters, digits, '.', '_', '-' and '/', got {tag!r}") from error
     return found
 
 
-def _check_arguments(revision: str | None, tag: str | None, message: str | None, *, create_pr: bool) -> None:
-    if revision is not None and (_COMMIT.fullmatch(revision) or not revision.strip()):
+def _check_arguments(revision: str | None, tag: str | None, commit_message: str | None, *, create_pr: bool) -> None:
+    if revision is not None and (is_commit(revision) or not revision.strip()):
         raise UsageError(f"revision: expected a branch to push to, such as main, got {revision!r}")
-    if message is not None and not message.strip():
-        raise UsageError("message: expected a text, or None for the usual one, got an empty one")
+    if commit_message is not None and not commit_message.strip():
+        raise UsageError("commit_message: expected a text, or None for the default, got an empty one")
     if create_pr and tag is not None:
-        raise UsageError(
-            f"a pull request gets no tag, got {tag!r}: what it proposes is on no branch yet. Push again with the tag "
-            "when it is merged"
-        )
+        raise UsageError(f"a pull request has no tag, got {tag!r}. Push again with the tag when it is merged")
 
 
 def _open_repository(
-    client: HfApi, repo: str, branch: str, *, private: bool | None, create_pr: bool
+    repository: Repository, branch: str, *, private: bool | None, create_pr: bool
 ) -> tuple[str, dict[str, str]]:
-    """Return the branch's commit and the tags; a missing repository or branch is made."""
-    with hub_errors(f"look at {repo}", repo):
+    """Return the branch's commit and the tags; create the repository and the branch if they are missing."""
+    client, repo_id = repository.client, repository.repo_id
+    with hub_errors(f"look up {repo_id}", repo_id):
         try:
-            with hub_errors(f"look at {repo}", repo):
-                refs = client.list_repo_refs(repo)
+            with hub_errors(f"look up {repo_id}", repo_id):
+                refs = client.list_repo_refs(repo_id)
         except HubNotFoundError:
             if create_pr:
                 raise
-            with hub_errors(f"create {repo}", repo):
-                client.create_repo(repo, private=private, exist_ok=True)
-            refs = client.list_repo_refs(repo)
+            with hub_errors(f"create {repo_id}", repo_id):
+                client.create_repo(repo_id, private=private, exist_ok=True)
+            refs = client.list_repo_refs(repo_id)
         else:
-            if private and not client.repo_info(repo).private:
+            if private and not client.repo_info(repo_id).private:
                 raise HubError(
-                    f"{repo} is there and public, and private=True (--private) makes only a new repository private. "
-                    "Make it private on its page, or push to it as it is",
-                    repo=repo,
+                    f"{repo_id} exists and is public; private=True (--private) applies to new repositories only. Make "
+                    "it private on its page, or push without it",
+                    repo_id=repo_id,
                 )
         branches = {ref.name: ref.target_commit for ref in refs.branches}
         tags = {ref.name: ref.target_commit for ref in refs.tags}
     if branch not in branches:
         if branch in tags:
-            raise UsageError(f"revision: expected a branch of {repo}, got {branch!r}, which is a tag there")
-        with hub_errors(f"make the branch {branch} of {repo}", repo, branch):
-            client.create_branch(repo, branch=branch, exist_ok=True)
-            branches[branch] = client.repo_info(repo, revision=branch).sha or ""
+            raise UsageError(f"revision: expected a branch of {repo_id}, got {branch!r}, which is a tag")
+        with hub_errors(f"create the branch {branch} of {repo_id}", repo_id, branch):
+            client.create_branch(repo_id, branch=branch, exist_ok=True)
+            branches[branch] = client.repo_info(repo_id, revision=branch).sha or ""
     return branches[branch], tags
 
 
-def _check_tag(  # noqa: PLR0913, PLR0917 (all that the answer depends on)
-    client: HfApi, bundle: Bundle, tag: str | None, tags: dict[str, str], there: Inventory, files: dict[str, Outgoing]
+def _check_tag(
+    repository: Repository, bundle: Bundle, tag: str | None, tags: Mapping[str, str], files: Mapping[str, LocalFile]
 ) -> bool:
-    """Tell whether the tag is there and names this bundle.
-
-    Raises:
-        HubConflictError: It names another one.
-    """
+    """Return whether the tag exists and names this bundle; raise `HubConflictError` if it names another."""
     if tag is None or tag not in tags:
         return False
-    tagged = there if tags[tag] == there.commit else take_inventory(client, there.repo, tags[tag])
-    if tagged.holds(MANIFEST_FILE, files[MANIFEST_FILE]):
+    if files[MANIFEST_FILE].is_in(repository.list_files(tags[tag]), MANIFEST_FILE):
         return True
     raise HubConflictError(
-        f"could not push {bundle.reference}: the tag {tag} of {there.repo} is taken: it names commit {tags[tag]}, "
-        f"which holds something else than {bundle.digest}. Nothing was sent. Choose another tag (--tag), or delete "
-        "that one",
-        repo=there.repo,
+        f"could not push {bundle.reference}: the tag {tag} of {repository.repo_id} names commit {tags[tag]}, which has "
+        f"another bundle than {bundle.digest}. Nothing was uploaded. Choose another tag (--tag), or delete that one",
+        repo_id=repository.repo_id,
         revision=tag,
     )
 
 
-def _make_card(
-    client: HfApi, there: Inventory, bundle: Bundle, reference: HubReference, artifacts: dict[str, Artifact]
-) -> Outgoing | None:
-    """Return the card as it should be; None where that on the hub is a person's."""
-    old = None
-    if CARD_FILE in there.files:
-        data = there.read(client, CARD_FILE, MAX_CARD_SIZE)
+def _read_remote(
+    repository: Repository, commit: str, there: Mapping[str, RemoteFile], path: str, limit: int
+) -> bytes | None:
+    """Read a small file; None if it is missing or larger than `limit`."""
+    if path not in there or there[path].size > limit:
+        return None
+    return repository.read(path, commit, there[path].size)
+
+
+def _list_stale(
+    repository: Repository, commit: str, there: Mapping[str, RemoteFile], files: Mapping[str, LocalFile]
+) -> list[str]:
+    """Return the files of the bundle on the hub that the new one does not have.
+
+    Artifacts of the same bundle stay, unless their folder gets another artifact: someone else may have compiled them,
+    for another machine. So does a signature of the same manifest. Files that no manifest names are never deleted.
+    """
+    if files[MANIFEST_FILE].is_in(there, MANIFEST_FILE):
+        replaced = tuple(
+            path.removesuffix(ARTIFACT_FILE)
+            for path, file in files.items()
+            if path.startswith(_COMPILED) and path.endswith(f"/{ARTIFACT_FILE}") and not file.is_in(there, path)
+        )
+        owned = {path for path in there if path.startswith(replaced)}
+    else:
+        owned = {MANIFEST_SIGNATURE_FILE, *(path for path in there if path.startswith(_COMPILED))}
+        data = _read_remote(repository, commit, there, MANIFEST_FILE, MAX_MANIFEST_SIZE)
         try:
+            owned.update(Manifest.from_json(data or b"", source=f"{MANIFEST_FILE} of {repository.repo_id}").files)
+        except (ManifestError, FormatVersionError):
+            log.debug("%s has no manifest that this version reads", repository.repo_id)
+    return sorted((owned & there.keys()) - files.keys())
+
+
+def _read_kept_artifacts(
+    repository: Repository,
+    commit: str,
+    there: Mapping[str, RemoteFile],
+    stale: Sequence[str],
+    known: Mapping[str, Artifact],
+) -> dict[str, Artifact]:
+    """Return the artifacts on the hub that stay beside `known`, by folder name; unreadable ones are left out."""
+    found: dict[str, Artifact] = {}
+    for path in there:
+        top, _, rest = path.partition("/")
+        folder, _, name = rest.partition("/")
+        if top == COMPILED_DIRECTORY and name == ARTIFACT_FILE and folder not in known and path not in stale:
+            data = _read_remote(repository, commit, there, path, MAX_ARTIFACT_SIZE)
+            try:
+                found[folder] = Artifact.from_json(data or b"", source=path)
+            except ArtifactError:  # anyone may have put anything there; pull says what is wrong with it
+                continue
+    return found
+
+
+def _make_card(  # noqa: PLR0913, PLR0917 (what the card was, and what it describes)
+    repository: Repository,
+    commit: str,
+    there: Mapping[str, RemoteFile],
+    bundle: Bundle,
+    reference: HubReference,
+    artifacts: Mapping[str, Artifact],
+) -> LocalFile | None:
+    """Return the new model card; None to leave a person's alone."""
+    old = None
+    if CARD_FILE in there:
+        data = _read_remote(repository, commit, there, CARD_FILE, MAX_CARD_SIZE)
+        with suppress(UnicodeDecodeError):
             old = None if data is None else data.decode()
-        except UnicodeDecodeError:
-            data = None
-        if data is None:
+        if old is None:
             return None
     card = renew_card(old, make_section(bundle, reference, artifacts), bundle.name)
-    return None if card is None else from_bytes(card.encode())
+    return None if card is None else _from_bytes(card.encode())
 
 
-def _commit(  # noqa: PLR0913, PLR0917 (a commit is made of all this)
-    client: HfApi,
-    there: Inventory,
-    branch: str,
-    lacking: dict[str, Outgoing],
-    stale: list[str],
-    message: str,
-    *,
-    create_pr: bool,
-) -> tuple[str, str]:
-    """Upload what is lacking, commit, and return the commit and its page."""
-    from huggingface_hub import CommitOperationDelete
+class _Upload:
+    """One commit on its way to a branch."""
 
-    additions = {path: _addition(path, file) for path, file in lacking.items()}
-    client.preupload_lfs_files(
-        there.repo, list(additions.values()), revision=branch, create_pr=create_pr, free_memory=False
-    )
-    for path, addition in additions.items():
-        _check_taken(there.repo, path, addition, lacking[path].content)
-    deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
-    done = client.create_commit(
-        there.repo,
-        [*additions.values(), *deletions],
-        commit_message=message,
-        revision=branch,
-        create_pr=create_pr,
-        parent_commit=there.commit,
-    )
-    return done.oid, (done.pr_url or done.commit_url) if create_pr else done.commit_url
+    def __init__(self, repository: Repository, commit: str, branch: str, *, create_pr: bool) -> None:
+        self._client, self._repo_id = repository.client, repository.repo_id
+        self._parent, self._branch, self._create_pr = commit, branch, create_pr
+
+    def run(
+        self, missing: Mapping[str, LocalFile], stale: Sequence[str], message: str, stage: Stage
+    ) -> tuple[str, str]:
+        """Upload the missing files, commit, and return the commit and its page."""
+        from huggingface_hub import CommitOperationDelete
+
+        additions = {path: _make_addition(path, file) for path, file in missing.items()}
+        done = 0
+        small = [path for path, file in missing.items() if isinstance(file.content, bytes)]
+        large = [[path] for path, file in missing.items() if not isinstance(file.content, bytes)]
+        for paths in ([small] if small else []) + large:
+            stage.update(detail=paths[0])
+            self._preupload({path: additions[path] for path in paths}, missing)
+            done += sum(missing[path].size for path in paths)
+            stage.update(done)
+        result = self._client.create_commit(
+            self._repo_id,
+            [*additions.values(), *(CommitOperationDelete(path, is_folder=False) for path in stale)],
+            commit_message=message,
+            revision=self._branch,
+            create_pr=self._create_pr,
+            parent_commit=self._parent,
+        )
+        return result.oid, (result.pr_url or result.commit_url) if self._create_pr else result.commit_url
+
+    def _preupload(self, additions: Mapping[str, CommitOperationAdd], missing: Mapping[str, LocalFile]) -> None:
+        self._client.preupload_lfs_files(
+            self._repo_id,
+            list(additions.values()),
+            revision=self._branch,
+            create_pr=self._create_pr,
+            free_memory=False,
+        )
+        for path, addition in additions.items():  # what the hub decided; there are no public names for it
+            if addition._should_ignore:  # noqa: SLF001
+                raise HubError(
+                    f"could not push to {self._repo_id}: its .gitignore excludes {path}, which the bundle needs. "
+                    "Remove that line there and push again",
+                    repo_id=self._repo_id,
+                )
+            if addition._upload_mode != "lfs" and not isinstance(missing[path].content, bytes):  # noqa: SLF001
+                raise HubError(
+                    f"could not push to {self._repo_id}: it wants {path} in git itself, not in LFS. Add the line "
+                    f"'{path} filter=lfs diff=lfs merge=lfs -text' to its .gitattributes and push again",
+                    repo_id=self._repo_id,
+                )
 
 
-def _addition(path: str, file: Outgoing) -> CommitOperationAdd:
+def _make_addition(path: str, file: LocalFile) -> CommitOperationAdd:
     from huggingface_hub import CommitOperationAdd
 
     addition = CommitOperationAdd(path, file.content)
-    # Known from the pass that compared the bytes with the manifest: it is not computed again, and what is uploaded
-    # under it cannot be other bytes.
+    # From the pass that verified the bytes: not computed again, and other bytes would not fit it.
     addition.upload_info.sha256 = bytes.fromhex(file.sha256)
     return addition
 
 
-def _check_taken(repo: str, path: str, addition: CommitOperationAdd, content: bytes | Path) -> None:
-    """Check what the hub means to do with a file; there is no public name for it."""
-    if addition._should_ignore:  # noqa: SLF001
-        raise HubError(
-            f"could not push to {repo}: its .gitignore keeps {path} out, and the bundle is nothing without it. Remove "
-            "that line there and push again",
-            repo=repo,
-        )
-    if addition._upload_mode != "lfs" and not isinstance(content, bytes):  # noqa: SLF001
-        raise HubError(
-            f"could not push to {repo}: it wants {path} as text in git itself, not in LFS. Its .gitattributes needs "
-            f"the line '{path} filter=lfs diff=lfs merge=lfs -text'; add it there and push again",
-            repo=repo,
-        )
-
-
-def _tag(client: HfApi, repo: str, tag: str, commit: str, *, replace: bool) -> None:
-    """Let the tag name the commit; `replace` where it names an older one with the same bundle."""
-    with hub_errors(f"tag commit {commit} of {repo}, which is pushed, as {tag}", repo, tag):
+def _set_tag(repository: Repository, tag: str, commit: str, *, replace: bool) -> None:
+    """Tag a commit; with `replace` the tag names an older commit with the same bundle."""
+    repo_id = repository.repo_id
+    with hub_errors(f"tag the pushed commit {commit} of {repo_id} as {tag}", repo_id, tag):
         if replace:
-            client.delete_tag(repo, tag=tag)
-        client.create_tag(repo, tag=tag, revision=commit)
+            repository.client.delete_tag(repo_id, tag=tag)
+        repository.client.create_tag(repo_id, tag=tag, revision=commit)

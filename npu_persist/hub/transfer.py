@@ -1,156 +1,138 @@
-"""One file from the hub to the disk: hashed as it comes, limited to its size, taken up again where it broke off.
-
-The promise: what is returned from is a whole file of the right size and digest, read into memory no more than a few
-pieces at a time. A file that breaks off for good leaves its beginning for the next pull; that is hashed again before
-it is gone on with, and `prune` removes it.
-"""
+"""Download one large file: hashed as it arrives, bounded in size, resumed where it broke off."""
 
 from __future__ import annotations
 
 import logging
 import os
 from contextlib import suppress
-from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
-from npu_persist.errors import FileIntegrityError, HubError
+from npu_persist.errors import HubError
 from npu_persist.files.digest import BUFFER_SIZE, Hasher
-from npu_persist.hub.remote import try_again
+from npu_persist.hub.client import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from npu_persist.bundle.manifest import FileEntry
-    from npu_persist.hub.remote import Remote
+    from npu_persist.hub.client import Repository
+
+    ByteCallback = Callable[[str, int], object]
+    """Called with a path and the number of bytes that arrived; negative when they are downloaded again."""
 
 log = logging.getLogger(__name__)
 
 WORTH_KEEPING = 1024 * 1024
-"""Bytes that a request has to bring for its failure to be the first one again, and a file for its beginning to stay."""
+"""Bytes after which a request counts as progress, and a partial file is kept for the next pull."""
 
 
 class Download:
-    """Files of one commit on their way here.
+    """Downloads files of one commit.
 
     Attributes:
-        remote: The repository.
+        repository: The repository.
         commit: The commit.
     """
 
-    def __init__(self, remote: Remote, commit: str, keep: Path, progress: Callable[[str, int], object]) -> None:
-        """Prepare; nothing is asked for yet.
+    def __init__(self, repository: Repository, commit: str, partial_in: Path, on_bytes: ByteCallback) -> None:
+        """Prepare; nothing is requested yet.
 
         Args:
-            remote: The repository.
+            repository: The repository.
             commit: The commit.
-            keep: The folder for the beginnings of files, on the file system of where they go.
-            progress: Called with a path and the number of its bytes that came; a negative one where they are read anew.
+            partial_in: Folder for partial files, on the file system of the targets; `prune` empties it.
+            on_bytes: Called as bytes arrive.
         """
-        self.remote = remote
+        self.repository = repository
         self.commit = commit
-        self._keep = keep
-        self._progress = progress
+        self._partial_in = partial_in
+        self._on_bytes = on_bytes
 
     def read(self, path: str, size: int) -> bytes:
-        """Return a small file that has to have so many bytes.
-
-        Raises:
-            FileIntegrityError: It is longer.
-            HubError: It is shorter; the hub refuses, or cannot be reached.
-        """
-        sink = BytesIO()
-        _Transfer(self, path, sink, size, None, self._progress).run()
-        return sink.getvalue()
+        """Return a small file, which must have this size."""
+        data = self.repository.read(path, self.commit, size)
+        self._on_bytes(path, size)
+        return data
 
     def save(self, path: str, target: Path, entry: FileEntry) -> None:
-        """Download a file.
-
-        Args:
-            path: Where it is in the repository.
-            target: A path in a staging directory, where nothing is yet.
-            entry: The size and digest that it has to have.
-
-        Raises:
-            FileIntegrityError: It is longer, or has another digest, twice.
-            HubError: It is shorter; the hub refuses, or cannot be reached.
-            OSError: The disk refuses.
-        """
-        kept = self._keep / f"part-{entry.digest.partition(':')[2]}"
-        with suppress(FileNotFoundError):  # by a rename, so that of two processes one gets it
-            os.rename(kept, target)  # noqa: PTH104
+        """Download a file to a new path, and check its size and digest; a second mismatch is an error."""
+        partial = self._partial_in / f"part-{entry.digest.partition(':')[2]}"
+        with suppress(FileNotFoundError):  # renamed, so that only one of two processes gets it
+            os.rename(partial, target)  # noqa: PTH104
         try:
             with target.open("a+b") as file:
-                _Transfer(self, path, file, entry.size, entry.digest, self._progress).run()
+                _Transfer(self.repository, self.commit, path, file, entry, self._on_bytes).run()
         except (HubError, KeyboardInterrupt):
             if target.stat().st_size >= WORTH_KEEPING:
                 with suppress(OSError):
-                    os.replace(target, kept)  # noqa: PTH105
+                    os.replace(target, partial)  # noqa: PTH105
             raise
 
 
 class _Transfer:
     """A file on its way into `sink`, which may hold its beginning."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 (a file of the hub, where it goes, what it has to be)
+    def __init__(  # noqa: PLR0913, PLR0917 (which file, where it goes, what it must be)
         self,
-        download: Download,
+        repository: Repository,
+        commit: str,
         path: str,
         sink: BinaryIO,
-        size: int,
-        digest: str | None,
-        progress: Callable[[str, int], object],
+        entry: FileEntry,
+        on_bytes: ByteCallback,
     ) -> None:
-        self._remote, self._path, self._commit = download.remote, path, download.commit
-        self._sink, self._size, self._digest = sink, size, digest
-        self._progress = progress
+        self._repository, self._commit, self._path = repository, commit, path
+        self._sink, self._entry, self._on_bytes = sink, entry, on_bytes
         self._hasher = Hasher()
         self._done = 0
         self._began = 0
 
     def run(self) -> None:
-        self._take_up()
+        self._hash_beginning()
         self._complete()
-        if self._digest is None or self._hasher.digest() == self._digest:
+        if self._hasher.digest() == self._entry.digest:
             return
-        log.warning("%s: expected %s, got %s; reading it anew", self._path, self._digest, self._hasher.digest())
+        log.warning(
+            "%s: expected %s, got %s; downloading it again", self._path, self._entry.digest, self._hasher.digest()
+        )
         self._restart()
         self._complete()
-        if (got := self._hasher.digest()) != self._digest:
-            raise self._damaged(self._digest, f"{got}, twice")
+        if (got := self._hasher.digest()) != self._entry.digest:
+            raise self._repository.damaged(self._path, self._commit, self._entry.digest, f"{got}, twice")
 
-    def _take_up(self) -> None:
-        """Hash what is in the sink already."""
+    def _hash_beginning(self) -> None:
         buffer = memoryview(bytearray(BUFFER_SIZE)) if self._sink.seek(0, os.SEEK_END) else memoryview(b"")
         self._sink.seek(0)
         while buffer and (count := self._sink.readinto(buffer)):  # type: ignore[attr-defined]
             self._hasher.update(buffer[:count])
             self._count(count)
-        if self._done > self._size:
+        if self._done > self._entry.size:
             self._restart()
 
     def _complete(self) -> None:
-        if self._done < self._size:
-            try_again(self._receive, lambda: self._done - self._began >= WORTH_KEEPING)
+        if self._done < self._entry.size:
+            retry(self._receive, lambda: self._done - self._began >= WORTH_KEEPING)
 
     def _receive(self) -> None:
         self._began = self._done
-        doing = f"download {self._path} of {self._remote.repo}"
-        url = self._remote.address(self._path, self._commit)
-        with self._remote.open(url, self._commit, doing, self._done) as answer:
-            if answer.start != self._done:  # a hub, or what is between, that does not know ranges
+        size, repository = self._entry.size, self._repository
+        doing = f"download {self._path} of {repository.repo_id}"
+        url = repository.file_url(self._path, self._commit)
+        with repository.stream(url, self._commit, doing, self._done) as stream:
+            if stream.start != self._done:  # the hub or a proxy does not support ranges
                 self._restart()
-            if answer.start != self._done:
-                raise self._short(doing)
-            for piece in answer.pieces():
-                if self._done + len(piece) > self._size:
+            if stream.start != self._done:
+                raise repository.incomplete(self._path, self._commit, size, 0)
+            for piece in stream.pieces():
+                if self._done + len(piece) > size:
                     self._restart()
-                    raise self._damaged(f"{self._size} bytes", "more")
+                    raise repository.damaged(self._path, self._commit, f"{size} bytes", "more")
                 self._sink.write(piece)
                 self._hasher.update(piece)
                 self._count(len(piece))
-        if self._done < self._size:
-            raise self._short(doing)
+        if self._done < size:
+            raise repository.incomplete(self._path, self._commit, size, self._done)
 
     def _restart(self) -> None:
         self._sink.seek(0)
@@ -161,21 +143,4 @@ class _Transfer:
 
     def _count(self, number: int) -> None:
         self._done += number
-        self._progress(self._path, number)
-
-    def _short(self, doing: str) -> HubError:
-        return HubError(
-            f"could not {doing}: expected {self._size} bytes, got {self._done}. Try again later",
-            repo=self._remote.repo,
-            revision=self._commit,
-        )
-
-    def _damaged(self, expected: str, got: str) -> FileIntegrityError:
-        where = f"{self._path} of {self._remote.repo} at {self._commit}"
-        return FileIntegrityError(
-            f"{where}: expected {expected}, got {got}. The repository is damaged, or something on the way changes what "
-            "is sent; nothing was taken from it",
-            path=where,
-            expected=expected,
-            got=got,
-        )
+        self._on_bytes(self._path, number)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from errno import ENOSPC
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,8 +27,7 @@ from npu_persist.errors import (
     NpuPersistError,
     StoreError,
 )
-from npu_persist.hub import remote, transfer
-from npu_persist.hub import remote_manifest as look
+from npu_persist.hub import client, plan, transfer
 from npu_persist.hub.pull import pull
 from npu_persist.store import Store
 from tests.support.bundles import WEIGHTS, publish_tiny
@@ -141,8 +139,8 @@ def test_a_beginning_that_is_not_gone_on_with_is_pruned(hub: HubServer, store: S
 
 def test_a_damaged_beginning_is_read_anew(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
-    plan = json.loads(hub.read(REPO, "manifest.json"))["files"]["weights.safetensors"]["digest"]
-    kept = store.home / "staging" / f"part-{plan.partition(':')[2]}"
+    digest = json.loads(hub.read(REPO, "manifest.json"))["files"]["weights.safetensors"]["digest"]
+    kept = store.home / "staging" / f"part-{digest.partition(':')[2]}"
     for beginning in (b"x" * 2_000_000, BIG * 2):
         kept.write_bytes(beginning)
         bundle = pull("org/tiny", store=store)
@@ -175,7 +173,7 @@ def test_a_hub_that_stays_busy_is_given_up(hub: HubServer, store: Store, tmp_pat
     put_tiny(hub, tmp_path / "a")
     hub.fail("GET /cdn/", status=500, times=99)
     error = refuse(store, HubError, "500")
-    assert (error.status, error.repo, len(waits)) == (500, REPO, remote.MAX_FAILURES)
+    assert (error.status, error.repo_id, len(waits)) == (500, REPO, client.MAX_FAILURES)
 
 
 def test_a_wait_that_nobody_sits_through_is_not_waited(
@@ -200,7 +198,7 @@ def test_a_stall_ends_after_the_clients_timeout(  # noqa: PLR0913, PLR0917
         pull("org/tiny", store=store).verify()
     else:
         refuse(store, HubError, "download weights")
-    assert len(waits) == min(times, remote.MAX_FAILURES)
+    assert len(waits) == min(times, client.MAX_FAILURES)
 
 
 @pytest.mark.parametrize("path", ["model.xml", "manifest.json", "weights"])
@@ -224,7 +222,7 @@ def test_a_listing_that_leads_out_of_the_repository_is_refused(
 ) -> None:
     put_tiny(hub, tmp_path / "a")
     hub.put(REPO, {path: b"x"})
-    refuse(store, HubError, "paths that stay inside")
+    refuse(store, HubError, "paths inside the repository")
     assert not (tmp_path / "x").exists()
 
 
@@ -269,7 +267,7 @@ def test_a_manifest_of_too_many_files_is_refused(hub: HubServer, store: Store, t
 def test_a_repository_of_too_many_files_is_refused(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_ENTRIES", 40)
+    monkeypatch.setattr(client, "MAX_ENTRIES", 40)
     put_tiny(hub, tmp_path / "a")
     hub.page = 10
     hub.put(REPO, {f"f{number}": b"" for number in range(200)})
@@ -282,7 +280,7 @@ def test_too_much_that_is_compiled_is_refused(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     put_compiled(hub, tmp_path / "maker")
-    monkeypatch.setattr(look, name, 1)
+    monkeypatch.setattr(plan, name, 1)
     refuse(store, ArtifactError, "at most")
     assert not asked(hub, "artifact.json")
 
@@ -316,7 +314,7 @@ def test_a_page_elsewhere_is_not_followed(hub: HubServer, store: Store, tmp_path
 def test_a_list_of_empty_pages_ends(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_PAGES", 3)
+    monkeypatch.setattr(client, "MAX_PAGES", 3)
     put_tiny(hub, tmp_path / "a")
     link = {"Link": f'<{hub.url}/api/models/{REPO}/tree/main?cursor=1>; rel="next"'}
     hub.fail("GET .*/tree/", body=b"[]", headers=link, times=1000)
@@ -354,7 +352,7 @@ def test_what_is_not_there(hub: HubServer, store: Store, tmp_path: Path) -> None
     assert refuse(store, HubNotFoundError, "v9", "org/tiny@v9").status == 404
     refuse(store, HubNotFoundError, "0000000", f"org/tiny@{'0' * 40}")
     hub.put("org/empty", {"README.md": b""})
-    refuse(store, HubNotFoundError, "holds no bundle", "org/empty")
+    refuse(store, HubNotFoundError, "has no bundle", "org/empty")
 
 
 def test_a_name_that_no_repository_has_is_not_asked_for(hub: HubServer, store: Store, waits: list[float]) -> None:
@@ -413,18 +411,15 @@ def test_what_is_forbidden(hub: HubServer, store: Store, tmp_path: Path) -> None
 
 def test_a_full_disk(hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_tiny(hub, tmp_path / "a")
-    take_up = transfer._Transfer._take_up
 
-    def fill(self: transfer._Transfer) -> None:
-        take_up(self)
-        if not isinstance(self._sink, BytesIO):
-            raise OSError(ENOSPC, "No space left on device")
+    def fill(_: transfer._Transfer) -> None:
+        raise OSError(ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(transfer._Transfer, "_take_up", fill)
+    monkeypatch.setattr(transfer._Transfer, "_hash_beginning", fill)
     refuse(store, StoreError, "Free some space")
 
 
 def test_signatures_that_are_too_large(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
-    hub.put(REPO, {"manifest.json.sig": b"x" * (look.MAX_SIGNATURES_SIZE + 1)})
+    hub.put(REPO, {"manifest.json.sig": b"x" * (plan.MAX_SIGNATURES_SIZE + 1)})
     refuse(store, IntegrityError, "manifest.json.sig")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist.files.digest import digest_bytes
-from npu_persist.hub import remote
+from npu_persist.hub import client
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
 from tests.support.bundles import publish_tiny, write_tiny
@@ -85,5 +85,5 @@ def asked(hub: HubServer, pattern: str = "") -> list[str]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let nobody wait between two requests; return how long it would have been."""
     waited: list[float] = []
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=waited.append))
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=waited.append))
     return waited

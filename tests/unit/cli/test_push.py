@@ -38,7 +38,7 @@ def test_json_is_one_document(hub: HubServer, capsys: pytest.CaptureFixture[str]
     shown = json.loads(capsys.readouterr().out)
     assert shown["commit"] == hub.repos[REPO].pull_requests["refs/pr/1"]
     assert shown["tag"] is None
-    assert (shown["repo"], shown["skipped_bytes"]) == (REPO, 0)
+    assert (shown["repo_id"], shown["skipped_bytes"]) == (REPO, 0)
 
 
 @pytest.mark.parametrize(("fault", "code", "said"), [(503, 1, "503"), (403, 1, "hf auth"), (412, 1, "pull")])

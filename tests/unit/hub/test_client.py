@@ -40,13 +40,13 @@ def test_the_front_door_and_the_verb_import_no_client() -> None:
 
 
 def test_errors_carry_repository_revision_and_status(hub: HubServer) -> None:
-    from npu_persist.hub.client import hub_errors, open_client
+    from npu_persist.hub.client import Repository, hub_errors
 
-    client = open_client()
+    client = Repository("org/unet").client
     hub.create("org/unet")
     with pytest.raises(HubNotFoundError, match="v9") as caught, hub_errors("look", "org/unet", "v9"):
         client.repo_info("org/unet", revision="v9")
-    assert (caught.value.repo, caught.value.revision, caught.value.status) == ("org/unet", "v9", 404)
+    assert (caught.value.repo_id, caught.value.revision, caught.value.status) == ("org/unet", "v9", 404)
     with pytest.raises(HubNotFoundError, match="lacks a file"), hub_errors("fetch", "org/unet"):
         client.hf_hub_download("org/unet", "none")
     hub.fail("GET .*/refs", status=418)
@@ -65,11 +65,11 @@ def test_our_own_errors_pass_through() -> None:
 def test_a_hub_that_is_not_there_is_an_error(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from npu_persist.hub.client import hub_errors, open_client
+    from npu_persist.hub.client import Repository, hub_errors
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match=r"no usable answer.*network") as caught, hub_errors("look", "org/unet"):
-        open_client().list_repo_refs("org/unet")
+        Repository("org/unet").client.list_repo_refs("org/unet")
     assert caught.value.status is None
     assert not hub.requests
 
@@ -78,11 +78,9 @@ def test_progress_bars_are_as_they_were() -> None:
     pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-    from npu_persist.hub.client import progress_bars
+    from npu_persist.hub.client import without_progress_bars
 
     before = are_progress_bars_disabled()
-    with progress_bars(shown=False):
+    with without_progress_bars():
         assert are_progress_bars_disabled()
     assert are_progress_bars_disabled() == before
-    with progress_bars(shown=True):
-        assert are_progress_bars_disabled() == before

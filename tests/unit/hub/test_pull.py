@@ -28,7 +28,7 @@ from tests.support.pulls import REPO, asked, digest_of, make_fixed, put_compiled
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from npu_persist.hub.download import PullProgress
+    from npu_persist.progress import Progress
     from tests.support.hub_server import HubServer
 
 
@@ -138,7 +138,7 @@ def test_artifacts_are_judged_before_any_of_them_is_downloaded(hub: HubServer, s
     put_compiled(hub, tmp_path / "maker")
     plan = pull("org/tiny", target="NPU:4000", store=store, dry_run=True)
     assert [chosen.folder for chosen in plan.artifacts] == ["compiled/npu-4000"]
-    assert [(passed.folder, "platform 3720" in passed.reason) for passed in plan.passed_over] == [("npu-3720", True)]
+    assert [(passed.folder, "platform 3720" in passed.reason) for passed in plan.skipped] == [("npu-3720", True)]
     bundle = pull("org/tiny", target="lunar-lake", store=store)
     store.verify(bundle.reference)
     assert {path.name for path in (bundle.path / "compiled").iterdir()} == {"npu-4000"}
@@ -166,7 +166,7 @@ def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Pa
     folder = attach_npu(own, inputs=make_fixed(own), seconds=1.0)
     plan = pull("org/tiny", target="NPU:4000", store=store, dry_run=True)
     pull("org/tiny", target="NPU:4000", store=store)
-    assert "compiled here" in next(passed.reason for passed in plan.passed_over if passed.folder == "npu-4000")
+    assert "compiled here" in next(passed.reason for passed in plan.skipped if passed.folder == "npu-4000")
     assert read_origin(folder) is None
 
 
@@ -215,7 +215,7 @@ def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
     described = strict_json.dump(document)
     hub.put(REPO, {f"compiled/strange/{name}": b"x", "compiled/strange/artifact.json": described})
     plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
-    assert [passed.folder for passed in plan.passed_over] == ["strange"]
+    assert [passed.folder for passed in plan.skipped] == ["strange"]
     pull("org/tiny", compiled="all", store=store).verify()
 
 
@@ -240,7 +240,7 @@ def test_what_was_compiled_from_another_bundle_is_passed_over(hub: HubServer, st
     (maker.path / "compiled" / "broken" / "artifact.json").write_bytes(b"{")
     put_folder(hub, maker.path)
     plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
-    assert [passed.folder for passed in plan.passed_over] == ["broken", "strange"]
+    assert [passed.folder for passed in plan.skipped] == ["broken", "strange"]
     assert not (pull("org/tiny", compiled="all", store=store).path / "compiled").exists()
 
 
@@ -308,10 +308,13 @@ def test_damaged_notes_are_none(hub: HubServer, store: Store, tmp_path: Path) ->
 
 def test_progress_tells_bytes(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
-    reports: list[PullProgress] = []
+    reports: list[Progress] = []
     pull("org/tiny", store=store, progress=reports.append)
     assert reports
-    assert all(0 <= report.done <= report.total for report in reports)
+    assert all((report.stage, report.unit) == ("pull", "bytes") for report in reports)
+    assert all(report.total is not None and 0 <= report.done <= report.total for report in reports)
+    assert reports[-1].is_finished
+    assert any(report.detail == "weights.safetensors" for report in reports)
 
 
 def test_a_twin_of_a_name_is_refused_before_anything_is_downloaded(
