@@ -1,11 +1,10 @@
-"""What a compiled blob says of itself, read from its ends: which device, compiler and driver it wants.
+"""A compiled blob's description of itself: the device, compiler and driver that it needs.
 
-The promise: the payload is not read, but for its first twenty bytes, and nothing has to be installed. What is newer
-than the layouts below is reported as unknown, never guessed; what is damaged, cut short or of another kind is a
-`BlobError`; no count or length in a file makes this module read or allocate more than `MAX_TRAILER` bytes.
+Reads only the first twenty bytes of the payload, and never more than `MAX_TRAILER` bytes, whatever counts and lengths a
+file claims. Layouts newer than those below are reported as unknown; damaged or other files raise `BlobError`.
 
-A blob of OpenVINO's NPU plugin has its description at the end. Little-endian, after `metadata.cpp` of the plugin
-(openvinotoolkit/openvino, src/plugins/intel_npu), and the same in what its compiler writes:
+A blob of OpenVINO's NPU plugin has its description at the end, little-endian, as `metadata.cpp` of the plugin has it
+(openvinotoolkit/openvino, src/plugins/intel_npu); the plugin's compiler writes the same:
 
     payload                                 ELF files: the schedule, then those that prepare weights
     u32       metadata version              major << 16 | minor; each minor adds a line below
@@ -15,8 +14,8 @@ A blob of OpenVINO's NPU plugin has its description at the end. Little-endian, a
     2.3       u64 inputs, u64 outputs,      for each u16 length and as many bytes: its layout
     2.4       u32                           the compiler's version, major << 16 | minor; 0 for none
     2.5       u8                            1: the payload is encrypted
-    2.6       u64, text                     what it requires: compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10
-    2.7       u8                            what the payload is; 0: ELF
+    2.6       u64, text                     its requirements: compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10
+    2.7       u8                            kind of the payload; 0: ELF
     zeros                                   in blobs of some versions
     u64       size of the payload
     "OVNPU"
@@ -32,16 +31,15 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import msgspec
+
 from npu_persist.errors import BlobError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from dataclasses import dataclass
     from io import RawIOBase
     from pathlib import Path
     from typing import BinaryIO
-else:
-    from npu_persist.files.frozen import dataclass
 
 BlobKind = Literal["NPU", "CPU", "unknown"]
 
@@ -76,9 +74,8 @@ _VERSION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5}){0,3}")
 _NUMBER = re.compile(r"[0-9]{1,5}")
 
 
-@dataclass(frozen=True, slots=True)
-class Requirements:
-    """What a blob requires, as OpenVINO's RUNTIME_REQUIREMENTS has it; None: it does not say, or not in known terms.
+class Requirements(msgspec.Struct, frozen=True, kw_only=True):
+    """A blob's requirements, as in OpenVINO's RUNTIME_REQUIREMENTS; None if absent, or in a form that is not known.
 
     Attributes:
         text: As it was read.
@@ -89,8 +86,8 @@ class Requirements:
         tiles: Tiles of the NPU that it uses.
         elf: Version of the ELF format: "1.2.2".
         mi: Version of the mapped inference: "11.4.10".
-        isa: The CPU's instructions: "Intel AVX2".
-        other: All the rest by name, such as the GPU's `driver`.
+        isa: The CPU's instruction set: "Intel AVX2".
+        other: All others by name, such as the GPU's `driver`.
     """
 
     text: str
@@ -108,24 +105,23 @@ class Requirements:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """What a blob says of itself. None: it does not say, or in a way that is not known here.
+class Blob(msgspec.Struct, frozen=True):
+    """A blob's description of itself. None if it is absent, or in a form that is not known.
 
     Attributes:
-        kind: What can read it: "NPU", "CPU", or "unknown" (the GPU's blobs have no mark).
+        kind: The plugin that can read it: "NPU", "CPU", or "unknown" (the GPU's blobs have no mark).
         size: Bytes of the file.
-        payload_size: Bytes of what the device gets.
+        payload_size: Bytes that the device gets.
         metadata_version: Version of the NPU's metadata: (2, 7).
-        openvino: OpenVINO's version that wrote it: "2026.4.1".
+        openvino: Version of the OpenVINO that wrote it: "2026.4.1".
         compiler: Version of the NPU's compiler: "8.4".
-        requirements: What it requires.
+        requirements: Its requirements.
         weightless: Whether it reads the weights file when it is imported.
         init_sizes: Bytes of each schedule that prepares weights; the other bytes of the payload are the main one's.
         batch: The batch size that the plugin adds or removes.
-        encrypted: Whether the payload is.
+        encrypted: Whether the payload is encrypted.
         is_elf: Whether the payload begins as an ELF file does.
-        unknown: What of it is newer than this module, in words; empty if all is known.
+        unknown: Descriptions of what is newer than this module; empty if all is known.
     """
 
     kind: BlobKind
@@ -144,16 +140,7 @@ class Blob:
 
 
 def read_blob(path: Path, kind: BlobKind | None = None) -> Blob:
-    """Read what the blob in a file says of itself.
-
-    Args:
-        path: The file.
-        kind: What it has to be; None for anything.
-
-    Raises:
-        BlobError: It is damaged, cut short, no regular file, or of another kind.
-        OSError: It cannot be read.
-    """
+    """Read a blob's description of itself; BlobError if it is damaged, truncated, or of another kind than expected."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
         _fail(str(path), "a regular file", "something else")
     with path.open("rb", buffering=0) as file:
@@ -163,18 +150,7 @@ def read_blob(path: Path, kind: BlobKind | None = None) -> Blob:
 def read_blob_file(
     file: BinaryIO | RawIOBase, size: int, *, source: str = "the blob", kind: BlobKind | None = None
 ) -> Blob:
-    """Read what the blob in an open file says of itself.
-
-    Args:
-        file: The file, which can seek.
-        size: Its size in bytes.
-        source: What to call it in errors.
-        kind: What it has to be; None for anything.
-
-    Raises:
-        BlobError: It is damaged, cut short, or of another kind.
-        OSError: It cannot be read.
-    """
+    """Read the description of the blob in an open, seekable file; errors call it `source`."""
     head = _read_at(file, 0, min(size, _CPU_HEAD.size), source)
     tail = _read_at(file, max(0, size - _FOOTER.size), min(size, _FOOTER.size), source)
     if tail.endswith(NPU_MAGIC):
@@ -184,19 +160,16 @@ def read_blob_file(
     elif head.startswith(ELF_MAGIC) or kind == "NPU":
         _fail(source, f"{NPU_MAGIC.decode()} as its last bytes", f"{size} bytes that end with {tail[-5:]!r}: cut short")
     else:
-        found = Blob("unknown", size, unknown=("it has the mark of no kind of blob that is known",))
+        found = Blob("unknown", size, unknown=("it has no mark of a known kind of blob",))
     if kind not in {None, found.kind}:
         _fail(source, f"a blob for the {kind}", f"one for the {found.kind}")
     return found
 
 
 def parse_requirements(text: str, source: str = "requirements") -> Requirements:
-    """Read a requirements text: OpenVINO's RUNTIME_REQUIREMENTS, or the part of it that a compiler wrote.
+    """Parse OpenVINO's RUNTIME_REQUIREMENTS, or the part of it that a compiler wrote; BlobError if it is malformed.
 
-    Names that are not known, and values of another form than expected, are kept in `other`.
-
-    Raises:
-        BlobError: It is no list of names and values.
+    Unknown names, and values of another form than expected, are kept in `other`.
 
     >>> found = parse_requirements("meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=4000;t=4;elf=1.2.2;mi=11.4.10]")
     >>> found.platform, found.tiles, found.elf
@@ -204,13 +177,10 @@ def parse_requirements(text: str, source: str = "requirements") -> Requirements:
     """
     if len(text) > MAX_TEXT or not text.isprintable():
         _fail(source, f"a requirements text of at most {MAX_TEXT} characters", f"{len(text)}: {text[:80]!r}")
-    parts: dict[str, str] = {}
-    _split(text, parts, source)
+    parts = _split(text, source)
     known: dict[str, Any] = {}
     for field, name, form in _NAMES:
-        value = parts.get(name)
-        fits = value is not None and (value if form is None else form.fullmatch(value))
-        known[field] = parts.pop(name) if fits else None
+        known[field] = parts.pop(name) if form.fullmatch(parts.get(name, "")) else None
     tiles = known.pop("tiles")
     return Requirements(text=text, tiles=None if tiles is None else int(tiles), **known, other=parts)
 
@@ -223,23 +193,23 @@ _NAMES = (
     ("tiles", "t", _NUMBER),
     ("elf", "elf", _VERSION),
     ("mi", "mi", _VERSION),
-    ("isa", "isa", None),
+    ("isa", "isa", re.compile(r".+")),
 )
-"""Field of `Requirements`, its name in the text, and the form that its value has."""
+"""Field of `Requirements`, its name in the text, and the form of its value."""
 
 
-def _split(text: str, parts: dict[str, str], source: str) -> None:
+def _split(text: str, source: str) -> dict[str, str]:
+    parts: dict[str, str] = {}
     at = 0
     while at < len(text):
         found = _PART.match(text, at)
-        if found is None or found[1] in parts:
+        name, value = found.groups() if found is not None else ("", "")
+        more = _split(value[1:-1], source) if name == "desc" and value.startswith("[") else {name: value}
+        if found is None or not parts.keys().isdisjoint(more):
             _fail(source, "requirements as name=value;name=value, each name once", repr(text[:80]))
-        name, value = found.groups()
-        if name == "desc" and value.startswith("["):
-            _split(value[1:-1], parts, source)
-        else:
-            parts[name] = value
+        parts |= more
         at = found.end()
+    return parts
 
 
 def _read_npu(file: BinaryIO | RawIOBase, size: int, head: bytes, tail: bytes, source: str) -> Blob:
@@ -278,7 +248,7 @@ def _read_batch(data: _Bytes, _: int) -> dict[str, Any]:
     return {"batch": data.take("q", "its batch size")[0] or None}
 
 
-def _pass_layouts(data: _Bytes, _: int) -> dict[str, Any]:
+def _skip_layouts(data: _Bytes, _: int) -> dict[str, Any]:
     ports = data.count(2, "inputs", MAX_PORTS) + data.count(2, "outputs", MAX_PORTS)
     for _ in range(ports):
         data.skip(data.take("H", "a layout")[0], "a layout")
@@ -299,12 +269,12 @@ def _read_encrypted(data: _Bytes, _: int) -> dict[str, Any]:
 
 def _read_descriptor(data: _Bytes, _: int) -> dict[str, Any]:
     text = data.skip(data.count(1, "characters of requirements", MAX_TEXT), "its requirements")
-    # The compiler's C text may end with its zero.
+    # The compiler writes a C string, which may end with a zero.
     return {"descriptor": text.removesuffix(b"\0").decode("ascii", "backslashreplace")}
 
 
 def _read_kind(data: _Bytes, _: int) -> dict[str, Any]:
-    (kind,) = data.take("B", "what its payload is")
+    (kind,) = data.take("B", "the kind of its payload")
     return {"unknown": (f"its payload is of the kind {kind}; 0 (ELF) is known",)} if kind else {}
 
 
@@ -312,17 +282,17 @@ _LINES = (
     _read_version,
     _read_init_sizes,
     _read_batch,
-    _pass_layouts,
+    _skip_layouts,
     _read_compiler,
     _read_encrypted,
     _read_descriptor,
     _read_kind,
 )
-"""What each minor version of the metadata adds."""
+"""Readers of what each minor version of the metadata adds."""
 
 
 def _read_metadata(data: _Bytes, minor: int, payload_size: int) -> dict[str, Any]:
-    """Return the fields of a blob that its metadata, of a known version, holds."""
+    """Return the fields of `Blob` in metadata of a known version."""
     fields: dict[str, Any] = {}
     for read_line in _LINES[: minor + 1]:
         fields |= read_line(data, payload_size)
@@ -347,7 +317,7 @@ def _read_cpu(file: BinaryIO | RawIOBase, size: int, head: bytes, source: str) -
 
 
 class _Bytes:
-    """The bytes between payload and footer, taken from the front."""
+    """The bytes between payload and footer, read from the front."""
 
     def __init__(self, data: bytes, source: str) -> None:
         self.source = source
@@ -365,7 +335,7 @@ class _Bytes:
         return self._data[self._at - length : self._at]
 
     def count(self, width: int, what: str, most: int = MAX_TRAILER) -> int:
-        """Take a number of things that are at least so wide each."""
+        """Take a number of things of at least `width` bytes each."""
         (number,) = self.take("Q", f"the number of {what}")
         room = min(most, (len(self._data) - self._at) // width)
         if number > room:

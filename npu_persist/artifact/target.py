@@ -1,34 +1,20 @@
-"""What a compiled artifact is for: `NPU:4000`, `CPU`, `GPU`. A device string says where to run; a target, on what kind.
-
-The promise: a text that is read is a target that compilers know, and every way to write one gives the same target.
-
-The NPU's platforms are those that OpenVINO's NPU compiler takes as NPU_PLATFORM. Names and tiles are from public
-sources: OpenVINO's NPU plugin (Meteor Lake and Arrow Lake 3720, Lunar Lake 4000, Panther Lake 5010: openvino pull
-request 33595) and the compiler's own table of DPU groups (openvinotoolkit/npu_compiler). 5020 compiles, but no source
-names the processor that has it.
-"""
+"""Targets: the kind of device that an artifact is compiled for, `NPU:4000`, `CPU` or `GPU`, wherever that device is."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import TargetError
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from npu_persist.files.frozen import dataclass
-
 
 _BY_NAME = {name: number for number, platform in PLATFORMS.items() for name in platform.names}
 _DEVICE = re.compile(r"(CPU|GPU)(\.[0-9]{1,3})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What an artifact is for.
+class Target(msgspec.Struct, frozen=True):
+    """The kind of device that an artifact is compiled for.
 
     Attributes:
         kind: "NPU", "CPU" or "GPU".
@@ -40,24 +26,15 @@ class Target:
     device: str
     platform: str | None = None
 
-    @property
-    def folder(self) -> str:
-        """What a folder of artifacts for it is called: `npu-4000`."""
-        return str(self).lower().replace(":", "-").replace(".", "-")
-
     def __str__(self) -> str:
         return self.device if self.platform is None else f"{self.device}:{self.platform}"
 
 
 def parse_target(text: str) -> Target:
-    """Read a target: a platform's number or name, or a device of this machine.
-
-    Args:
-        text: `NPU:4000`, `4000`, `lunar-lake`, `NPU` (that of this machine), `CPU`, `GPU` or `GPU.1`; case does not
-        matter.
+    """Parse a target, in upper or lower case: `NPU:4000`, `4000`, `lunar-lake`, `NPU` (this machine's), `CPU`, `GPU.1`.
 
     Raises:
-        TargetError: It is none of these.
+        TargetError: It is malformed or unknown.
 
     >>> str(parse_target("lunar-lake")), str(parse_target("npu:3720")), str(parse_target("cpu"))
     ('NPU:4000', 'NPU:3720', 'CPU')

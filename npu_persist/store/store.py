@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact.attached import sweep, verify_attached
+from npu_persist.artifact.attached import prune_attached, verify_attached
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.reference import (
     HubReference,
@@ -233,7 +233,7 @@ class Store:
             for folder in map(self._folder, list_names(self._bundles)):
                 removed += folder.prune()
                 for number in folder.versions():
-                    removed += sweep(folder.version_path(number))
+                    removed += prune_attached(folder.version_path(number))
         return removed
 
     def _folder(self, name: str) -> NameFolder:
