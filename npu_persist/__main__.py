@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,6 @@
-"""The verb `bench`: how fast bundles are, on devices and with hints; their first inference; their layers.
+"""The verb `bench`: throughput and latency of bundles on devices, first inferences, layers.
 
-The promise: the table, or the JSON document, is all that goes to stdout; what happens meanwhile goes to stderr. What
-was measured before an error or Ctrl-C is shown and drawn, and the exit code is the error's.
+What was measured before an error or Ctrl-C is shown and plotted; the exit code is the error's.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.benchmark.plots import Bar, Chart, Picture, check_plots, draw
-from npu_persist.benchmark.results import FirstInference
-from npu_persist.cli.arrays import read_arrays
-from npu_persist.cli.bench_tables import device_lines, fil_text, format_number, names_of, profile_text, speed_text
-from npu_persist.cli.output import format_seconds
+from npu_persist.cli.arguments import add_config, add_inputs, add_reference, add_verb, parse_pairs, read_arrays
+from npu_persist.cli.output import format_seconds, format_size
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,24 +20,71 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from npu_persist.benchmark.measure import Interval
-    from npu_persist.benchmark.results import Case, Latency, Measurement, Profile
+    from npu_persist.benchmark.plots import Bar, Chart
+    from npu_persist.benchmark.results import Case, FirstInference, Latency, Measurement, Profile, Ratio
     from npu_persist.cli.output import Output
 
-HINTS = ("LATENCY", "THROUGHPUT")
+_HINTS = ("LATENCY", "THROUGHPUT")
 """What is measured where no hint is given."""
 
-FIL_RUNS, PROFILE_RUNS = 5, 20
+_FIL_RUNS, _PROFILE_RUNS = 5, 20
 """Runs where none are given."""
+
+_SHOWN_LAYERS = 30
+"""Layers that people are shown; a large model has thousands, and most take no time."""
+
+_NAMES = ["BUNDLE", "DEVICE", "HINT"]
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add `bench`."""
+    parser = add_verb(verbs, "bench", run_bench, "measure frames per second and latency of bundles on devices")
+    add_reference(parser, nargs="+")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--compare", action="store_true", help="measure in rounds that alternate, and show ratios to the first"
+    )
+    kind.add_argument(
+        "--fil", action="store_true", help="first-inference latency: from the start of a process, cold and warm cache"
+    )
+    kind.add_argument("--profile", action="store_true", help="time layer by layer")
+    parser.add_argument(
+        "--device", nargs="+", metavar="D", help="OpenVINO's device strings (default: AUTO; with --fil all there are)"
+    )
+    parser.add_argument(
+        "--hint",
+        nargs="+",
+        metavar="H",
+        help="LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT (default: the first two; with --fil and --profile none)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10, metavar="S", help="to measure each configuration for (default: 10)"
+    )
+    parser.add_argument("--interval", type=float, default=1, metavar="S", help="between reports (default: 1)")
+    parser.add_argument(
+        "--requests", type=int, metavar="N", help="in flight at a time (default: 1 for LATENCY, else what is optimal)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        metavar="N",
+        help="with --fil processes for each cache state (default: 5), with --profile inferences (default: 20)",
+    )
+    parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="draw bar charts into .png or .svg files")
+    add_config(parser)
+    add_inputs(parser)
 
 
 def run_bench(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist bench REF...`."""
+    from npu_persist.benchmark.plots import check_plots
+
     check_plots(arguments.plot)
     options = {
         "inputs": read_arrays(arguments.inputs) if arguments.inputs else None,
         "random": arguments.random,
         "seed": arguments.seed,
-        "config": parse_config(arguments.config),
+        "config": parse_pairs("--config", arguments.config),
         "store": arguments.store,
     }
     if arguments.fil:
@@ -55,11 +98,11 @@ def run_bench(arguments: argparse.Namespace, output: Output) -> None:
 def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: Output) -> None:
     from npu_persist.benchmark.measure import Benchmark
 
-    environment = describe_environment()
+    environment = _describe_environment()
     benchmark = Benchmark(
         arguments.reference,
         arguments.device or ["AUTO"],
-        arguments.hint or HINTS,
+        arguments.hint or _HINTS,
         seconds=arguments.seconds,
         interval=arguments.interval,
         requests=arguments.requests,
@@ -70,22 +113,21 @@ def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: O
     def listen(interval: Interval) -> None:
         fps, latency = format_number(interval.fps, 4), format_number(interval.latency, 4)
         output.note(f"{interval.case}  {interval.elapsed:6.1f} s  {fps:>9} fps  {latency:>9} ms")
-        output.bar(interval.fraction, str(interval.case))
 
     try:
         benchmark.run(listen)
     finally:
         if found := benchmark.results:
             data = {**environment, "seconds": arguments.seconds, "configurations": [one.to_dict() for one in found]}
-            output.show(data, lambda: speed_text(found, output))
+            output.show(data, lambda: _speed_text(found, output))
             _plot_speed(arguments.plot, found, output)
 
 
 def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Output) -> None:
     from npu_persist.benchmark.first import FirstInferences
 
-    environment = describe_environment()
-    runs = FIL_RUNS if arguments.runs is None else arguments.runs
+    environment = _describe_environment()
+    runs = _FIL_RUNS if arguments.runs is None else arguments.runs
     benchmark = FirstInferences(
         arguments.reference,
         arguments.device or ["AUTO", *(device.name for device in npu_persist.devices())],
@@ -94,20 +136,15 @@ def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Out
         **options,
     )
 
-    def listen(case: Case, cache: str, seconds: float, fraction: float) -> None:
+    def listen(case: Case, cache: str, seconds: float, _fraction: float) -> None:
         output.note(f"{case}  {cache}  {format_seconds(seconds)}")
-        output.bar(fraction, str(case))
 
     try:
         benchmark.run(listen)
     finally:
         if found := benchmark.results:
-            data = {
-                **environment,
-                "runs": runs,
-                "configurations": [one.to_dict() for one in found],
-            }
-            output.show(data, lambda: fil_text(found, output))
+            data = {**environment, "runs": runs, "configurations": [one.to_dict() for one in found]}
+            output.show(data, lambda: _fil_text(found, output))
             _plot_fil(arguments.plot, found, output)
 
 
@@ -115,9 +152,9 @@ def _run_profile(arguments: argparse.Namespace, options: dict[str, Any], output:
     from npu_persist.benchmark.layers import profile
 
     if arguments.plot:
-        raise UsageError("--profile gives tables, and has nothing to --plot")
-    environment = describe_environment()
-    runs = PROFILE_RUNS if arguments.runs is None else arguments.runs
+        raise UsageError("--profile shows tables; there is nothing to --plot")
+    environment = _describe_environment()
+    runs = _PROFILE_RUNS if arguments.runs is None else arguments.runs
     profiles = profile(
         arguments.reference, arguments.device or ["AUTO"], arguments.hint or [None], runs=runs, **options
     )
@@ -129,85 +166,214 @@ def _run_profile(arguments: argparse.Namespace, options: dict[str, Any], output:
     finally:
         if found:
             data = {**environment, "runs": runs, "configurations": [one.to_dict() for one in found]}
-            output.show(data, lambda: "\n\n".join(profile_text(one, output) for one in found))
+            output.show(data, lambda: "\n\n".join(_profile_text(one, output) for one in found))
 
 
-def parse_config(pairs: Sequence[str]) -> dict[str, str]:
-    """Return `KEY=VALUE` texts as OpenVINO properties, which it takes as text.
-
-    Raises:
-        UsageError: A text has no `=`.
-    """
-    config: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise UsageError(f"--config: expected KEY=VALUE, such as NUM_STREAMS=2; got {pair!r}")
-        config[key] = value
-    return config
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return what numbers depend on beside what was measured, as it is before anything is."""
+def _describe_environment() -> dict[str, Any]:
+    """Return what numbers depend on beside what is measured, before anything is."""
     return {
         "npu_persist": npu_persist.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        # Of the last minute, before the first run: above the count of CPUs, somebody else was using them.
+        # Of the last minute: above the number of CPUs, other programs were using them.
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 
+def _speed_text(found: Sequence[Measurement], output: Output) -> str:
+    """Return the tables of frames per second and latency."""
+    is_comparison = any(one.ratio is not None for one in found)
+    numbers = [
+        *("REQUESTS", "COUNT", "FPS", "MEAN ms", "MEDIAN ms", "P90 ms", "P99 ms", "FIRST ms", "LOAD s"),
+        *("ADDED", "PEAK"),
+    ]
+    rows = [
+        [
+            *_names_of(one.case),
+            str(one.requests),
+            str(sum(part.inferences for part in one.rounds)),
+            format_number(one.fps, 4),
+            *map(format_number, (one.latency.mean, one.latency.median, one.latency.p90, one.latency.p99)),
+            format_number(one.first_inference),
+            format_number(one.load),
+            _format_memory(one.load_memory),
+            _format_memory(one.peak_memory),
+            "hit" if one.from_cache else "-",
+            *([_format_ratio(one.ratio)] if is_comparison else []),
+        ]
+        for one in found
+    ]
+    inputs = {}
+    for one in found:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in one.shapes.items())
+        inputs[one.case.reference] = f"{one.case.reference}: a frame is one inference of {shapes} ({one.input_source})"
+    parts = [
+        output.table([*_NAMES, *numbers, "CACHE", *(["RATIO"] if is_comparison else [])], rows, right=numbers),
+        _phase_table(found, [], [[] for _ in found], output),
+        "\n".join([*inputs.values(), *_device_lines(found)]),
+    ]
+    if is_comparison:
+        parts.append(
+            f"ratio: frames per second to those of {found[0].case}, round by round: median (lowest to highest); "
+            "~ where rounds disagree about which is faster"
+        )
+    return "\n\n".join(parts)
+
+
+def _fil_text(found: Sequence[FirstInference], output: Output) -> str:
+    """Return the tables of first inferences."""
+    is_comparison = any(one.ratio is not None for one in found)
+    numbers = ["FROM START s", "LOWEST", "HIGHEST", "FROM LOAD s"]
+    rows = [
+        [
+            *_names_of(one.case),
+            one.cache,
+            *(format_number(pick(one.from_start)) for pick in (statistics.median, min, max)),
+            format_number(statistics.median(one.from_load)),
+            "yes" if one.from_cache else "no",
+            *([_format_ratio(one.ratio)] if is_comparison else []),
+        ]
+        for one in found
+    ]
+    columns = [*_NAMES, "CACHE", *numbers, "HIT", *(["RATIO"] if is_comparison else [])]
+    parts = [
+        output.table(columns, rows, right=numbers),
+        _phase_table(found, ["CACHE"], [[one.cache] for one in found], output),
+        "\n".join(_device_lines(found)),
+    ]
+    if is_comparison:
+        parts.append(
+            f"ratio: time from start to that of {found[0].case} with the same cache, run by run: median (lowest to "
+            "highest); ~ where runs disagree about which is faster"
+        )
+    return "\n\n".join(parts)
+
+
+def _profile_text(one: Profile, output: Output) -> str:
+    """Return the tables of one profile: by operation, and the slowest layers."""
+    shown, rest = one.layers[:_SHOWN_LAYERS], one.layers[_SHOWN_LAYERS:]
+    right = ["ms", "SHARE", "LAYERS"]
+    types = [[kind.type, str(kind.layers), f"{kind.milliseconds:.3f}", f"{kind.share:.1%}"] for kind in one.types]
+    layers = [
+        [f"{layer.milliseconds:.3f}", f"{layer.share:.1%}", layer.type, layer.exec_type, layer.name] for layer in shown
+    ]
+    parts = [
+        output.heading(str(one.case)),
+        output.table(["OPERATION", "LAYERS", "ms", "SHARE"], types, right=right),
+        output.table(["ms", "SHARE", "OPERATION", "RUN AS", "LAYER"], layers, right=right),
+    ]
+    if rest:
+        share = sum(layer.share for layer in rest)
+        parts.append(f"{len(rest)} more layers take {share:.1%} of the time; --json has them all")
+    times = f"{len(one.layers)} layers take {format_number(one.total)} ms, an inference {format_number(one.inference)}"
+    parts.append("\n".join([f"{times} ms with the counters on", *_device_lines([one])]))
+    return "\n\n".join(parts)
+
+
+def _names_of(case: Case) -> list[str]:
+    return [case.reference, case.device, case.hint or "-"]
+
+
+def _phase_table(
+    found: Sequence[Measurement | FirstInference],
+    more: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    output: Output,
+) -> str:
+    """Return the table of the phases of loading, in seconds."""
+    names = list(dict.fromkeys(name for one in found for name in one.phases))
+    columns = [f"{name} s" for name in names]
+    rows = [
+        [
+            *_names_of(one.case),
+            *extra,
+            *(format_number(one.phases[name]) if name in one.phases else "-" for name in names),
+        ]
+        for one, extra in zip(found, cells, strict=True)
+    ]
+    return output.table([*_NAMES, *more, *columns], rows, right=columns)
+
+
+def _device_lines(found: Sequence[Measurement | FirstInference | Profile]) -> list[str]:
+    """Return where each device string ran, and with which OpenVINO."""
+    lines: dict[str, None] = {}
+    for one in found:
+        ran = [
+            f"{name} ({full})" if name != full else name
+            for name, full in zip(one.execution_devices, one.full_names, strict=True)
+        ]
+        lines[f"{one.case.device}: ran on {', '.join(ran)}"] = None
+    return [*lines, f"openvino {found[0].openvino}"]
+
+
+def _format_ratio(ratio: Ratio | None) -> str:
+    if ratio is None or ratio.lowest == ratio.highest == 1:
+        return "-" if ratio is None else "1"
+    sign = "" if ratio.is_clear else "~"
+    return f"{sign}{ratio.median:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f})"
+
+
+def _format_memory(size: int | None) -> str:
+    return "unknown" if size is None else format_size(size)
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, never as 1.2e+03."""
+    return f"{value:.{digits}g}" if value < 10**digits - 0.5 else f"{value:.0f}"
+
+
 def _plot_speed(paths: Sequence[str], found: Sequence[Measurement], output: Output) -> None:
+    from npu_persist.benchmark.plots import Bar, Chart
+
+    def bar(latency: Latency) -> Bar:
+        text = f"{format_number(latency.median)} (p99 {format_number(latency.p99)})"
+        return Bar(latency.median, text, latency.p99)
+
     charts = [
         Chart("frames per second", [Bar(one.fps, format_number(one.fps, 4)) for one in found]),
-        Chart(
-            "latency in milliseconds: median, line to p99",
-            [_latency_bar(one.latency) for one in found],
-        ),
+        Chart("latency in milliseconds: median, line to p99", [bar(one.latency) for one in found]),
     ]
-    _plot(paths, found, [one.case.hint or "" for one in found], charts, output)
+    _plot(paths, "", found, [one.case.hint or "" for one in found], charts, output)
 
 
 def _plot_fil(paths: Sequence[str], found: Sequence[FirstInference], output: Output) -> None:
+    from npu_persist.benchmark.plots import Bar, Chart
+
+    def bar(times: Sequence[float]) -> Bar:
+        middle, slowest = statistics.median(times), max(times)
+        return Bar(middle, f"{format_number(middle)} (to {format_number(slowest)})", slowest)
+
     charts = [
-        Chart(f"seconds from {start}: median, line to slowest", list(map(_time_bar, times)))
+        Chart(f"seconds from {start}: median, line to slowest", list(map(bar, times)))
         for start, times in (
             ("the start of the process", [one.from_start for one in found]),
             ("load", [one.from_load for one in found]),
         )
     ]
-    _plot(paths, found, [f"{one.cache} compile cache" for one in found], charts, output)
+    _plot(paths, "First output of ", found, [f"{one.cache} compile cache" for one in found], charts, output)
 
 
-def _latency_bar(latency: Latency) -> Bar:
-    return Bar(latency.median, f"{format_number(latency.median)} (p99 {format_number(latency.p99)})", latency.p99)
-
-
-def _time_bar(times: Sequence[float]) -> Bar:
-    middle, slowest = statistics.median(times), max(times)
-    return Bar(middle, f"{format_number(middle)} (to {format_number(slowest)})", slowest)
-
-
-def _plot(
+def _plot(  # noqa: PLR0913, PLR0917 (the parts of a picture)
     paths: Sequence[str],
+    what: str,
     found: Sequence[Measurement | FirstInference],
     groups: Sequence[str],
     charts: Sequence[Chart],
     output: Output,
 ) -> None:
-    """Draw what was found, if it is to be drawn; what all have in common stands in the title, the rest at the bars."""
+    """Draw the results into files, if there are any; the title has what all configurations share."""
     if not paths:
         return
-    names = [names_of(one.case) for one in found]
+    from npu_persist.benchmark.plots import Picture, draw
+
+    names = [_names_of(one.case) for one in found]
     common = [len(set(values)) == 1 for values in zip(*names, strict=True)]
     labels = [" ".join(part for part, same in zip(name, common, strict=True) if not same) for name in names]
-    bundles = ", ".join(dict.fromkeys(one.case.reference for one in found))
-    devices = " + ".join(dict.fromkeys(name for one in found for name in one.full_names))
-    what = "First output of " if isinstance(found[0], FirstInference) else ""
-    title = f"{what}{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
     if not any(labels):
         labels = [" ".join(name) for name in names]
-    draw(paths, Picture(title, "\n".join(device_lines(found)), labels, groups, charts))
+    bundles = ", ".join(dict.fromkeys(one.case.reference for one in found))
+    devices = " + ".join(dict.fromkeys(name for one in found for name in one.full_names))
+    title = f"{what}{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
+    draw(paths, Picture(title, "\n".join(_device_lines(found)), labels, groups, charts))
     output.note(f"drawn into {', '.join(paths)}")

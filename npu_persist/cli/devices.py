@@ -1,7 +1,4 @@
-"""The verbs about this machine: `devices`, `doctor`.
-
-The promise: they change nothing, and compile nothing. `doctor` goes on after what it finds broken, and says what to do.
-"""
+"""The verbs about this machine, `devices` and `doctor`; they change and compile nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +6,10 @@ import tempfile
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 import npu_persist
-from npu_persist.cache import CompileCache
-from npu_persist.cli.errors import EXIT_FAILED
-from npu_persist.cli.output import format_fields, format_section, format_size, format_table
-from npu_persist.cli.toolchain import describe_toolchains
-from npu_persist.compilation.toolchains.wine import find_home
-from npu_persist.device.core import get_version
-from npu_persist.device.doctor import diagnose
+from npu_persist.cli.arguments import add_verb
+from npu_persist.cli.compile import describe_toolchains
+from npu_persist.cli.output import format_fields, format_size
 from npu_persist.errors import NpuPersistError
 
 if TYPE_CHECKING:
@@ -30,72 +21,74 @@ if TYPE_CHECKING:
     from npu_persist.device.devices import Device
     from npu_persist.device.doctor import Diagnosis
 
-_MISSING = "missing"
 _WIDTH = 96
 """Characters of a line of advice."""
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add them."""
+    add_verb(verbs, "devices", run_devices, "list the devices of this machine that models can be loaded on")
+    add_verb(
+        verbs, "doctor", run_doctor, "find what devices, store, cache and toolchains lack, and say what to do about it"
+    )
 
 
 def run_devices(_arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist devices`."""
     found = npu_persist.devices()
-    output.show(msgspec.to_builtins(found), lambda: _devices_text(found, output))
+    rows = [
+        [
+            device.name,
+            device.full_name,
+            device.kind,
+            device.architecture or "-",
+            ", ".join(device.capabilities) or "-",
+            device.driver or "-",
+            device.compiler or "-",
+        ]
+        for device in found
+    ]
+    header = ["NAME", "DEVICE", "KIND", "ARCHITECTURE", "CAPABILITIES", "DRIVER", "COMPILER"]
+    output.show(found, lambda: output.table(header, rows))
 
 
 def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
-    """`npu-persist doctor`."""
-    diagnoses = diagnose()
+    """`npu-persist doctor`: what is broken is shown, and does not end it."""
+    from npu_persist.compilation.toolchains.wine import find_home
+    from npu_persist.device.core import get_version
+    from npu_persist.device.doctor import diagnose
+
     store = npu_persist.Store(arguments.store)
-    version, bundles, cache = get_version(), _examine_store(store), _examine_cache(store.home)
-    toolchains = describe_toolchains(find_home(store.home))
+    diagnoses = diagnose()
     works = any(diagnosis.devices for diagnosis in diagnoses)
     data = {
         "works": works,
-        "openvino": version,
-        "kinds": msgspec.to_builtins(diagnoses),
-        "store": bundles,
-        "cache": cache,
-        "toolchains": toolchains,
+        "openvino": get_version(),
+        "kinds": diagnoses,
+        "store": _examine_store(store),
+        "cache": _examine_cache(store.home),
+        "toolchains": describe_toolchains(find_home(store.home)),
     }
-    output.show(data, lambda: _doctor_text(version, diagnoses, bundles, cache, toolchains, output))
+    output.show(data, lambda: _doctor_text(data, output))
     if not works:
         output.error("OpenVINO can use no device of this machine, not even its CPU")
-    return 0 if works else EXIT_FAILED
-
-
-def _devices_text(found: Sequence[Device], output: Output) -> str:
-    header, *rows = format_table(
-        ("NAME", "DEVICE", "KIND", "ARCHITECTURE", "CAPABILITIES", "DRIVER", "COMPILER"),
-        [
-            (
-                device.name,
-                device.full_name,
-                device.kind,
-                device.architecture or "-",
-                ", ".join(device.capabilities) or "-",
-                device.driver or "-",
-                device.compiler or "-",
-            )
-            for device in found
-        ],
-    )
-    return "\n".join([output.heading(header), *rows])
+    return 0 if works else NpuPersistError.exit_code
 
 
 def _examine_store(store: npu_persist.Store) -> dict[str, Any]:
-    bundles: dict[str, Any] = {"path": str(store.home), "writable": _is_writable(store.home)}
+    bundles = {"path": store.home, "writable": _is_writable(store.home)}
     try:
-        bundles["bundles"] = len(store.list())
+        return {**bundles, "bundles": len(store.list()), "problem": None}
     except (NpuPersistError, OSError) as error:
         return {**bundles, "problem": str(error)}
-    return {**bundles, "problem": None}
 
 
 def _examine_cache(home: Path) -> dict[str, Any]:
     try:
-        cache = CompileCache(home)
+        cache = npu_persist.CompileCache(home)
         entries = cache.entries()
         return {
-            "path": str(cache.path),
+            "path": cache.path,
             "writable": _is_writable(cache.path),
             "entries": len(entries),
             "damaged": sum(entry.problem is not None for entry in entries),
@@ -108,7 +101,7 @@ def _examine_cache(home: Path) -> dict[str, Any]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Tell whether a folder, or the one that it would be made in, takes a file; permissions alone do not say so."""
+    """Try to write to a folder, or to the one that it would be made in: permissions alone are not enough."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -117,55 +110,43 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def _doctor_text(  # noqa: PLR0913, PLR0917 (its sections)
-    version: str,
-    diagnoses: Sequence[Diagnosis],
-    bundles: Mapping[str, Any],
-    cache: Mapping[str, Any],
-    toolchains: Sequence[Mapping[str, Any]],
-    output: Output,
-) -> str:
-    sections = {"openvino": [version]}
-    for diagnosis in diagnoses:
-        state = "works" if diagnosis.devices else "not found"
-        sections[f"{diagnosis.kind}: {state}"] = _diagnosis_lines(diagnosis)
-    sections["store"] = _state_lines(bundles, ("path", "writable", "bundles"))
-    sections["compile cache"] = _state_lines(cache, ("path", "writable", "entries", "damaged", "size", "quota"))
-    sections["toolchains for the NPU"] = _toolchain_lines(toolchains)
-    return "\n\n".join(format_section(output.heading(title), lines) for title, lines in sections.items())
+def _doctor_text(data: Mapping[str, Any], output: Output) -> str:
+    sections = {"openvino": [data["openvino"]]}
+    for diagnosis in data["kinds"]:
+        sections[f"{diagnosis.kind}: {'works' if diagnosis.devices else 'not found'}"] = _diagnosis_lines(diagnosis)
+    sections["store"] = _state_lines(data["store"])
+    sections["compile cache"] = _state_lines(data["cache"])
+    sections["toolchains for the NPU"] = _toolchain_lines(data["toolchains"])
+    return "\n\n".join(output.section(title, lines) for title, lines in sections.items())
 
 
 def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
-    fields = {device.name: _device_text(device) for device in diagnosis.devices}
-    fields |= {part: where or _MISSING for part, where in diagnosis.parts.items()}
-    lines = format_fields(fields)
+    fields = {device.name: _describe_device(device) for device in diagnosis.devices}
+    lines = format_fields(fields | {part: where or "missing" for part, where in diagnosis.parts.items()})
     for missing in diagnosis.missing:
         lines += ["", f"{missing.what}:", *(f"  {line}" for line in textwrap.wrap(missing.advice, _WIDTH))]
     return lines
 
 
-def _toolchain_lines(toolchains: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = format_fields({each["name"]: "usable" if each["usable"] else "cannot be used" for each in toolchains})
-    for each in toolchains:
-        texts = [f"{each['name']}: {each['reason']}.", *([f"Run: {each['advice']}"] if each["advice"] else [])]
-        wrapped = textwrap.wrap(" ".join(texts), _WIDTH, break_long_words=False, break_on_hyphens=False)
-        lines += ["", *wrapped]
-    return lines
-
-
-def _device_text(device: Device) -> str:
+def _describe_device(device: Device) -> str:
     texts = [device.full_name, ", ".join(device.capabilities)]
     for part, version in (("driver", device.driver), ("compiler", device.compiler)):
         texts += [f"{part} {version}"] if version else []
     return "; ".join(filter(None, texts))
 
 
-def _state_lines(state: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    fields = {name: _state_text(name, state[name]) for name in names if name in state}
-    return format_fields(fields | ({"problem": state["problem"]} if state["problem"] else {}))
+def _toolchain_lines(toolchains: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = format_fields({each["name"]: "usable" if each["usable"] else "cannot be used" for each in toolchains})
+    for each in toolchains:
+        text = f"{each['name']}: {each['reason']}." + (f" Run: {each['advice']}" if each["advice"] else "")
+        lines += ["", *textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)]
+    return lines
 
 
-def _state_text(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return format_size(value) if isinstance(value, int) and name in {"size", "quota"} else str(value)
+def _state_lines(state: Mapping[str, Any]) -> list[str]:
+    def show(name: str, value: object) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return format_size(value) if isinstance(value, int) and name in {"size", "quota"} else str(value)
+
+    return format_fields({name: show(name, value) for name, value in state.items() if value is not None})

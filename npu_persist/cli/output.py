@@ -1,8 +1,6 @@
-"""What the command line shows: one sink for data, notes, progress, warnings and errors.
+"""Output of the command line: data as text or JSON on stdout; notes, progress, warnings and errors on stderr.
 
-The promise: data and nothing else goes to stdout, as text or, with `--json`, as one JSON document. Everything else goes
-to stderr; progress only where that is a terminal. Colour only on terminals, and never under NO_COLOR
-(https://no-color.org).
+Progress shows on terminals only; colour too, and never with NO_COLOR (https://no-color.org).
 """
 
 from __future__ import annotations
@@ -11,44 +9,23 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import TextIO
 
-    from npu_persist.progress import Progress
+    from npu_persist.progress import ProgressPrinter
 
-_BOLD, _RED, _YELLOW, _DIM = "1", "31", "33", "2"
+_BOLD, _RED, _YELLOW = "1", "31", "33"
 """Parameters of the escape sequences (ECMA-48, SGR)."""
 
-_BAR = 30
-"""Width of a bar, in characters."""
-
-_LINE = 79
-"""Characters of a line that even the narrowest terminal shows in one piece."""
-
-_UNSAFE = re.compile("(?!\x1b\\[(?:0|1|2|31|33)m)[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What lets a text from elsewhere (a manifest, a hub's answer) steer a terminal: all but the colours from here."""
+_UNSAFE = re.compile("(?!\x1b\\[(?:0|1|31|33)m)[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that would let text from elsewhere (a manifest, a hub's answer) control the terminal; not our colours."""
 
 _ROUNDS_TO_NEXT_UNIT = 999.5
 """From here on three digits would read 1000."""
-
-
-class Beat(Protocol):
-    """What `load` reports while a compilation runs in a process of its own."""
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began."""
-
-    @property
-    def memory(self) -> int | None:
-        """Bytes of memory that it holds; None where that cannot be told."""
-
-    @property
-    def line(self) -> str | None:
-        """The last line that it said itself; None before the first."""
 
 
 class Output:
@@ -58,99 +35,81 @@ class Output:
         self.as_json = as_json
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
-        self._open_line = False
-        self._open_bar = False
+        self._printer: ProgressPrinter | None = None
 
     def show(self, data: object, text: str | Callable[[], str]) -> None:
         """Write the command's data to stdout.
 
         Args:
-            data: What `--json` writes; made of what JSON has.
-            text: What people read; called only where it is wanted.
+            data: What `--json` writes: what JSON has, and records, mappings and paths.
+            text: What people read; called only where it is needed.
         """
         if self.as_json:
-            # No NaN literal: other languages' parsers refuse it.
-            shown = json.dumps(data, indent=2, allow_nan=False)
+            import msgspec
+
+            # No NaN: it is not JSON, and other languages' parsers refuse it.
+            shown = json.dumps(msgspec.to_builtins(data, enc_hook=_to_builtin), indent=2, allow_nan=False)
         else:
             shown = text if isinstance(text, str) else text()
         if shown:
             self._write(self._stdout, shown + "\n")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
+        """Return a table with its header as a heading; nothing without rows. See `format_table`."""
+        first, *lines = format_table(header, rows, right=right)
+        return "\n".join([self.heading(first), *lines]) if rows else ""
+
+    def section(self, title: str, lines: Sequence[str]) -> str:
+        """Return a title as a heading, and indented lines."""
+        return "\n".join([self.heading(title), *(f"  {line}".rstrip() for line in lines)])
 
     def heading(self, text: str) -> str:
         """Return `text` as a heading on stdout."""
         return _paint(text, _BOLD, self._stdout)
 
     def note(self, text: str) -> None:
-        """Tell a person something that is no data."""
+        """Write something to stderr that is not data."""
         self._write(self._stderr, text + "\n")
 
     def warning(self, text: str) -> None:
         """Write a warning to stderr."""
         self._write(self._stderr, f"{_paint('warning:', _YELLOW, self._stderr)} {text}\n")
 
-    def error(self, text: str, advice: str | None = None) -> None:
-        """Write an error to stderr, and what to do next."""
+    def error(self, text: str) -> None:
+        """Write an error to stderr."""
         self._write(self._stderr, f"{_paint('error:', _RED, self._stderr)} {text.rstrip()}\n")
-        if advice:
-            self._write(self._stderr, f"{_paint('advice:', _DIM, self._stderr)} {advice}\n")
 
-    def progress(self) -> Callable[[Progress], None] | None:
-        """Return a callback that shows one line a stage, or None where nobody would see it."""
-        return self._show_stage if self._stderr.isatty() else None
+    @property
+    def progress(self) -> ProgressPrinter | None:
+        """The printer to pass as `progress=`; None where stderr is not a terminal."""
+        if self._printer is None and self._stderr.isatty():
+            from npu_persist.progress import ProgressPrinter
 
-    def bar(self, fraction: float, text: str) -> None:
-        """Show how much is done, 0 to 1, as a bar in place of the last one; nothing where nobody would see it."""
-        if not self._stderr.isatty():
-            return
-        full = round(fraction * _BAR)
-        self._write(self._stderr, "")
-        self._stderr.write(f"  [{'#' * full}{'.' * (_BAR - full)}] {fraction:4.0%}  {text}"[:_LINE])
-        self._stderr.flush()
-        self._open_bar = True
-
-    def beat(self) -> Callable[[Beat], None] | None:
-        """Return a callback that shows how long a compilation takes, or None where nobody would see it."""
-        return (lambda beat: self._show_beat("compiling", beat)) if self._stderr.isatty() else None
-
-    def beats(self) -> Callable[[str, Beat], None] | None:
-        """Return a callback that shows the same of compilations that have names, or None where nobody would see it."""
-        return self._show_beat if self._stderr.isatty() else None
-
-    def _show_beat(self, what: str, beat: Beat) -> None:
-        held = "" if beat.memory is None else f", {format_size(beat.memory)}"
-        said = f"  {beat.line}" if beat.line else ""
-        self._write(self._stderr, "")
-        self._stderr.write(f"  {what}{format_seconds(beat.elapsed):>12}{held}{said}"[:_LINE])
-        self._stderr.flush()
-        self._open_bar = True
+            self._printer = ProgressPrinter(self._stderr)
+        return self._printer
 
     def finish(self) -> None:
-        """Wipe the bar and flush both streams, so that a closed pipe or a full disk can still be reported."""
+        """Flush both streams, so that a closed pipe or a full disk can still be reported."""
         self._write(self._stderr, "")
         self._stdout.flush()
         self._stderr.flush()
 
-    def _show_stage(self, event: Progress) -> None:
-        percent = "" if event.is_finished or event.fraction is None else f"{event.fraction:5.0%}"
-        self._stderr.write(f"\r  {event.stage:<8}{format_seconds(event.seconds):>12}{percent:<5}")
-        self._open_line = True
-        if event.is_finished:
-            self._stderr.write("\n")
-            self._open_line = False
-        self._stderr.flush()
-
     def _write(self, stream: TextIO, text: str) -> None:
-        if self._open_bar:  # stdout is the same terminal as a rule
-            self._stderr.write(f"\r{' ' * _LINE}\r")
-            self._stderr.flush()
-            self._open_bar = False
-        if stream is self._stderr and self._open_line:
-            stream.write("\n")
-            self._open_line = False
+        if self._printer is not None:  # stdout is usually the same terminal
+            self._printer.close()
         # A Windows console of an old code page cannot show every name that a manifest can hold.
         encoding = stream.encoding or "utf-8"
         text = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _to_builtin(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def pick(record: object, *names: str) -> dict[str, Any]:
+    """Return attributes of a record by name, as JSON shows them; None for those that it does not have."""
+    return {name: getattr(record, name, None) for name in names}
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
@@ -176,11 +135,6 @@ def format_fields(fields: Mapping[str, str]) -> list[str]:
     """Return one `name  value` line for each field, the values aligned."""
     width = max(map(len, fields), default=0)
     return [f"{name.ljust(width)}  {value}".rstrip() for name, value in fields.items()]
-
-
-def format_section(title: str, lines: Sequence[str]) -> str:
-    """Return a title and its lines, indented below it."""
-    return "\n".join([title, *(f"  {line}".rstrip() for line in lines)])
 
 
 def format_size(size: int) -> str:

@@ -1,91 +1,109 @@
-"""The verbs about trust: `sign`, `keys add`, `keys list`, `keys remove`; what `verify` and `run` share with them.
-
-The promise: a password is asked for on a terminal or taken from the environment, never from the command line, where
-other users could see it.
-"""
+"""The verbs about trust: `sign`, and `keys` with its verbs."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.cli.output import format_table
+from npu_persist.cli.arguments import add_group, add_reference, add_verb
 from npu_persist.errors import UsageError
-from npu_persist.trust.keys import KeyRing, find_public_key
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from npu_persist.cli.output import Output
+    from npu_persist.trust.keys import KeyRing
 
 PASSWORD_VARIABLE = "NPU_PERSIST_KEY_PASSWORD"  # noqa: S105 (its name)
-"""Environment variable with the password of the private key that signs."""
+"""Environment variable with the password of the private key. There is no option: other users could see it."""
 
-ALL = "all"
-"""What `--trust` takes for whatever is attached, wherever it came from."""
+
+def add_verbs(verbs: Any) -> None:
+    """Add them."""
+    add_sign(verbs)
+    add_keys(verbs)
+
+
+def add_sign(verbs: Any) -> None:
+    """Add `sign`."""
+    parser = add_verb(verbs, "sign", run_sign, "sign a bundle's manifest and every artifact that is attached to it")
+    add_reference(parser)
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        required=True,
+        help="the private key, as `openssl genpkey -algorithm ed25519 -out FILE` makes it; its password is asked for, "
+        f"or in {PASSWORD_VARIABLE}",
+    )
 
 
 def run_sign(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist sign REF --key FILE`."""
-    written = npu_persist.sign(
-        arguments.reference, arguments.key, password=_ask_password(arguments.key), store=arguments.store
-    )
-    files = [str(path) for path in written]
+    password = os.environ.get(PASSWORD_VARIABLE) or _make_password_prompt(arguments.key)
+    files = npu_persist.sign(arguments.reference, arguments.key, password=password, store=arguments.store)
     output.show({"signed": files}, "\n".join(f"signed {path}" for path in files))
 
 
-def run_keys_add(arguments: argparse.Namespace, output: Output) -> None:
-    """`npu-persist keys add NAME KEY`."""
-    key = find_public_key(arguments.key)
-    _ring(arguments).add(arguments.name, key)
-    output.show({"name": arguments.name, "key": key.hex}, f"{arguments.name} is {key.hex}")
-
-
-def run_keys_list(arguments: argparse.Namespace, output: Output) -> None:
-    """`npu-persist keys list`."""
-    ring = _ring(arguments)
-    keys = ring.read()
-    if not keys:
-        output.note(f"no keys in {ring.path}")
-
-    def text() -> str:
-        if not keys:
-            return ""
-        header, *rows = format_table(["NAME", "KEY"], [[name, key.hex] for name, key in keys.items()])
-        return "\n".join([output.heading(header), *rows])
-
-    output.show([{"name": name, "key": key.hex} for name, key in keys.items()], text)
-
-
-def run_keys_remove(arguments: argparse.Namespace, output: Output) -> None:
-    """`npu-persist keys remove NAME`."""
-    _ring(arguments).remove(arguments.name)
-    output.show({"removed": arguments.name}, f"removed {arguments.name}")
-
-
-def parse_trust(given: Sequence[str]) -> bool | tuple[str, ...] | None:
-    """Return what `load` takes for what `--trust` was given."""
-    if ALL in given:
-        return True
-    return tuple(given) or None
-
-
-def _ring(arguments: argparse.Namespace) -> KeyRing:
-    return KeyRing(npu_persist.Store(arguments.store).home)
-
-
-def _ask_password(key: str) -> str | Callable[[], str]:
+def _make_password_prompt(key: str) -> Callable[[], str]:
     from getpass import getpass
 
     def ask() -> str:
         if not sys.stdin.isatty():
             raise UsageError(
-                f"{key}: it is encrypted, and no terminal to ask for the password; {PASSWORD_VARIABLE} gives it"
+                f"{key} is encrypted, and there is no terminal to ask for the password; set {PASSWORD_VARIABLE}"
             )
         return getpass(f"password of {Path(key).name}: ", sys.stderr)
 
-    return os.environ.get(PASSWORD_VARIABLE) or ask
+    return ask
+
+
+def add_keys(verbs: Any) -> None:
+    """Add `keys` and its verbs."""
+    verbs = add_group(verbs, "keys", "manage the known public keys: what their owners signed runs on devices")
+    parser = add_verb(verbs, "add", run_keys_add, "add a key")
+    parser.add_argument("name", metavar="NAME", help="what to call its owner")
+    parser.add_argument(
+        "key",
+        metavar="KEY",
+        help="a PEM file (`openssl pkey -in PRIVATE -pubout`), OpenSSH's .pub file, or the key itself in hex",
+    )
+    add_verb(verbs, "list", run_keys_list, "list the known keys")
+    parser = add_verb(verbs, "remove", run_keys_remove, "remove a key")
+    parser.add_argument("name", metavar="NAME")
+
+
+def run_keys_add(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist keys add NAME KEY`."""
+    from npu_persist.trust.keys import find_public_key
+
+    key = find_public_key(arguments.key)
+    _find_key_ring(arguments).add(arguments.name, key)
+    output.show({"name": arguments.name, "key": key.hex}, f"{arguments.name} is {key.hex}")
+
+
+def run_keys_list(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist keys list`."""
+    ring = _find_key_ring(arguments)
+    keys = {name: key.hex for name, key in ring.read().items()}
+    if not keys:
+        output.note(f"no keys in {ring.path}")
+    output.show(
+        [{"name": name, "key": key} for name, key in keys.items()],
+        lambda: output.table(["NAME", "KEY"], list(keys.items())),
+    )
+
+
+def run_keys_remove(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist keys remove NAME`."""
+    _find_key_ring(arguments).remove(arguments.name)
+    output.show({"removed": arguments.name}, f"removed {arguments.name}")
+
+
+def _find_key_ring(arguments: argparse.Namespace) -> KeyRing:
+    from npu_persist.trust.keys import KeyRing
+
+    return KeyRing(npu_persist.Store(arguments.store).home)

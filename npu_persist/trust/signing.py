@@ -183,7 +183,8 @@ def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, Pub
     if not signers:
         by = ", ".join(found.signatures) or "nobody"
         raise SignatureError(
-            f"{path}: expected a signature of a known key ({', '.join(keys) or 'there is none'}); got {by}"
+            f"{path}: expected a signature of a known key ({', '.join(keys) or 'there is none'}); got {by}. To add the "
+            "signer's public key: npu-persist keys add NAME FILE"
         )
     for name, key in signers.items():
         if not _is_valid(key, bytes.fromhex(found.signatures[key.hex]), _message(what, subject, key.hex)):

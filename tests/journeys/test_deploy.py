@@ -20,7 +20,7 @@ import npu_persist
 from npu_persist.bundle.manifest import TensorNode
 from npu_persist.bundle.signature import Record, rebuild
 from npu_persist.bundle.weights import read_header
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from tests.support.processes import poison, run_python
 
 if TYPE_CHECKING:

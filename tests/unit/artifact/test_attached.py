@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from npu_persist import cli
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact
 from npu_persist.artifact.attached import attach, list_attached, prune_attached, stage, verify_attached
 from npu_persist.bundle.bundle import Bundle
+from npu_persist.cli.main import main
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.store import Store
 from tests.faults.test_store_processes import finish, python
@@ -194,7 +194,7 @@ def test_verify_reads_the_attached_artifacts(tmp_path: Path, capsys: pytest.Capt
             store.verify(reference)
         assert caught.value.path == str(blob)
     for arguments in (["tiny"], []):
-        assert cli.main(["verify", "--json", "--store", str(tmp_path), *arguments]) == 4
+        assert main(["verify", "--json", "--store", str(tmp_path), *arguments]) == 4
     assert json.loads(capsys.readouterr().out)[0]["ok"] is False
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from npu_persist.cli import main
-from npu_persist.cli.output import Output
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine
 from tests.support.processes import ROOT, poison, run_python
@@ -195,7 +193,7 @@ def test_without_matplotlib_nothing_is_measured(run: Run, tmp_path: Path) -> Non
     hide = (
         "import importlib.util as u, sys; find = u.find_spec; "
         "u.find_spec = lambda name, *rest: None if name == 'matplotlib' else find(name, *rest); "
-        "from npu_persist.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from npu_persist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     poisoned = poison(tmp_path / "poisoned", "openvino")
     done = run_python("-c", hide, "bench", "affine", "--plot", str(tmp_path / "a.png"), path=poisoned)
@@ -218,7 +216,7 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_nothing_running(flag: list[st
     publish_affine(Store())
     # A shell that runs this suite in the background has its children ignore Ctrl-C.
     heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code = heed + "from npu_persist.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = heed + "from npu_persist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["bench", "affine", "--device", "CPU", "--seconds", "600", "--interval", "0.05", "--json", *flag]
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -239,44 +237,8 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_nothing_running(flag: list[st
     assert found["rounds"][0]["inferences"] > 0
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_bar_is_wiped_before_anything_else_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    stdout, stderr = io.StringIO(), Terminal()
-    output = Output(as_json=False, stdout=stdout, stderr=stderr)
-    output.bar(0.5, "half")
-    assert stderr.getvalue() == f"  [{'#' * 15}{'.' * 15}]  50%  half"
-    output.note("a note")
-    assert screen(stderr.getvalue()) == ["a note", ""]
-    output.bar(1, "x" * 200)
-    assert len(screen(stderr.getvalue())[-1]) == 79
-    output.finish()
-    assert screen(stderr.getvalue()) == ["a note", ""]
-
-
-def test_a_bar_is_for_terminals_only() -> None:
-    stderr = io.StringIO()
-    Output(as_json=False, stdout=io.StringIO(), stderr=stderr).bar(0.5, "half")
-    assert stderr.getvalue() == ""
-
-
-def screen(text: str) -> list[str]:
-    """What a terminal shows: a carriage return goes back, and what is written then replaces what was there."""
-    lines = []
-    for line in text.split("\n"):
-        shown = ""
-        for part in line.split("\r"):
-            shown = part + shown[len(part) :]
-        lines.append(shown.rstrip())
-    return lines
-
-
 def test_every_number_has_three_digits() -> None:
-    from npu_persist.cli.bench_tables import format_number
+    from npu_persist.cli.bench import format_number
 
     numbers: dict[float, Any] = {
         0.001234: "0.00123",

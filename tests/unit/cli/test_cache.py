@@ -9,7 +9,7 @@ import pytest
 
 from npu_persist.artifact.artifact import BLOB_FILE
 from npu_persist.cache import CompileCache
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.artifacts import BLOB, KEY, age, damage, held, publish
 from tests.support.bundles import publish_tiny
@@ -85,7 +85,7 @@ def test_damage_and_strangers_are_warned_of(run: Run, cache: CompileCache) -> No
     assert code == 0
     assert text.splitlines()[1].split()[:3] == [entry.key[:12], "?", "?"]
     assert f"warning: {entry.path} is damaged" in warnings
-    assert "notes.txt is not of the compile cache" in warnings
+    assert "notes.txt does not belong to the compile cache" in warnings
     assert as_json(run, "list")[0]["problem"]
 
 
@@ -111,7 +111,7 @@ def test_verify_tells_by_its_exit_code_and_repairs_on_demand(run: Run, cache: Co
     assert len(results) == 2
     code, _, errors = run("verify", "--repair")
     assert code == 4
-    assert "put aside" in errors
+    assert "quarantined" in errors
     assert not damaged.path.exists()
     assert run("verify")[0] == 0
 
@@ -255,7 +255,7 @@ def test_looking_at_the_cache_imports_neither_openvino_nor_numpy(cache: CompileC
     publish(cache)
     code = """if True:
         import sys
-        from npu_persist.cli import main
+        from npu_persist.cli.main import main
 
         for verb in ("list", "verify", "prune"):
             assert main(["cache", verb, "--json"]) == 0

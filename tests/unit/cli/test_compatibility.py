@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.attached import REQUIREMENTS, attach_npu
 from tests.support.graphs import publish_affine, publish_dynamic
@@ -100,7 +100,7 @@ def test_one_that_is_damaged(run: Run, bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--elf", "1.2"), "--elf: said of another machine"),
+        (("--elf", "1.2"), "--elf: only with --target"),
         (("--target", "CPU"), "expected an NPU's platform"),
         (("--target", "NPU:1"), "target: expected one of NPU:3720"),
         (("--target", "NPU:4000", "--mi", "x"), "mi: expected a version"),

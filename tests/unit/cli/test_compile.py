@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist import Store
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from tests.support.graphs import publish_affine, publish_dynamic
 
 if TYPE_CHECKING:

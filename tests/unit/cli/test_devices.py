@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist.cache import CompileCache
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.device import core
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import npu_persist
-from npu_persist.cli import main
-from npu_persist.cli.factory import make_model
+from npu_persist.cli.main import main
+from npu_persist.cli.models import make_model
 from tests.support.processes import run_python
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def test_a_module_can_be_named_itself(run: Run, tmp_path: Path) -> None:
         ("user_models:wrong", 2, "expected args as a tuple; it returned dict"),
         ("user_models:too_many", 2, "(user_models.Scale, (), dict, int)"),
         ("user_models:SOURCE", 2, "has no 'SOURCE'"),
-        ("user_models:bare", 2, "advice: here: let the factory return (module, args)"),
+        ("user_models:bare", 2, "example inputs"),
         ("user_models:not_a_number", 1, "NaN"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_device_that_is_not_there_is_3(run: Run) -> None:
     assert run("persist", "user_models:with_args", "--name", "scale")[0] == 0
     code, _, err = run("run", "scale", "--device", "GPU.7")
     assert code == 3
-    assert "advice: --device CPU works on every machine" in err
+    assert "GPU.7" in err
 
 
 def test_a_damaged_bundle_is_4_and_is_not_run(run: Run) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.pulls import digest_of, put_compiled, put_tiny
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny
 
@@ -17,7 +17,18 @@ REPO = "org/tiny"
 
 def test_says_where_it_is_and_what_was_sent(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     publish_tiny(Store())
-    arguments = ["push", "tiny:1", REPO, "--private", "--tag", "first", "--message", "hello", "--revision", "trial"]
+    arguments = [
+        "push",
+        "tiny:1",
+        REPO,
+        "--private",
+        "--tag",
+        "first",
+        "--commit-message",
+        "hello",
+        "--revision",
+        "trial",
+    ]
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     repo = hub.repos[REPO]
@@ -42,15 +53,14 @@ def test_json_is_one_document(hub: HubServer, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(("fault", "code", "said"), [(503, 1, "503"), (403, 1, "hf auth"), (412, 1, "pull")])
-def test_refusals_end_with_advice(
+def test_refusals_say_what_to_do(
     hub: HubServer, capsys: pytest.CaptureFixture[str], fault: int, code: int, said: str
 ) -> None:
     publish_tiny(Store())
     hub.fail("POST .*/commit/", status=fault, times=100)
     assert main(["push", "tiny", REPO]) == code
     err = capsys.readouterr().err
-    assert said in err
-    assert "advice:" in err
+    assert said in err.lower()
 
 
 def test_no_such_bundle_ends_as_not_found(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from npu_persist.bundle.manifest import Padding
-from npu_persist.cli.shapes import parse_buckets, parse_padding
+from npu_persist.cli.arguments import parse_buckets, parse_padding
 from npu_persist.errors import UsageError
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE, WineToolchain
 from npu_persist.device.platforms import PLATFORMS
@@ -24,7 +24,7 @@ def test_install_list_check_and_remove(capsys: pytest.CaptureFixture[str], store
     shown = capsys.readouterr()
     assert shown.out == f"{folder}: OpenVINO {installed_version()}-22982-of-a-test, NPU compiler 2026.5.0-of-a-test\n"
     assert "building the host program" in shown.err
-    assert "none of the wheels that this package was tested with" in shown.err
+    assert "this package was not tested with this wheel" in shown.err
     assert main(["toolchain", "list"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["TOOLCHAIN", "USABLE", "OPENVINO", "REASON"]
@@ -75,7 +75,6 @@ def test_check_without_any(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["toolchain", "check", "wine"]) == 1
     shown = capsys.readouterr()
     assert "error: toolchain wine: " in shown.err
-    assert "advice: `npu-persist toolchain list`" in shown.err
     assert main(["toolchain", "remove", "2025.1.0"]) == 1
     assert "no toolchain for OpenVINO 2025.1.0" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE
-from npu_persist.cli import main
+from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
 from tests.support.bundles import publish_tiny
@@ -121,7 +121,7 @@ def test_a_password_comes_from_the_environment_or_a_terminal(
     key = str(write_private_key(tmp_path, "ada", "secret"))
     code, _, err = run("sign", "tiny", "--key", key)
     assert code == 2
-    assert "NPU_PERSIST_KEY_PASSWORD gives it" in err
+    assert "set NPU_PERSIST_KEY_PASSWORD" in err
     assert err.count(key) == 1
     monkeypatch.setenv("NPU_PERSIST_KEY_PASSWORD", "Secret")
     assert run("sign", "tiny", "--key", key)[0] == 2

@@ -381,7 +381,7 @@ def test_bert() -> None:
 
 
 def test_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from npu_persist.cli import main
+    from npu_persist.cli.main import main
 
     (tmp_path / "made.py").write_text(
         "import torch\ndef make():\n    return torch.nn.ReLU(), (torch.zeros(1, 4),)\n",

@@ -1,0 +1,179 @@
+"""Arguments that verbs share: options of every verb, and the forms in which names, shapes and arrays are given."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from npu_persist.errors import NotFoundError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+
+    from npu_persist.bundle.manifest import Padding
+    from npu_persist.cli.output import Output
+
+    Run = Callable[[argparse.Namespace, Output], "int | None"]
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+REFERENCE = "unet, unet:3, unet:prod, unet@<digest prefix>, hf://org/unet@v3 or a bundle's directory"
+"""Help text of a reference."""
+
+BUCKET_FORM = "NAME=1x128[,NAME=1x128...]"
+PADDING_FORM = "NAME=VALUE[:left|:right]"
+
+_SHAPE = re.compile(r"[0-9]{1,18}(x[0-9]{1,18})*", re.ASCII)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(f"{message}\n{self.format_usage().rstrip()}")
+
+
+def add_verb(verbs: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    """Add a verb, with the options that every verb has.
+
+    Args:
+        verbs: The subparsers to add it to.
+        name: The verb.
+        run: The function that runs it; it may return an exit code.
+        text: Its help.
+    """
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=_sentence(text))
+    parser.add_argument(
+        "--store", metavar="DIR", help="the store's directory (default: NPU_PERSIST_HOME, or the user's data directory)"
+    )
+    parser.add_argument("--json", action="store_true", help="write one JSON document to stdout")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(verbs: Any, name: str, text: str) -> Any:
+    """Add a verb that has verbs of its own, and return the subparsers for them."""
+    return verbs.add_parser(name, help=text, description=_sentence(text)).add_subparsers(metavar="VERB", required=True)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def add_reference(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """Add the argument that names a bundle."""
+    parser.add_argument("reference", **{"metavar": "REF", "help": REFERENCE, **options})
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model's inputs."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--inputs", metavar="FILE.npz", help="inputs by name (default: those of the golden sample)")
+    source.add_argument("--random", action="store_true", help="random inputs")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the option for OpenVINO properties, which `parse_pairs` reads."""
+    parser.add_argument(
+        "--config", metavar="KEY=VALUE", nargs="+", default=[], help="OpenVINO properties, such as NUM_STREAMS=2"
+    )
+
+
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Return `KEY=VALUE` texts as a dict; values stay text, since `1.10` may be a version."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{option}: expected KEY=VALUE; got {text!r}")
+        if key in pairs:
+            raise UsageError(f"{option}: {key!r} is given twice")
+        pairs[key] = value
+    return pairs
+
+
+def parse_buckets(texts: Sequence[str]) -> list[dict[str, tuple[int, ...]]] | None:
+    """Return the values of `--bucket`, such as `input_ids=1x128,attention_mask=1x128`; None without any."""
+    return [_parse_bucket(text) for text in texts] or None
+
+
+def _parse_bucket(text: str) -> dict[str, tuple[int, ...]]:
+    bucket: dict[str, tuple[int, ...]] = {}
+    for part in text.split(","):
+        name, _, shape = part.strip().rpartition("=")
+        if not name or name in bucket or not _SHAPE.fullmatch(shape):
+            raise UsageError(
+                f"--bucket: expected {BUCKET_FORM}, such as input_ids=1x128,attention_mask=1x128; got {text!r}"
+            )
+        bucket[name] = tuple(map(int, shape.split("x")))
+    return bucket
+
+
+def parse_padding(texts: Sequence[str]) -> dict[str, Padding] | None:
+    """Return the values of `--pad`, such as `input_ids=0:left`; None without any."""
+    from npu_persist.bundle.manifest import Padding
+
+    padding: dict[str, Padding] = {}
+    for text in texts:
+        name, _, rest = text.rpartition("=")
+        value, _, side = rest.partition(":")
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise UsageError(f"--pad: expected {PADDING_FORM}, such as input_ids=0:left; got {text!r}") from error
+        if not name or name in padding or side not in {"", "left", "right"}:
+            raise UsageError(f"--pad: expected {PADDING_FORM}, once for each input; got {text!r}")
+        padding[name] = Padding(number, "left" if side == "left" else "right")
+    return padding or None
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Read every array of an `.npz` file; pickled objects are refused.
+
+    Raises:
+        NotFoundError: There is no such file.
+        UsageError: It is not an `.npz` file, or contains Python objects.
+    """
+    import numpy as np
+
+    expected = f"{path}: expected an .npz file of named arrays, as numpy.savez(path, name=array) writes it"
+    magic = b""
+    try:
+        # Not numpy.load: it takes a file that is not a zip archive for a pickle, and advises to allow that.
+        with Path(path).open("rb") as source:
+            magic = source.read(len(np.lib.format.MAGIC_PREFIX))
+            with np.lib.npyio.NpzFile(source, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no such file: {path}") from error
+    except (EOFError, zipfile.BadZipFile, OSError) as error:
+        is_npy = magic == np.lib.format.MAGIC_PREFIX
+        got = "got a .npy file, which holds one array without a name" if is_npy else str(error)
+        raise UsageError(f"{expected}; {got}") from error
+    except ValueError as error:  # numpy's own message advises to allow pickle
+        raise UsageError(f"{expected}; got an array of Python objects, or a damaged one") from error
+
+
+def write_arrays(path: str, arrays: Arrays) -> None:
+    """Write arrays to an `.npz` file, whole or not at all; an existing file is replaced."""
+    import numpy as np
+
+    # Not numpy.savez: it takes the arrays as keyword arguments, and an output may be called `file` or `allow_pickle`.
+    part = Path(f"{path}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(part, "x") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}", errno=error.errno) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""Entry point of `npu-persist`: parse the arguments, run the verb, turn errors into messages and exit codes.
+
+0  done                                   4  integrity: not what was persisted
+1  failed                                 5  incompatible: sound, but not for this installation
+2  usage                                130  interrupted
+3  not found
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import npu_persist
+from npu_persist.cli import bench, bundles, cache, compile, devices, hub, models, trust  # noqa: A004 (the verb's name)
+from npu_persist.cli.arguments import Parser
+from npu_persist.cli.output import Output
+from npu_persist.errors import NpuPersistError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_FAILED = NpuPersistError.exit_code
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as in shells."""
+
+TRACEBACK_VARIABLE = "NPU_PERSIST_TRACEBACK"
+"""Environment variable that shows tracebacks."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: The arguments, without the program's name; None for those of the process.
+    """
+    output = Output(as_json=False)
+    try:
+        arguments = make_parser().parse_args(argv)
+        output.as_json = arguments.json
+        with warnings.catch_warnings():
+            warnings.showwarning = _make_showwarning(output)
+            code: int | None = arguments.run(arguments, output)
+        output.finish()
+    except BrokenPipeError:
+        # The reader of stdout has closed it (`npu-persist list | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (every error ends as a message and an exit code)
+        return report(error, output)
+    return code or 0
+
+
+def make_parser() -> Parser:
+    """Return the parser; the arguments it returns have `run`, the verb's function."""
+    parser = Parser(
+        prog="npu-persist",
+        description="Persist PyTorch modules as bundles; inspect, check, run and share bundles.",
+        epilog="exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 integrity, 5 incompatible, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"npu-persist {npu_persist.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    models.add_verbs(verbs)
+    compile.add_verbs(verbs)
+    bench.add_verbs(verbs)
+    bundles.add_verbs(verbs)
+    hub.add_verbs(verbs)
+    trust.add_verbs(verbs)
+    cache.add_verbs(verbs)
+    devices.add_verbs(verbs)
+    return parser
+
+
+def report(error: BaseException, output: Output) -> int:
+    """Show an error and return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        output.error("interrupted")
+        return EXIT_INTERRUPTED
+    is_shown = os.environ.get(TRACEBACK_VARIABLE, "0") not in {"", "0"}
+    if is_shown:
+        output.note("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, NpuPersistError):
+        output.error(str(error))
+        return error.exit_code
+    output.error(f"{type(error).__name__}: {error}")
+    if not is_shown:
+        output.note(f"{TRACEBACK_VARIABLE}=1 shows where it came from")
+    return EXIT_FAILED
+
+
+def _make_showwarning(output: Output) -> Any:
+    """Return a `warnings.showwarning` that shows this package's warnings without a line of its source."""
+    show_others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if category.__module__ == "npu_persist.errors":
+            output.warning(str(message))
+        else:
+            show_others(message, category, *rest)
+
+    return show

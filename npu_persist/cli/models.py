@@ -1,0 +1,321 @@
+"""The verbs `persist`, which makes a bundle of a PyTorch module, and `run`, which runs a bundle once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import npu_persist
+from npu_persist.cli.arguments import (
+    add_inputs,
+    add_reference,
+    add_verb,
+    parse_buckets,
+    parse_padding,
+    parse_pairs,
+    read_arrays,
+    write_arrays,
+)
+from npu_persist.cli.bundles import check_lines, describe_bundle, head_lines, read_manifest
+from npu_persist.errors import MissingExtraError, NpuPersistError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from npu_persist.cli.output import Output
+
+    Array = np.ndarray[Any, Any]
+
+_TRAINING_SIDE = frozenset({"torch", "safetensors"})
+"""What the `export` extra installs."""
+
+_EXPECTED = (
+    "expected a torch.nn.Module, or a function without arguments that returns a module, (module, args) or "
+    "(module, args, kwargs)"
+)
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add them."""
+    add_persist(verbs)
+    add_run(verbs)
+
+
+def add_persist(verbs: Any) -> None:
+    """Add `persist`."""
+    parser = add_verb(verbs, "persist", run_persist, "convert a PyTorch module, check it and publish it as a bundle")
+    parser.add_argument(
+        "factory",
+        metavar="module.path:factory",
+        help="a torch.nn.Module, or a function that returns a module, (module, args) or (module, args, kwargs); the "
+        "current directory is importable",
+    )
+    parser.add_argument("--name", required=True, help="name of the bundle")
+    parser.add_argument(
+        "--precision", choices=["fp16", "fp32"], default="fp16", help="of float weights (default: fp16)"
+    )
+    parser.add_argument(
+        "--bucket",
+        metavar="INPUT=SHAPE",
+        action="append",
+        default=[],
+        help="sizes that calls are padded to, such as input_ids=1x128,attention_mask=1x128; axes that differ from the "
+        "example's may vary; may be repeated",
+    )
+    parser.add_argument(
+        "--pad",
+        metavar="INPUT=VALUE[:left]",
+        action="append",
+        default=[],
+        help="the value that an input is padded with, and the side (default: 0, on the right); may be repeated",
+    )
+    parser.add_argument("--alias", help="point this alias to the new version")
+    parser.add_argument(
+        "--inputs", metavar="FILE.npz", help="example inputs by argument name, in place of the factory's args"
+    )
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not run the bundle and compare it with torch"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference from torch, relative to an output's scale"
+    )
+    parser.add_argument(
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="kept in the manifest; may be repeated"
+    )
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        action="append",
+        default=[],
+        help="compile the bundle ahead of time, as `compile` does: NPU:4000; may be repeated",
+    )
+
+
+def run_persist(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist persist module.path:factory --name NAME`."""
+    metadata = parse_pairs("--metadata", arguments.metadata)
+    inputs = read_arrays(arguments.inputs) if arguments.inputs else None
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is not our data
+        made = make_model(arguments.factory)
+        args, kwargs = made.args, made.kwargs
+        if inputs is not None:
+            torch: Any = sys.modules["torch"]
+            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            args, kwargs = None, {**(kwargs or {}), **tensors}
+        bundle = npu_persist.persist(
+            made.model,
+            arguments.name,
+            args,
+            kwargs,
+            buckets=parse_buckets(arguments.bucket),
+            padding=parse_padding(arguments.pad),
+            precision=arguments.precision,
+            alias=arguments.alias,
+            metadata=metadata,
+            store=arguments.store,
+            check=arguments.check,
+            tolerance=arguments.tolerance,
+            targets=arguments.target or None,
+            progress=output.progress,
+        )
+    aliases = [arguments.alias] if arguments.alias else []
+    output.show(
+        {**describe_bundle(bundle, aliases), "manifest": read_manifest(bundle)},
+        lambda: output.section(
+            bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]
+        ),
+    )
+
+
+def add_run(verbs: Any) -> None:
+    """Add `run`."""
+    parser = add_verb(verbs, "run", run_run, "run a bundle once and print a summary of its outputs")
+    add_reference(parser)
+    parser.add_argument(
+        "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
+    )
+    add_inputs(parser)
+    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
+    parser.add_argument("--report", action="store_true", help="show how it was loaded: from where, for what, how fast")
+    parser.add_argument("--hint", metavar="H", help="LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT")
+    parser.add_argument(
+        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are checked (default: full)"
+    )
+    parser.add_argument(
+        "--fallback", nargs="+", default=[], metavar="D", help="devices to try where the first cannot be used"
+    )
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor fill the compile cache")
+    parser.add_argument(
+        "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
+    )
+    parser.add_argument(
+        "--trust",
+        metavar="REPO",
+        action="append",
+        default=[],
+        help="run what was compiled elsewhere and pulled from org/name or org/*, or from anywhere: all; such code runs "
+        "on the device; may be repeated (default: only what a known key signed, see `keys`)",
+    )
+    parser.add_argument(
+        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+    )
+
+
+def run_run(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist run REF`."""
+    from npu_persist.runtime.golden import make_random, read_golden_inputs
+
+    given = read_arrays(arguments.inputs) if arguments.inputs else None
+    model = npu_persist.load(
+        arguments.reference,
+        arguments.device,
+        hint=arguments.hint,
+        verify=arguments.verify,
+        fallback=arguments.fallback,
+        cache=arguments.cache,
+        compile_timeout=arguments.compile_timeout,
+        progress=None,
+        trust=True if "all" in arguments.trust else tuple(arguments.trust) or None,
+        require_signature=arguments.require_signature,
+        store=arguments.store,
+    )
+    if given is not None:
+        inputs = given
+    elif arguments.random:
+        inputs = make_random(model.inputs, arguments.seed)
+    else:
+        inputs = read_golden_inputs(model.bundle, model.inputs)
+    outputs = dict(zip([port.name for port in model.outputs], model.infer(inputs), strict=True))
+    if arguments.output:
+        write_arrays(arguments.output, outputs)
+    results = [summarize(name, array) for name, array in outputs.items()]
+    data = {
+        "reference": model.bundle.reference,
+        "outputs": results,
+        "saved": arguments.output,
+        "report": model.report.to_dict(),
+    }
+    output.show(data, lambda: _run_text(results, output))
+    if arguments.report:
+        output.note(str(model.report))
+    if arguments.output:
+        output.note(f"saved to {arguments.output}")
+
+
+def summarize(name: str, array: Array) -> dict[str, Any]:
+    """Return an output's name, dtype, shape, smallest, largest and mean value; None for those of an empty array."""
+    summary: dict[str, Any] = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+    for measure in ("min", "max", "mean"):
+        summary[measure] = _measure(array, measure) if array.size else None
+    return summary
+
+
+def _measure(array: Array, measure: str) -> float | int | str:
+    import numpy as np
+
+    # In float64: the sum of many float16 overflows in its own type. NaN and infinity are text: JSON does not have them.
+    value = array.mean(dtype=np.float64) if measure == "mean" else getattr(array, measure)()
+    if not np.isfinite(value):
+        return str(float(value))
+    return float(value) if isinstance(value, np.floating) else int(value)
+
+
+def _run_text(results: Sequence[dict[str, Any]], output: Output) -> str:
+    def show(value: float | str | None) -> str:
+        return "-" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+
+    measures = ["MIN", "MAX", "MEAN"]
+    rows = [
+        [one["name"], one["dtype"], str(one["shape"]), *(show(one[measure.lower()]) for measure in measures)]
+        for one in results
+    ]
+    return output.table(["OUTPUT", "DTYPE", "SHAPE", *measures], rows, right=measures)
+
+
+class MadeModel(NamedTuple):
+    """What a factory returned: the module, and the example call if there was one."""
+
+    model: Any
+    args: tuple[Any, ...] | None
+    kwargs: dict[str, Any] | None
+
+
+def make_model(target: str) -> MadeModel:
+    """Import `module.path:name` and call it, unless it is a module already.
+
+    The current directory is importable, as with `python -m`.
+
+    Raises:
+        UsageError: The text is malformed, nothing is there, or the factory returned something else.
+        NpuPersistError: The user's own code raised; the cause is chained.
+    """
+    found = _import_target(target)
+    if _is_module(found):
+        return MadeModel(found, None, None)
+    if not callable(found):
+        raise UsageError(f"{target}: {_EXPECTED}; got {_describe_type(found)}")
+    try:
+        made = found()
+    except Exception as error:
+        raise NpuPersistError(f"{target} raised {type(error).__name__}: {error}") from error
+    return _unpack(target, made)
+
+
+def _import_target(target: str) -> Any:
+    path, colon, name = target.partition(":")
+    if not (colon and path and name) or path.endswith(".py"):
+        raise UsageError(f"expected module.path:factory, such as mymodels.unet:make; got {target!r}")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 (sys.path holds strings)
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found: Any = importlib.import_module(path)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing in _TRAINING_SIDE:
+            raise MissingExtraError(
+                f"persist needs {missing}, which is not installed here: python -m pip install 'npu_persist[export]'",
+                extra="export",
+                name=missing,
+            ) from error
+        if missing is not None and (path == missing or path.startswith(f"{missing}.")):
+            raise UsageError(
+                f"{target}: there is no module {missing!r}, neither installed nor in the current directory"
+            ) from error
+        raise NpuPersistError(f"importing {path} raised {type(error).__name__}: {error}") from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise UsageError(f"{target}: {path} has no {name!r}") from error
+    return found
+
+
+def _is_module(value: object) -> bool:
+    # If value is a module, torch is imported. Importing it here would cost seconds for nothing.
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _unpack(target: str, made: Any) -> MadeModel:
+    if not isinstance(made, tuple):
+        made = (made,)
+    model, args, kwargs = (*made, None, None)[:3] if 1 <= len(made) <= 3 else (None, None, None)  # noqa: PLR2004 (the three forms)
+    if not _is_module(model):
+        raise UsageError(f"{target}: {_EXPECTED}; it returned {_describe_type(made if len(made) > 1 else made[0])}")
+    if args is not None and not isinstance(args, (tuple, list)):
+        raise UsageError(f"{target}: expected args as a tuple; it returned {_describe_type(args)}")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise UsageError(f"{target}: expected kwargs as a dict; it returned {_describe_type(kwargs)}")
+    return MadeModel(model, None if args is None else tuple(args), kwargs)
+
+
+def _describe_type(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_describe_type, value))})"
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
