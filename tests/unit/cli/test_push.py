@@ -17,19 +17,8 @@ REPO = "org/tiny"
 
 def test_says_where_it_is_and_what_was_sent(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     publish_tiny(Store())
-    arguments = [
-        "push",
-        "tiny:1",
-        REPO,
-        "--private",
-        "--tag",
-        "first",
-        "--commit-message",
-        "hello",
-        "--revision",
-        "trial",
-    ]
-    assert main(arguments) == 0
+    options = ["--private", "--tag", "first", "--commit-message", "hello", "--revision", "trial"]
+    assert main(["push", "tiny:1", REPO, *options]) == 0
     out, err = capsys.readouterr()
     repo = hub.repos[REPO]
     assert repo.private
