@@ -1,10 +1,10 @@
-"""Which axes the buckets of `persist` leave open, and which of them belong together, where nobody says it.
+"""Infers which axes the buckets of `persist` leave open, and which of them are one axis.
 
-An axis is open if its size in a bucket is another than in the example. Open axes of two inputs are one axis, of one
-name, if their sizes are equal in the example and in every bucket that names both; rather those at the same position,
-and never two axes of one input. An axis of an input that no bucket names belongs to the open axis whose size it has in
-the example; one of size 1 only to one at the same position of an input with as many axes. Where that is wrong or not
-enough, `dynamic_shapes` says it.
+An axis is open if its size in a bucket differs from the example's. Open axes of two inputs are one axis, of one name,
+if their sizes are equal in the example and in every bucket that names both; those at the same position are preferred,
+and two axes of one input are never one. An axis of an input that no bucket names joins the open axis whose size it has
+in the example; one of size 1 only joins one at the same position of an input with as many axes. Where that is wrong or
+not enough, callers pass `dynamic_shapes`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from npu_persist.bundle.buckets import Shapes
-    from npu_persist.conversion.capture import Call
+    from npu_persist.conversion.call import Call
 
 
 class _Place(NamedTuple):
-    """An axis of an input; `shape` is the example's, `sizes` has the axis' size in each bucket, None where unnamed."""
+    """An axis of an input: the example's shape, and the axis' size in each bucket, None where it is not named."""
 
     input: int
     axis: int
@@ -38,7 +38,7 @@ class _Place(NamedTuple):
         return self.shape[self.axis]
 
     def belongs(self, group: Sequence[_Place]) -> bool:
-        """Tell whether this may be the same axis as each of a group."""
+        """Return whether this may be the same axis as each of a group."""
         return all(
             self.input != other.input
             and self.size == other.size
@@ -51,7 +51,8 @@ def infer_axes(call: Call, buckets: object) -> Axes:
     """Return the axes that buckets leave open, as `dynamic_shapes` would say it.
 
     Raises:
-        UsageError: It is no list of buckets, or an axis of an input that none of them names could be one of two.
+        UsageError: not a list of buckets, or an axis of an input that none of them names could be one of two.
+
     """
     groups: list[list[_Place]] = []
     rest: list[_Place] = []
@@ -61,22 +62,22 @@ def infer_axes(call: Call, buckets: object) -> Axes:
         elif any(size not in {None, place.size} for size in place.sizes):
             fitting = [group for group in groups if place.belongs(group)]
             if fitting:
-                (_here(place, fitting) or fitting)[0].append(place)
+                (_at_same_position(place, fitting) or fitting)[0].append(place)
             else:
                 groups.append([place])
     for place in rest:
         fitting = [group for group in groups if place.belongs(group)]
-        if place.size == 1:  # which says nothing: many axes are
+        if place.size == 1:  # too common to tell anything
             fitting = [group for group in fitting if any(_are_alike(place, other) for other in group)]
-        here = _here(place, fitting)
-        if len(fitting) > 1 and len(here) != 1:
+        same = _at_same_position(place, fitting)
+        if len(fitting) > 1 and len(same) != 1:
             name = call.input_names[place.input]
             raise UsageError(
                 f"buckets: axis {place.axis} of {name} has size {place.size} in the example, as several open axes "
                 f"have. Name {name} in the buckets too, or give an example whose axes that vary have sizes of their own"
             )
         if fitting:
-            (here or fitting)[0].append(place)
+            (same or fitting)[0].append(place)
     return _name_axes(call, groups)
 
 
@@ -85,7 +86,7 @@ def _name_axes(call: Call, groups: Sequence[Sequence[_Place]]) -> Axes:
     used: set[str] = set()
     for group in groups:
         first = group[0]
-        # A Dim's name is a name of Python's.
+        # A Dim's name is a Python identifier.
         name = re.sub(r"\W|^(?=\d)", "_", f"{call.input_names[first.input]}_{first.axis}", flags=re.ASCII)
         while name in used:
             name += "_"
@@ -98,17 +99,15 @@ def _name_axes(call: Call, groups: Sequence[Sequence[_Place]]) -> Axes:
 
 
 def _places(call: Call, buckets: Sequence[Shapes]) -> Iterator[_Place]:
-    for index, (name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True)):
-        for axis in range(tensor.ndim):
+    for index, (name, example) in enumerate(call.shapes.items()):
+        for axis in range(len(example)):
             shapes = [bucket.get(name, ()) for bucket in buckets]
-            sizes = tuple(shape[axis] if axis < len(shape) else None for shape in shapes)
-            yield _Place(index, axis, tuple(tensor.shape), sizes)
+            yield _Place(index, axis, example, tuple(shape[axis] if axis < len(shape) else None for shape in shapes))
 
 
 def _are_alike(place: _Place, other: _Place) -> bool:
     return place.axis == other.axis and len(place.shape) == len(other.shape)
 
 
-def _here(place: _Place, groups: Sequence[list[_Place]]) -> list[list[_Place]]:
-    """Return the groups with an axis at the same position."""
+def _at_same_position(place: _Place, groups: Sequence[list[_Place]]) -> list[list[_Place]]:
     return [group for group in groups if any(place.axis == other.axis for other in group)]

@@ -1,19 +1,18 @@
-"""`persist(..., buckets=[...])`: which axes buckets leave open, and the check that filling up changes no answer.
+"""`persist(..., buckets=[...])`: resolves buckets, and checks that padding does not change the answers.
 
-The promise: a bundle is published with buckets only if its outputs can be cut back, and if the very code that a load
-fills inputs up and cuts outputs back with gives torch's own answers, at each bucket's size, at one below it and
-at the smallest.
+A bundle is published with buckets only if its outputs can be cut back, and if the code that pads and cuts in a loaded
+model gives torch's own answers: at each bucket's size, at one below it and at the smallest.
 """
 
 from __future__ import annotations
 
 import logging
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, resolve
 from npu_persist.bundle.manifest import TensorNode, ValueNode
-from npu_persist.conversion import check as parity
+from npu_persist.conversion.check import compile_for_check, is_within, measure_all
 from npu_persist.conversion.dynamic import input_ports, resize
 from npu_persist.device.core import get_core
 from npu_persist.errors import ConversionError, InputError, ParityError, UsageError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.manifest import Buckets, Difference, Graph, Port, Tolerance
-    from npu_persist.conversion.capture import Call
+    from npu_persist.conversion.call import Call
     from npu_persist.conversion.dynamic import Axes
 
 log = logging.getLogger(__name__)
@@ -35,21 +34,20 @@ log = logging.getLogger(__name__)
 _MASK = "attention_mask"
 
 _LOWEST = 1.0
-"""The share of an axis that leaves the least that there may be."""
+"""A share of an axis, as for `_smaller`, that leaves the smallest allowed size."""
 
 
 def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) -> Buckets:
-    """Return the buckets, and refuse those with which a padded call could not be right.
+    """Return the buckets; refuse those with which a padded call could not be right.
 
     Raises:
-        DynamicShapeError: A bucket does not fit the module's inputs.
-        UsageError: The example fits no bucket, or the module takes a mask that the example does not give.
+        DynamicShapeError: a bucket does not fit the module's inputs.
+        UsageError: the example fits no bucket, or the module takes a mask that the example does not give.
+
     """
-    ports = input_ports(call, axes)
-    found = resolve(ports, buckets, padding)
-    example = {name: tuple(tensor.shape) for name, tensor in zip(call.input_names, call.tensors, strict=True)}
-    if choose(found.shapes, example) is None:
-        opened = {name: shape for name, shape in example.items() if name in found.padding}
+    found = resolve(input_ports(call, axes), buckets, padding)
+    if choose(found.shapes, call.shapes) is None:
+        opened = {name: shape for name, shape in call.shapes.items() if name in found.padding}
         raise UsageError(
             f"buckets: the example, {describe_shapes(opened)}, fits none of "
             f"{'; '.join(map(describe_shapes, found.shapes))}. Give a smaller example or a larger bucket: the example "
@@ -59,94 +57,93 @@ def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) ->
     if _MASK in call.parameters and not isinstance(given.get(_MASK, ValueNode(None)), TensorNode):
         raise UsageError(
             f"buckets: {type(call.module).__name__}.forward takes an {_MASK}, and the example gives none: the module "
-            f"would attend to what its inputs are filled up with. Put it into the example, such as kwargs={{..., "
-            f"{_MASK!r}: torch.ones_like(input_ids)}}; callers of the loaded model may leave it out"
+            f"would attend to the padding. Put it into the example, such as kwargs={{..., {_MASK!r}: "
+            "torch.ones_like(input_ids)}; callers of the loaded model may leave it out"
         )
     return found
 
 
-def check_buckets(call: Call, graph: Graph, buckets: Buckets, directory: Path, tolerance: Tolerance) -> list[str]:
-    """Run the written graph in each bucket, exact and filled up, and compare with torch's answer to the call itself.
+def check_buckets(call: Call, graph: Graph, directory: Path, tolerance: Tolerance) -> tuple[str, ...]:
+    """Run the written graph in each bucket, full and padded, and compare with torch's answer to the call itself.
 
     Returns:
         What could not be compared.
 
     Raises:
-        ParityError: An answer is beyond tolerance: what is filled up changes it.
-        ConversionError: The module or the graph does not run at a bucket's size.
+        ParityError: an answer is beyond tolerance: padding changes it.
+        ConversionError: the module or the graph does not run at a bucket's size.
+
     """
     left_out: list[str] = []
+    buckets = graph.buckets
+    if buckets is None:
+        return ()
     for bucket in buckets.shapes:
         request = _compile(graph, bucket, directory).create_infer_request()
-        exact = Fit(graph.inputs, graph.outputs, buckets, bucket, bucket)
-        _compare(call, call.tensors, exact, bucket, request, tolerance)
-        check = partial(_runs_filled, call, graph, buckets, bucket, request, tolerance)
-        ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check(shapes, [call.tensors])), None)
+        check = _BucketCheck(call, graph, buckets, bucket, request, tolerance)
+        check.compare(call.tensors, bucket)
+        ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check.runs(shapes, [call.tensors])), None)
         if ran is None:
             left_out.append(
                 f"bucket {describe_shapes(bucket)}: the module runs at none of the smaller sizes that were tried, so "
-                "nobody compared padded calls with torch"
+                "padded calls were not compared with torch"
             )
             continue
-        # A maximum hides what is filled up as long as one real value is above it: not among few values of one sign.
-        signs = _one_sign(call.tensors, [name in buckets.padding for name in call.input_names])
+        # A maximum hides the padding as long as one real value is above it: not among values of one sign.
+        signs = _one_sign(call, buckets)
         lowest = [shapes for shapes in _smaller(graph.inputs, bucket, [_LOWEST]) if shapes != ran]
-        if not any(check(shapes, [call.tensors, *signs]) for shapes in lowest) and signs:
-            check(ran, signs)
-    return left_out
+        if not any(check.runs(shapes, [call.tensors, *signs]) for shapes in lowest) and signs:
+            check.runs(ran, signs)
+    return tuple(left_out)
 
 
-def _runs_filled(  # noqa: PLR0913, PLR0917 (a call, what it is compared with, and how)
-    call: Call,
-    graph: Graph,
-    buckets: Buckets,
-    bucket: Shapes,
-    request: Any,
-    tolerance: Tolerance,
-    shapes: Shapes,
-    samples: Sequence[Sequence[torch.Tensor]],
-) -> bool:
-    """Compare calls of a size, and tell whether it is one that the module runs at."""
-    try:
-        fit = Fit(graph.inputs, graph.outputs, buckets, bucket, shapes)
-        for sample in samples:
-            _compare(call, sample, fit, shapes, request, tolerance)
-    except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
-        log.info("no comparison at %s: %s", describe_shapes(shapes), error)
-        return False
-    return True
+@dataclass(frozen=True)
+class _BucketCheck:
+    """Compares calls of one graph in one bucket with torch."""
+
+    call: Call
+    graph: Graph
+    buckets: Buckets
+    bucket: Shapes
+    request: Any
+    tolerance: Tolerance
+
+    def runs(self, shapes: Shapes, samples: Sequence[Sequence[torch.Tensor]]) -> bool:
+        """Compare calls of a size, and return whether the module runs at it at all."""
+        try:
+            for sample in samples:
+                self.compare(sample, shapes)
+        except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
+            log.info("no comparison at %s: %s", describe_shapes(shapes), error)
+            return False
+        return True
+
+    def compare(self, sample: Sequence[torch.Tensor], shapes: Shapes) -> None:
+        """Compare a sample, resized to these shapes."""
+        fit = Fit(self.graph.inputs, self.graph.outputs, self.buckets, self.bucket, shapes)
+        tensors = resize(sample, [shapes.get(name) for name in self.call.input_names])
+        expected = self.call.run(tensors)
+        if any(result.is_floating_point() and bool(result.isnan().any()) for result in expected.tensors):
+            raise ConversionError(f"torch gives NaN at {describe_shapes(shapes)}")
+        arrays = fit.fill([tensor.numpy() for tensor in tensors])
+        differences = measure_all(expected, fit.cut([*self.request.infer(arrays).values()], share_outputs=True))
+        failed = [difference for difference in differences if not is_within(difference, self.tolerance)]
+        if failed:
+            raise _parity_error(min(failed, key=lambda one: one.cosine), differences, fit, shapes)
 
 
-def _one_sign(tensors: Sequence[torch.Tensor], is_filled: Sequence[bool]) -> list[list[torch.Tensor]]:
-    """Return the example with no negative, and with no positive numbers, where those that are filled up have both."""
+def _one_sign(call: Call, buckets: Buckets) -> list[list[torch.Tensor]]:
+    """Return the example without negative, and without positive numbers, where padded inputs have both."""
     both = [
-        filled and tensor.is_floating_point() and bool((tensor < 0).any() and (tensor > 0).any())
-        for tensor, filled in zip(tensors, is_filled, strict=True)
+        name in buckets.padding and tensor.is_floating_point() and bool((tensor < 0).any() and (tensor > 0).any())
+        for name, tensor in zip(call.input_names, call.tensors, strict=True)
     ]
     if not any(both):
         return []
     return [
-        [sign * tensor.abs() if has_both else tensor for tensor, has_both in zip(tensors, both, strict=True)]
+        [sign * tensor.abs() if has_both else tensor for tensor, has_both in zip(call.tensors, both, strict=True)]
         for sign in (1, -1)
     ]
-
-
-def _compare(  # noqa: PLR0913, PLR0917 (see above)
-    call: Call, sample: Sequence[torch.Tensor], fit: Fit, shapes: Shapes, request: Any, tolerance: Tolerance
-) -> None:
-    tensors = resize(sample, [shapes.get(name) for name in call.input_names])
-    expected = call.run(tensors)
-    if any(result.is_floating_point() and bool(result.isnan().any()) for result in expected):
-        raise ConversionError(f"torch gives NaN at {describe_shapes(shapes)}")
-    arrays = fit.fill([tensor.numpy() for tensor in tensors])
-    found = fit.cut([*request.infer(arrays).values()], share_outputs=True)
-    differences = tuple(
-        parity.measure(name, result.detach().numpy(), got)
-        for name, result, got in zip(call.output_names, expected, found, strict=True)
-    )
-    failed = [difference for difference in differences if not parity.is_within(difference, tolerance)]
-    if failed:
-        raise _parity_error(min(failed, key=lambda one: one.cosine), differences, fit, shapes)
 
 
 def _compile(graph: Graph, bucket: Shapes, directory: Path) -> Any:
@@ -157,7 +154,7 @@ def _compile(graph: Graph, bucket: Shapes, directory: Path) -> Any:
         )
     except RuntimeError as error:
         raise ConversionError(f"the graph does not run at the bucket {describe_shapes(bucket)}: {error}") from error
-    return parity.compile_for_check(model)
+    return compile_for_check(model)
 
 
 def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: Fit, shapes: Shapes) -> ParityError:
@@ -170,7 +167,7 @@ def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: F
         )
     else:
         text = (
-            f"output {worst.output}: filling {describe_shapes(shapes)} up to the bucket {bucket} changes the "
+            f"output {worst.output}: padding {describe_shapes(shapes)} up to the bucket {bucket} changes the "
             f"result, which differs from torch's {by}. If the module takes a mask, put it into the example; if not, "
             "try another value or side, padding={input: Padding(value, side)}; and if values at the border or "
             "means over an axis have to differ, this axis cannot be filled up: give each size a graph of its own. If "
@@ -180,7 +177,7 @@ def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: F
 
 
 def _smaller(inputs: Sequence[Port], bucket: Shapes, shares: Sequence[float] = (1 / 3, 1 / 2, 0)) -> Iterator[Shapes]:
-    """Yield shapes below a bucket's: less by a share of each open axis, but at least by one, as far as it may be."""
+    """Yield shapes below a bucket's: each open axis less by a share, at least by one, within its bounds."""
     top = read_sizes(inputs, bucket)
     for share in shares:
         sizes = {root: max(size - max(int(size * share), 1), 1) for root, size in top.items()}
@@ -191,7 +188,7 @@ def _smaller(inputs: Sequence[Port], bucket: Shapes, shares: Sequence[float] = (
                 shape[axis] = max(factor * sizes[root] + offset, bounds.min)
             if shape:
                 shapes[port.name] = tuple(shape)
-        # Bounds of axes that are computed from others may have pulled them apart.
+        # The bounds of axes that depend on others may break the relation.
         known = read_sizes(inputs, shapes)
         is_consistent = all(
             shapes[port.name][found.axis] == found.factor * known[found.root] + found.offset

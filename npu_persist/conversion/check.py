@@ -1,65 +1,143 @@
-"""Compares the written bundle, run by OpenVINO on the CPU, with what torch gave for the same inputs.
+"""Compares a graph, run by OpenVINO on the CPU, with what torch gives for the same inputs.
 
-For each output, against the torch result t and the OpenVINO result o, both as float64:
+For each output, with the torch result t and the OpenVINO result o, both as float64:
 
     max_abs       max |o - t|
     max_relative  max |o - t| / max |t|      relative to the output's scale, not element by element
     cosine        (o . t) / (|o| |t|)
 
-Infinities must stand at the same places and have the same sign; they are left out of the measures. NaN is never right.
+Infinities must be at the same places and have the same sign; they are left out of the measures. NaN is never right.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from npu_persist.bundle.manifest import Difference, Precision, Tolerance
+from npu_persist.bundle.manifest import Difference, Tolerance
 from npu_persist.compilation.messages import first_lines
+from npu_persist.conversion.dependence import inputs_by_output
+from npu_persist.conversion.dynamic import other_sizes, resize
 from npu_persist.device.core import get_core
-from npu_persist.errors import CompilationError, ParityError
+from npu_persist.errors import CompilationError, ConversionError, ParityError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import openvino as ov
 
-    from npu_persist.conversion.capture import Call
-
-log = logging.getLogger(__name__)
+    from npu_persist.bundle.buckets import Shapes
+    from npu_persist.bundle.manifest import Precision
+    from npu_persist.conversion.call import Call, Results
+    from npu_persist.conversion.capture import Capture
+    from npu_persist.conversion.dynamic import Axes
 
 _DIGITS = 3
 """Significant digits that are kept of a difference."""
+_SIZED_BY_VALUES = frozenset({"NonZero", "Unique", "Multinomial"})
+"""Operations whose result has a shape that depends on values."""
 
 
-def default_tolerance(call: Call, precision: Precision) -> Tolerance:
+def default_tolerance(module: torch.nn.Module, precision: Precision) -> Tolerance:
     """Return what rounding alone may cost: the weights' precision, or the module's own where that is coarser."""
-    if call.has_bfloat16:
+    if any(t.dtype is torch.bfloat16 for t in (*module.parameters(), *module.buffers())):
         return Tolerance(max_relative=0.2, cosine=0.995)
-    if precision == "fp16" or any(p.dtype is torch.float16 for p in call.module.parameters()):
+    if precision == "fp16" or any(p.dtype is torch.float16 for p in module.parameters()):
         return Tolerance(max_relative=0.1, cosine=0.999)
     return Tolerance(max_relative=0.001, cosine=0.99999)
 
 
-def check_results(call: Call) -> None:
-    """Check that torch's own results can be compared with anything.
-
-    Raises:
-        ParityError: torch gave NaN.
-
-    """
-    for name, result in zip(call.output_names, call.results, strict=True):
-        if result.is_floating_point() and bool(torch.isnan(result).any()):
-            count = int(torch.isnan(result).sum())
+def refuse_nan(results: Results) -> None:
+    """Raise ParityError if torch's own results cannot be compared with anything."""
+    for name, result in zip(results.names, results.tensors, strict=True):
+        if result.is_floating_point() and (count := int(torch.isnan(result).sum())):
             raise ParityError(
                 f"output {name}: torch itself gave NaN in {count} of {result.numel()} elements for the example inputs, "
                 "so nothing can be compared with it. Give example inputs for which the module works, or pass "
                 "check=False.",
                 output=name,
+            )
+
+
+def check_written(capture: Capture, graph: Path, weights: Path, tolerance: Tolerance) -> tuple[Difference, ...]:
+    """Run the example through the written graph and compare.
+
+    Raises:
+        ParityError: names the worst output and, if it can be found, the first layer where OpenVINO differs from torch.
+
+    """
+    inputs = [tensor.numpy() for tensor in capture.call.tensors]
+    request = compile_for_check(graph, weights).create_infer_request()
+    request.infer(inputs)  # a plugin that overwrites what it computed at compile time is right in the first run only
+    differences = measure_all(capture.results, request.infer(inputs).values())
+    del request
+    if all(is_within(difference, tolerance) for difference in differences):
+        return differences
+    worst = min(
+        (difference for difference in differences if not is_within(difference, tolerance)), key=lambda one: one.cosine
+    )
+    layer = _find_first_difference(capture.call, graph, weights, tolerance)
+    raise ParityError(
+        f"output {worst.output}: OpenVINO differs from torch by {worst.max_relative:g} of the output's scale (allowed "
+        f"{tolerance.max_relative:g}), cosine {worst.cosine:.6f} (at least {tolerance.cosine:g})"
+        + (f"; the first layer that differs is {layer}" if layer else "; no single layer differs by that much")
+        + '. Nothing was published. Try precision="fp32", or pass a wider tolerance=.',
+        output=worst.output,
+        differences=differences,
+        layer=layer,
+    )
+
+
+def probe(capture: Capture, axes: Axes, model: ov.Model, tolerance: Tolerance, sizes: Sequence[Shapes] = ()) -> None:
+    """Run a graph on other inputs than the example's where a frozen size or value is possible.
+
+    A graph with dynamic axes is run at a second size, one of `sizes` where there is another (the module may take only
+    multiples of a number). A graph that ignores an input which torch's result depends on is run with the inputs' values
+    in reverse order.
+
+    Raises:
+        ConversionError: the graph froze a size or a value, and is wrong for other inputs.
+
+    """
+    call = capture.call
+    if axes and (resized := _another_bucket(call, sizes) or other_sizes(call, axes)) is not None:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in resized)
+        _probe(call, model, resized, tolerance, f"inputs of shape {shapes}")
+    depends_on = inputs_by_output(model)
+    if not any(depends_on):
+        raise ConversionError("no output of the graph depends on any input: the forward leaves torch on its way.")
+    ignored = 0
+    for expected, found in zip(capture.results.depends_on, depends_on, strict=False):
+        ignored |= expected & ~found
+    if ignored:
+        names = [name for index, name in enumerate(call.input_names) if ignored >> index & 1]
+        reversed_values = [tensor.flip(tuple(range(tensor.ndim))) for tensor in call.tensors]
+        what = f"other values of {', '.join(names)}, which the graph ignores"
+        _probe(call, model, reversed_values, tolerance, what)
+
+
+def _another_bucket(call: Call, sizes: Sequence[Shapes]) -> list[torch.Tensor] | None:
+    for shapes in sizes:
+        if any(call.shapes[name] != shape for name, shape in shapes.items()):
+            return resize(call.tensors, [shapes.get(name) for name in call.input_names])
+    return None
+
+
+def _probe(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], tolerance: Tolerance, what: str) -> None:
+    expected = call.run(tensors)
+    try:
+        found = compile_for_check(model).create_infer_request().infer([tensor.numpy() for tensor in tensors])
+    except RuntimeError as error:
+        raise ConversionError(f"the graph does not run with {what}: {first_lines(str(error))}") from error
+    for difference in measure_all(expected, found.values()):
+        if not is_within(difference, tolerance):
+            raise ConversionError(
+                f"the graph is right for the example but not with {what}: output {difference.output} differs from "
+                f"torch by {difference.max_relative:g} of its scale. What the trace froze cannot vary: leave a frozen "
+                "axis out of dynamic_shapes."
             )
 
 
@@ -70,33 +148,21 @@ def compile_for_check(model: ov.Model | Path, weights: Path | None = None) -> ov
         read = core.read_model(model, weights) if isinstance(model, Path) else model
         return core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
+        if isinstance(model, Path):
+            model = core.read_model(model, weights)
+        layers = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _SIZED_BY_VALUES]
+        likely = f" The shape of some results depends on values, at {', '.join(layers[:5])}." if layers else ""
         raise CompilationError(
             f"OpenVINO could not compile the converted graph for the CPU: {first_lines(str(error))} Nothing was "
-            f"published.{_blame_dynamic(model)} check=False would publish a bundle that the CPU cannot run."
+            f"published.{likely} check=False would publish a bundle that the CPU cannot run."
         ) from error
 
 
-def _blame_dynamic(model: ov.Model | Path) -> str:
-    """Return a sentence on the layers whose result has a shape that follows from values, which is a likely cause."""
-    if isinstance(model, Path):
-        model = get_core().read_model(model, model.with_name("weights.safetensors"))
-    kinds = {"NonZero", "Unique", "Multinomial"}
-    layers = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in kinds]
-    return f" The shape of some results follows from values, at {', '.join(layers[:5])}." if layers else ""
-
-
-def compare(call: Call, compiled: ov.CompiledModel) -> tuple[Difference, ...]:
-    """Run the example through the compiled model, twice, and measure each output of the second run against torch's.
-
-    A plugin that overwrites what it computed at compile time is right in the first run only.
-    """
-    request = compiled.create_infer_request()
-    inputs = [tensor.numpy() for tensor in call.tensors]
-    request.infer(inputs)
-    found = request.infer(inputs)
+def measure_all(expected: Results, found: Iterable[np.ndarray]) -> tuple[Difference, ...]:
+    """Return the differences of all outputs."""
     return tuple(
-        measure(name, expected.numpy(), found[index])
-        for index, (name, expected) in enumerate(zip(call.output_names, call.results, strict=True))
+        measure(name, tensor.numpy(), got)
+        for name, tensor, got in zip(expected.names, expected.tensors, found, strict=True)
     )
 
 
@@ -130,45 +196,17 @@ def is_within(difference: Difference, tolerance: Tolerance) -> bool:
     return difference.max_relative <= tolerance.max_relative and difference.cosine >= tolerance.cosine
 
 
-def require(
-    call: Call, differences: Sequence[Difference], tolerance: Tolerance, graph: Path | None, weights: Path | None
-) -> None:
-    """Raise unless every output is within tolerance.
-
-    Raises:
-        ParityError: names the worst output and, if it can be found, the first layer where OpenVINO leaves torch.
-
-    """
-    failed = [difference for difference in differences if not is_within(difference, tolerance)]
-    if not failed:
-        return
-    worst = min(failed, key=lambda difference: difference.cosine)
-    layer = (
-        find_first_difference(call, graph, weights, tolerance) if graph is not None and weights is not None else None
-    )
-    raise ParityError(
-        f"output {worst.output}: OpenVINO differs from torch by {worst.max_relative:g} of the output's scale (allowed "
-        f"{tolerance.max_relative:g}), cosine {worst.cosine:.6f} (at least {tolerance.cosine:g})"
-        + (f"; the first layer that differs is {layer}" if layer else "; no single layer could be blamed")
-        + '. Nothing was published. Try precision="fp32", or pass a wider tolerance=.',
-        output=worst.output,
-        differences=tuple(differences),
-        layer=layer,
-    )
-
-
-def find_first_difference(call: Call, graph: Path, weights: Path, tolerance: Tolerance) -> str | None:
+def _find_first_difference(call: Call, graph: Path, weights: Path, tolerance: Tolerance) -> str | None:
     """Return the path of the first submodule whose result OpenVINO does not reproduce, or None.
 
-    The results of all submodules that return one tensor are compared with the last layer of that submodule in the
-    graph.
+    The result of each submodule that returns one tensor is compared with its last layer in the graph.
     """
-    seen: list[tuple[str, np.ndarray]] = []
+    outputs: list[tuple[str, np.ndarray]] = []
 
     def remember(name: str) -> object:
         def hook(_module: object, _args: object, output: object) -> None:
             if isinstance(output, torch.Tensor) and output.is_floating_point():
-                seen.append((name, output.detach().float().numpy().copy()))
+                outputs.append((name, output.detach().float().numpy().copy()))
 
         return hook
 
@@ -184,7 +222,7 @@ def find_first_difference(call: Call, graph: Path, weights: Path, tolerance: Tol
         scope, slash, _ = operation.get_friendly_name().partition("/")
         if slash and operation.get_output_size() == 1 and operation.get_type_name() not in {"Constant", "Result"}:
             last_layers[scope] = operation.output(0)
-    taps = [(name, value, last_layers[name]) for name, value in seen if name in last_layers]
+    taps = [(name, value, last_layers[name]) for name, value in outputs if name in last_layers]
     if not taps:
         return None
     first_tap = len(model.outputs)

@@ -1,41 +1,35 @@
-"""A captured call to an `openvino.Model` with named inputs and outputs and the shapes that were asked for.
+"""A captured call, converted to an `openvino.Model` with named inputs and outputs and the shapes that were asked for.
 
-This is what `openvino.convert_model` does for a module, without three things it does on the way: tracing twice to
-compare (the check against torch is stronger), building an empty preprocessing pipeline (a third of the whole time on
-BERT-base), and telemetry. The frontend, its extensions and the common optimizations are the same calls.
+This is what `openvino.convert_model` does for a module, without three steps: it traces twice to compare (the check
+against torch is stronger), builds an empty preprocessing pipeline (a third of the whole time on BERT-base), and sends
+telemetry. The frontend and the common optimizations are the same calls.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING
 
 import openvino as ov
 import torch
-from openvino._offline_transformations import (
-    apply_fused_names_cleanup,
-    apply_moc_transformations,
-    compress_quantize_weights_transformation,
-)
 from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from npu_persist.bundle.manifest import Dimension, Port
 from npu_persist.compilation.messages import first_lines
-from npu_persist.conversion.conversion_errors import describe_refusal, find_operation
-from npu_persist.conversion.dynamic import Axes, to_export_shapes
-from npu_persist.conversion.operations import extensions, fold_constant_results, make_integer_divisions_exact
+from npu_persist.conversion.rewrites import MODEL_REWRITES, OPERATIONS
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from npu_persist.conversion.capture import Call
-
-log = logging.getLogger(__name__)
+    from npu_persist.conversion.capture import Capture
+    from npu_persist.conversion.dynamic import Axes
 
 _TYPES = {
     torch.bool: ov.Type.boolean,
@@ -50,42 +44,70 @@ _TYPES = {
 }
 
 
-def convert_trace(call: Call, traced: torch.jit.ScriptModule, axes: Axes) -> ov.Model:
-    """Convert a traced call.
+_ADVICE = {
+    "aten::histc": "For a mixture-of-experts model of transformers: model.set_experts_implementation('batched_mm').",
+}
+"""What to do about an operation that OpenVINO lacks, where there is another way."""
+
+
+def convert(capture: Capture, axes: Axes) -> ov.Model:
+    """Convert a captured call.
 
     Raises:
-        ConversionError: an operation has no OpenVINO equivalent; names the operation and the submodule it stands in.
+        ConversionError: an operation has no OpenVINO equivalent; names the operation and the submodule it is in.
 
     """
-    decoder = TorchScriptPythonDecoder(traced, example_input=tuple(call.tensors), shared_memory=True)
+    program = capture.program
     try:
-        return _convert(decoder, call, axes)
+        if isinstance(program, torch.export.ExportedProgram):
+            with _quiet_decoder():
+                return _convert(TorchFXPythonDecoder.from_exported_program(program), capture, axes)
+        decoder = TorchScriptPythonDecoder(program, example_input=capture.call.tensors, shared_memory=True)
+        return _convert(decoder, capture, axes)
     except Exception as error:
+        traced = None if isinstance(program, torch.export.ExportedProgram) else program.inlined_graph
         operation, path = find_operation(traced, str(error))
-        raise ConversionError(
-            describe_refusal(operation, path, error), module_path=path, operation=operation
-        ) from error
+        where = "" if path is None else f" in {path or 'the module itself'}"
+        text = f"OpenVINO could not convert {operation or 'an operation'}{where}: {first_lines(str(error))}"
+        text = f"{text} {_ADVICE[operation]}" if operation in _ADVICE else text
+        raise ConversionError(text, module_path=path, operation=operation) from error
 
 
-def convert_export(call: Call, axes: Axes) -> ov.Model:
-    """Capture the call with `torch.export` and convert the exported program.
+def find_operation(graph: torch.Graph | None, message: str) -> tuple[str | None, str | None]:
+    """Return the operation that a frontend's error is about, and the path of the submodule that it is in.
 
-    Raises:
-        ConversionError: torch.export or the frontend refused the module.
+    Args:
+        graph: the traced graph, to search for an operation whose place the message leaves out.
+        message: the frontend's error.
 
     """
-    try:
-        program = call.export(to_export_shapes(call, axes))
-        with _quiet_decoder():
-            decoder = TorchFXPythonDecoder.from_exported_program(program)
-        return _convert(decoder, call, axes)
-    except Exception as error:
-        raise ConversionError(f"torch.export could not take the module: {first_lines(str(error))}") from error
+    layer = re.search(r"(?:friendly_name '|conversion of operation )([^' ]*)/(\w+::\w+)", message)
+    if layer is not None:
+        return layer.group(2), _module_path(layer.group(1))
+    mentioned = set(re.findall(r"\w+::[\w.]+", message)) - {"prim::Constant"}
+    for node in [] if graph is None else _all_nodes(graph):
+        kind = node.kind()
+        if kind in mentioned:
+            function = node.pyname() if kind == "prim::PythonOp" and hasattr(node, "pyname") else None
+            return f"{kind} ({function})" if function else kind, _module_path(node.scopeName())
+    return None, None
+
+
+def _module_path(scope: str) -> str:
+    """Return the path of a submodule from a tracer's scope, `__module.module/__module.module.encoder`."""
+    return re.sub(r"^(__module\.)?module\.?", "", scope.rsplit("/", 1)[-1])
+
+
+def _all_nodes(graph: torch.Graph | torch.Block) -> Iterator[torch.Node]:
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _all_nodes(block)
 
 
 @contextlib.contextmanager
 def _quiet_decoder() -> Iterator[None]:
-    """Keep the decoder from logging each decomposition that this torch lacks, and torch from warning of its use."""
+    """Silence the decoder's log line for each decomposition that this torch lacks, and torch's deprecations."""
     root, handler = logging.getLogger(), logging.NullHandler()
 
     def refuse(_: logging.LogRecord) -> bool:
@@ -103,77 +125,53 @@ def _quiet_decoder() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, call: Call, axes: Axes) -> ov.Model:
+def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, capture: Capture, axes: Axes) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
-    for extension in extensions():
-        frontend.add_extension(extension)
+    for operation, conversion in OPERATIONS.items():
+        frontend.add_extension(ConversionExtension(operation, conversion))
     loaded = frontend.load(decoder, True)  # noqa: FBT003 - share_weights is positional only
-    places = loaded.get_inputs()
-    if len(places) != len(call.tensors):
-        raise ConversionError(f"the capture has {len(places)} inputs where the call has {len(call.tensors)} tensors")
-    for index, (place, tensor) in enumerate(zip(places, call.tensors, strict=True)):
-        loaded.set_partial_shape(place, partial_shape(axes.shape(index, tensor)))
+    places, tensors = loaded.get_inputs(), capture.call.tensors
+    if len(places) != len(tensors):
+        raise ConversionError(f"the capture has {len(places)} inputs where the call has {len(tensors)} tensors")
+    for index, (place, tensor) in enumerate(zip(places, tensors, strict=True)):
+        loaded.set_partial_shape(place, _partial_shape(axes.shape(index, tensor)))
         loaded.set_element_type(place, _TYPES[tensor.dtype])
     model = frontend.convert(loaded)
-    masks = _masks(model)
-    make_integer_divisions_exact(model, [op for op in model.get_ordered_ops() if masks[op.get_name()]])
-    apply_moc_transformations(model, cf=False, smart_reshape=False)
-    compress_quantize_weights_transformation(model)
-    fold_constant_results(model)
-    apply_fused_names_cleanup(model)
-    return _with_exact_ports(model, call)
+    for rewrite in MODEL_REWRITES:
+        rewrite(model)
+    _name_ports(model, capture)
+    return model
 
 
-def _with_exact_ports(model: ov.Model, call: Call) -> ov.Model:
+def _name_ports(model: ov.Model, capture: Capture) -> None:
     """Name inputs and outputs and make each output the dtype that torch gave."""
     parameters, results = model.get_parameters(), model.get_results()
-    if len(parameters) != len(call.tensors) or len(results) != len(call.results):
+    inputs, outputs = capture.call.input_names, capture.results.names
+    if len(parameters) != len(inputs) or len(results) != len(outputs):
         raise ConversionError(
-            f"the converted graph has {len(parameters)} inputs and {len(results)} outputs; the call has "
-            f"{len(call.tensors)} and {len(call.results)}"
+            f"the converted graph has {len(parameters)} inputs and {len(results)} outputs; the call has {len(inputs)} "
+            f"and {len(outputs)}"
         )
-    wanted = [_TYPES[result.dtype] for result in call.results]
-    for index, kind in enumerate(wanted):
-        if model.outputs[index].get_element_type() != kind:
-            source = results[index].input_value(0)
-            results[index].input(0).replace_source_output(ov.opset13.convert(source, kind).output(0))
+    for port, result, tensor in zip(model.outputs, results, capture.results.tensors, strict=True):
+        if port.get_element_type() != (kind := _TYPES[tensor.dtype]):
+            source = result.input_value(0)
+            result.input(0).replace_source_output(ov.opset13.convert(source, kind).output(0))
     model.validate_nodes_and_infer_types()
-    for parameter, name in zip(parameters, call.input_names, strict=True):
+    for parameter, name in zip(parameters, inputs, strict=True):
         parameter.set_friendly_name(name)
         parameter.output(0).get_tensor().set_names({name})
     # An output may be an input as it came, or the same tensor as another output: then one tensor has both names.
-    names = {(node.get_name(), 0): {name} for node, name in zip(parameters, call.input_names, strict=True)}
-    for result, name in zip(results, call.output_names, strict=True):
+    names = {(node.get_name(), 0): {name} for node, name in zip(parameters, inputs, strict=True)}
+    for result, name in zip(results, outputs, strict=True):
         source = result.input_value(0)
         shared = names.setdefault((source.get_node().get_name(), source.get_index()), set())
         shared.add(name)
         source.get_tensor().set_names(shared)
         result.set_friendly_name(f"{name}/result")
     model.set_friendly_name("main")
-    return model
 
 
-def dependences(model: ov.Model) -> list[int]:
-    """Return for each output which inputs its values depend on in the graph, a bit for each; shapes do not count."""
-    masks = _masks(model)
-    return [masks[result.get_name()] for result in model.get_results()]
-
-
-def _masks(model: ov.Model) -> dict[str, int]:
-    masks: dict[str, int] = {parameter.get_name(): 1 << index for index, parameter in enumerate(model.get_parameters())}
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() not in {"Parameter", "ShapeOf"}:
-            mask = 0
-            for source in operation.input_values():
-                mask |= masks.get(source.get_node().get_name(), 0)
-            masks[operation.get_name()] = mask
-        elif operation.get_type_name() == "ShapeOf":
-            masks[operation.get_name()] = 0
-    return masks
-
-
-def partial_shape(shape: Sequence[int | Dimension]) -> ov.PartialShape:
-    """Return OpenVINO's form of a shape with bounds."""
+def _partial_shape(shape: Sequence[int | Dimension]) -> ov.PartialShape:
     return ov.PartialShape(
         [
             axis if isinstance(axis, int) else ov.Dimension(axis.min, -1 if axis.max is None else axis.max)
@@ -182,15 +180,16 @@ def partial_shape(shape: Sequence[int | Dimension]) -> ov.PartialShape:
     )
 
 
-def describe_ports(model: ov.Model, call: Call, axes: Axes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return the manifest's ports of a converted model, inputs and outputs."""
+def describe_ports(model: ov.Model, capture: Capture, axes: Axes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Return the inputs and outputs of a converted model, as the manifest has them."""
+    call, results = capture.call, capture.results
     inputs = tuple(
         Port(name, _dtype_name(port), axes.shape(index, tensor))
         for index, (name, port, tensor) in enumerate(zip(call.input_names, model.inputs, call.tensors, strict=True))
     )
     outputs = tuple(
         Port(name, _dtype_name(port), _shape_of(port, result))
-        for name, port, result in zip(call.output_names, model.outputs, call.results, strict=True)
+        for name, port, result in zip(results.names, model.outputs, results.tensors, strict=True)
     )
     return inputs, outputs
 

@@ -1,11 +1,9 @@
-"""`dynamic_shapes` as `torch.export` takes it, read into one bounded dimension an axis.
-
-Without it every axis is as long as the example's, which is what an NPU wants.
-"""
+"""`dynamic_shapes` as `torch.export` takes it, read into one bounded dimension an axis."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.export import Dim
@@ -26,24 +24,21 @@ from npu_persist.bundle.signature import size_of
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import torch
 
-    from npu_persist.conversion.capture import Call
+    from npu_persist.conversion.call import Call
 
 _UNBOUNDED = 1 << 31
-"""An upper bound from here on (torch writes a number near 2**63, or its own infinity) is none."""
+"""From here on, an upper bound (a number near 2**63, or torch's own infinity) means none."""
 
 
+@dataclass(frozen=True)
 class Axes:
-    """Which axes of which inputs are dynamic, by the input's index.
+    """Which axes of which inputs are dynamic: by the input's index, the user's own Dim or hint for each axis."""
 
-    Attributes:
-        dims: per input, axis to the user's own Dim or hint.
-
-    """
-
-    def __init__(self, dims: Mapping[int, Mapping[int, Any]] | None = None) -> None:
-        self.dims = dims or {}
+    dims: Mapping[int, Mapping[int, Any]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return any(self.dims.values())
@@ -54,15 +49,14 @@ class Axes:
         return tuple(_dimension(dims[axis]) if axis in dims else size for axis, size in enumerate(example.shape))
 
 
-def read_dynamic_shapes(spec: Any, call: Call, arguments: Sequence[tuple[str, Tree]]) -> Axes:
+def read_dynamic_shapes(spec: Any, call: Call) -> Axes:
     """Read the user's specification against the structure of the example call.
 
     Args:
         spec: None; or a dict from argument name, or a tuple in the order of the arguments; nested as the argument is;
             each tensor's entry None, a dict from axis to Dim, or one entry an axis (Dim, Dim.AUTO, Dim.DYNAMIC, an int,
             None).
-        call: the captured call.
-        arguments: names and structure of the arguments.
+        call: the call.
 
     Raises:
         UsageError: an entry that fits no argument, tensor or axis, or whose bounds exclude the example.
@@ -70,44 +64,25 @@ def read_dynamic_shapes(spec: Any, call: Call, arguments: Sequence[tuple[str, Tr
     """
     if spec is None:
         return Axes()
-    dims: dict[int, dict[int, Any]] = {}
-    entries: dict[str, Any]
+    trees = dict(call.arguments)
     if isinstance(spec, Mapping):
         entries = dict(spec)
-    elif isinstance(spec, (tuple, list)) and len(spec) <= len(arguments):
-        entries = {name: entry for (name, _), entry in zip(arguments, spec, strict=False)}
+    elif isinstance(spec, (tuple, list)) and len(spec) <= len(trees):
+        entries = dict(zip(trees, spec, strict=False))
     else:
-        raise UsageError(
-            f"dynamic_shapes must be a dict or a tuple for the arguments {[n for n, _ in arguments]}; got {spec!r}"
-        )
-    trees = dict(arguments)
-    for name, entry in entries.items():
+        raise UsageError(f"dynamic_shapes must be a dict or a tuple for the arguments {[*trees]}; got {spec!r}")
+    for name in entries:
         if name not in trees:
-            raise UsageError(f"dynamic_shapes names {name!r}; the example call has the arguments {list(trees)}")
-        _read(trees[name], entry, name, call, dims)
-    return Axes(dims)
+            raise UsageError(f"dynamic_shapes names {name!r}; the example call has the arguments {[*trees]}")
+    return Axes(dict(axes for name, entry in entries.items() for axes in _read(trees[name], entry, name, call)))
 
 
-def _read(tree: Tree, entry: Any, where: str, call: Call, dims: dict[int, dict[int, Any]]) -> None:
+def _read(tree: Tree, entry: Any, where: str, call: Call) -> Iterator[tuple[int, dict[int, Any]]]:
+    """Yield the index of each tensor and its dynamic axes."""
     if entry is None:
         return
     if isinstance(tree, TensorNode):
-        tensor = call.tensors[tree.index]
-        axes = (
-            dict(entry)
-            if isinstance(entry, Mapping)
-            else dict(enumerate(entry))
-            if isinstance(entry, (tuple, list))
-            else None
-        )
-        if axes is None or not all(type(axis) is int and -tensor.ndim <= axis < tensor.ndim for axis in axes):
-            raise UsageError(
-                f"dynamic_shapes of {where}: expected axes of a tensor with shape {list(tensor.shape)}; got {entry!r}"
-            )
-        chosen = {axis % tensor.ndim: dim for axis, dim in axes.items() if not _is_static(dim)}
-        for axis, dim in axes.items():
-            _check_example(dim, tensor.shape[axis], f"{where}, axis {axis}")
-        dims[tree.index] = chosen
+        yield tree.index, _read_tensor(call.tensors[tree.index], entry, where)
         return
     children: dict[Any, Tree]
     if isinstance(tree, (ListNode, TupleNode)):
@@ -124,7 +99,23 @@ def _read(tree: Tree, entry: Any, where: str, call: Call, dims: dict[int, dict[i
     for key, part in given.items():
         if key not in children:
             raise UsageError(f"dynamic_shapes of {where}: no part {key!r} in the example, only {list(children)}")
-        _read(children[key], part, f"{where}.{key}", call, dims)
+        yield from _read(children[key], part, f"{where}.{key}", call)
+
+
+def _read_tensor(tensor: torch.Tensor, entry: Any, where: str) -> dict[int, Any]:
+    axes: dict[Any, Any] = {}
+    if isinstance(entry, Mapping):
+        axes = dict(entry)
+    elif isinstance(entry, (tuple, list)):
+        axes = dict(enumerate(entry))
+    is_axes = isinstance(entry, (Mapping, tuple, list))
+    if not is_axes or not all(type(axis) is int and -tensor.ndim <= axis < tensor.ndim for axis in axes):
+        raise UsageError(
+            f"dynamic_shapes of {where}: expected axes of a tensor with shape {list(tensor.shape)}; got {entry!r}"
+        )
+    for axis, dim in axes.items():
+        _check_example(dim, tensor.shape[axis], f"{where}, axis {axis}")
+    return {axis % tensor.ndim: dim for axis, dim in axes.items() if not _is_static(dim)}
 
 
 def _is_static(dim: Any) -> bool:
@@ -177,15 +168,11 @@ def to_export_shapes(call: Call, axes: Axes) -> Any:
     """Return the specification for `torch.export.export` of the wrapped call, whose arguments are all tensors."""
     if not axes:
         return None
-    return {"tensors": tuple(dict(axes.dims.get(i, {}).items()) or None for i in range(len(call.tensors)))}
+    return {"tensors": tuple(dict(axes.dims.get(index, {})) or None for index in range(len(call.tensors)))}
 
 
 def other_sizes(call: Call, axes: Axes) -> list[torch.Tensor] | None:
-    """Return the example at another size within all bounds, or None where there is no other.
-
-    Axes of equal names get equal sizes. Tensors are repeated or cut along the dynamic axes, so values stay in
-    their range.
-    """
+    """Return the example at another size within all bounds, equal for axes of one name; None where there is none."""
     shapes = [axes.shape(index, tensor) for index, tensor in enumerate(call.tensors)]
     chosen: dict[str, int] = {}
     for tensor, shape in zip(call.tensors, shapes, strict=True):
@@ -205,7 +192,7 @@ def other_sizes(call: Call, axes: Axes) -> list[torch.Tensor] | None:
                 return None
             wanted_shape.append(wanted)
         wanted_shapes.append(tuple(wanted_shape))
-    if all(tuple(tensor.shape) == shape for tensor, shape in zip(call.tensors, wanted_shapes, strict=True)):
+    if wanted_shapes == [*call.shapes.values()]:
         return None
     return resize(call.tensors, wanted_shapes)
 

@@ -1,8 +1,8 @@
 """Finds the example inputs that a module is traced with.
 
-In this order: given by the caller; seen by `record`; the module's own `example_input_array` (Lightning); its own
-`dummy_inputs` (transformers); made from its `config` where the class's main input says what it takes (transformers,
-diffusers). Made ones are seeded, so that equal modules give equal bundles.
+In this order: given by the caller; seen by `record`; the module's own `example_input_array` (Lightning); made from its
+`config` where its main input is known (transformers, diffusers); its own `dummy_inputs` (transformers). Made ones are
+seeded, so that equal modules give equal bundles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from npu_persist.errors import ExampleInputsError
 
 _SEED = 0
 _TOKENS = 77
-"""Length of a text condition: that of CLIP's text encoder, which Stable Diffusion models are conditioned on."""
+"""Length of a text condition: that of CLIP's text encoder, which Stable Diffusion uses."""
 
 
 class Example(NamedTuple):
@@ -47,9 +47,7 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Remember the inputs of the module's last forward, for `persist` to trace it with.
-
-    The inputs are copied, so that what happens to them later does not matter.
+    """Record copies of the inputs of the module's last forward, as the example for `persist`.
 
     Args:
         model: the module that will be persisted.
@@ -77,12 +75,7 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Example:
-    """Return the call to trace.
-
-    Raises:
-        ExampleInputsError: none was given and none could be found; the message names every way.
-
-    """
+    """Return the call to trace, or raise ExampleInputsError with every way to give one."""
     if args is not None or kwargs is not None:
         return Example(() if args is None else args, {} if kwargs is None else kwargs, "given")
     if model in _recorded:

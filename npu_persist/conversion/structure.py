@@ -1,8 +1,7 @@
-"""Nested torch arguments and results, taken apart into tensors and a `Tree`, and put together again.
+"""Nested torch arguments and results, flattened into tensors and a `Tree`, and built again.
 
-The other half, without torch, is `npu_persist.bundle.signature`. Tensors become leaves, whatever the nesting; numbers,
-flags, strings and None stay in the tree as fixed values; a type that cannot be told apart without its class is refused
-by name.
+The counterpart without torch is `npu_persist.bundle.signature`. Tensors become leaves; numbers, flags, strings and None
+stay in the tree as fixed values; a type that cannot be built without its class is an error.
 """
 
 from __future__ import annotations
@@ -40,28 +39,51 @@ _KINDS: dict[Any, ParameterKind] = {
 }
 
 Rebuild = Callable[[Sequence[torch.Tensor]], Any]
-"""Puts a structure together again from tensors."""
+"""Builds a structure from tensors."""
 
 
-class Leaves:
-    """Collects the tensors of a structure, in order, each with the path at which it stood."""
+@dataclasses.dataclass(frozen=True)
+class Flattened:
+    """A nested value as its tensors, each with its path, and what it takes to build it again."""
 
-    def __init__(self, *, unique: bool, is_number: Callable[[torch.Tensor], bool] | None = None) -> None:
-        """Start empty.
+    tree: Tree
+    rebuild: Rebuild
+    tensors: tuple[torch.Tensor, ...]
+    names: tuple[str, ...]
 
-        Args:
-            unique: whether a tensor that comes twice is one leaf.
-            is_number: which tensors stand for plain integers; these are no leaves.
 
-        """
+def flatten(
+    value: Any, name: str = "", *, unique: bool, is_number: Callable[[torch.Tensor], bool] | None = None
+) -> Flattened:
+    """Flatten a nested value.
+
+    Args:
+        value: tensors in lists, tuples, dicts, named tuples, dataclasses, outputs of transformers and diffusers, and
+            types registered with torch.utils._pytree; besides, None, numbers, flags and strings.
+        name: path of the value, for the tensors' names and for errors.
+        unique: whether a tensor that appears twice is one leaf.
+        is_number: which tensors stand for plain integers; these are no leaves.
+
+    Raises:
+        ConversionError: a type that a loaded model could neither take nor give.
+
+    """
+    leaves = _Leaves(unique, is_number)
+    tree, rebuild = leaves.flatten(value, name)
+    return Flattened(tree, rebuild, tuple(leaves.tensors), tuple(leaves.names))
+
+
+class _Leaves:
+    """The tensors of one value, collected in order."""
+
+    def __init__(self, unique: bool, is_number: Callable[[torch.Tensor], bool] | None) -> None:  # noqa: FBT001
         self.tensors: list[torch.Tensor] = []
         self.names: list[str] = []
         self._unique = unique
-        self.is_number = is_number
+        self._is_number = is_number
         self._seen: dict[int, int] = {}
 
-    def add(self, tensor: torch.Tensor, name: str) -> int:
-        """Add a tensor and return its index."""
+    def _add(self, tensor: torch.Tensor, name: str) -> int:
         if self._unique and id(tensor) in self._seen:
             return self._seen[id(tensor)]
         self._seen[id(tensor)] = len(self.tensors)
@@ -69,88 +91,71 @@ class Leaves:
         self.names.append(name)
         return len(self.tensors) - 1
 
+    def flatten(self, value: Any, name: str) -> tuple[Tree, Rebuild]:
+        if isinstance(value, torch.Tensor):
+            if self._is_number is not None and self._is_number(value):
+                number = int(value)
+                return ValueNode(number), lambda _: number
+            index = self._add(value, name)
+            return TensorNode(index), lambda tensors: tensors[index]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return ValueNode(_plain(value)), lambda _: value
+        return self._flatten_container(value, name)
 
-def take_apart(value: Any, name: str, leaves: Leaves) -> tuple[Tree, Rebuild]:
-    """Return the tree of a nested value and the function that builds it again from its tensors.
-
-    Args:
-        value: tensors in lists, tuples, dicts, named tuples, dataclasses, transformers' and diffusers' outputs, and
-            types registered with torch.utils._pytree, beside None, numbers, flags and strings.
-        name: path of the value, for the leaves' names and for errors.
-        leaves: takes the tensors.
-
-    Raises:
-        ConversionError: a type that a loaded model could neither take nor give.
-
-    """
-    if isinstance(value, torch.Tensor):
-        if leaves.is_number is not None and leaves.is_number(value):
-            number = int(value)
-            return ValueNode(number), lambda _: number
-        index = leaves.add(value, name)
-        return TensorNode(index), lambda tensors: tensors[index]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return ValueNode(_plain(value)), lambda _: value
-    if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
-        return _take_apart_mapping(value, name, leaves)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = [take_apart(item, f"{name}.{field}", leaves) for field, item in zip(value._fields, value, strict=True)]
-        fields = tuple((field, tree) for field, (tree, _) in zip(value._fields, parts, strict=True))
-        return NamedTupleNode(type(value).__name__, fields), _build(cast("Any", type(value))._make, parts)
-    if isinstance(value, (list, tuple)):
-        parts = [take_apart(item, f"{name}.{index}", leaves) for index, item in enumerate(value)]
-        kind, make = (ListNode, list) if isinstance(value, list) else (TupleNode, tuple)
-        return kind(tuple(tree for tree, _ in parts)), _build(make, parts)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _take_apart_dataclass(value, name, leaves)
-    if type(value) in pytree.SUPPORTED_NODES:
-        return _take_apart_registered(value, name, leaves)
-    raise ConversionError(
-        f"{name or 'the result'} is a {type(value).__module__}.{type(value).__qualname__}, which a loaded model could "
-        f"not take or give without that class. Use tensors, numbers, lists, tuples, dicts or dataclasses instead"
-        + (" (for a causal language model: call it with use_cache=False)." if "Cache" in type(value).__name__ else ".")
-    )
-
-
-def _take_apart_mapping(value: Mapping[Any, Any], name: str, leaves: Leaves) -> tuple[Tree, Rebuild]:
-    strange = [key for key in value if type(key) not in {str, int}]
-    if strange:
+    def _flatten_container(self, value: Any, name: str) -> tuple[Tree, Rebuild]:
+        if isinstance(value, Mapping) and not dataclasses.is_dataclass(value):
+            strange = [key for key in value if type(key) not in {str, int}]
+            if strange:
+                raise ConversionError(
+                    f"{name} is a dict with the key {strange[0]!r}; keys must be strings or integers."
+                )
+            kind: Any = type(value) if type(value) in {dict, collections.OrderedDict} else dict
+            trees, build = self._parts(value, name, kind)
+            return DictNode(trees), build
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            make = cast("Any", type(value))._make
+            trees, build = self._parts(dict(zip(value._fields, value, strict=True)), name, lambda d: make(d.values()))
+            return NamedTupleNode(type(value).__name__, trees), build
+        if isinstance(value, list):
+            trees, build = self._parts(dict(enumerate(value)), name, lambda parts: [*parts.values()])
+            return ListNode(tuple(tree for _, tree in trees)), build
+        if isinstance(value, tuple):
+            trees, build = self._parts(dict(enumerate(value)), name, lambda parts: (*parts.values(),))
+            return TupleNode(tuple(tree for _, tree in trees)), build
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return self._flatten_dataclass(value, name)
+        if type(value) in pytree.SUPPORTED_NODES:
+            node = pytree.SUPPORTED_NODES[type(value)]
+            children, context = node.flatten_fn(value)
+            numbered = {str(index): child for index, child in enumerate(children)}
+            trees, build = self._parts(numbered, name, lambda d: node.unflatten_fn([*d.values()], context))
+            return RecordNode(type(value).__name__, trees), build
+        advice = " (for a causal language model: call it with use_cache=False)" if "Cache" in type(value).__name__ else ""
         raise ConversionError(
-            f"{name or 'the result'} is a dict with the key {strange[0]!r}; keys must be strings or integers."
+            f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a loaded model could not take or "
+            f"give without that class. Use tensors, numbers, lists, tuples, dicts or dataclasses instead{advice}."
         )
-    parts = [take_apart(item, f"{name}.{key}", leaves) for key, item in value.items()]
-    keys = list(value)
-    tree = DictNode(tuple((key, part) for key, (part, _) in zip(keys, parts, strict=True)))
-    make: Any = type(value) if type(value) in {dict, collections.OrderedDict} else dict
-    return tree, _build(lambda items: make(zip(keys, items, strict=True)), parts)
 
+    def _flatten_dataclass(self, value: Any, name: str) -> tuple[Tree, Rebuild]:
+        settable = {field.name: field.init for field in dataclasses.fields(value)}
 
-def _take_apart_dataclass(value: Any, name: str, leaves: Leaves) -> tuple[Tree, Rebuild]:
-    fields = [field.name for field in dataclasses.fields(value)]
-    parts = [take_apart(getattr(value, field), f"{name}.{field}", leaves) for field in fields]
-    tree = RecordNode(type(value).__name__, tuple((f, part) for f, (part, _) in zip(fields, parts, strict=True)))
+        def make(parts: dict[str, Any]) -> Any:
+            return type(value)(**{field: part for field, part in parts.items() if settable[field]})
 
-    def make(items: Sequence[Any]) -> Any:
-        settable = {
-            field.name: item for field, item in zip(dataclasses.fields(value), items, strict=True) if field.init
-        }
-        return type(value)(**settable)
+        trees, build = self._parts({field: getattr(value, field) for field in settable}, name, make)
+        return RecordNode(type(value).__name__, trees), build
 
-    return tree, _build(make, parts)
-
-
-def _take_apart_registered(value: Any, name: str, leaves: Leaves) -> tuple[Tree, Rebuild]:
-    node = pytree.SUPPORTED_NODES[type(value)]
-    children, context = node.flatten_fn(value)
-    parts = [take_apart(item, f"{name}.{index}", leaves) for index, item in enumerate(children)]
-    keys = [str(index) for index in range(len(children))]
-    tree = RecordNode(type(value).__name__, tuple((key, part) for key, (part, _) in zip(keys, parts, strict=True)))
-    return tree, _build(lambda items: node.unflatten_fn(items, context), parts)
-
-
-def _build(make: Callable[[list[Any]], Any], parts: Sequence[tuple[Tree, Rebuild]]) -> Rebuild:
-    rebuilds = [rebuild for _, rebuild in parts]
-    return lambda tensors: make([rebuild(tensors) for rebuild in rebuilds])
+    def _parts(
+        self, parts: Mapping[Any, Any], name: str, make: Callable[[dict[Any, Any]], Any]
+    ) -> tuple[tuple[tuple[Any, Tree], ...], Rebuild]:
+        """Return the trees of a container's parts, and what builds the container from its rebuilt parts."""
+        prefix = f"{name}." if name else ""
+        flat = {key: self.flatten(part, f"{prefix}{key}") for key, part in parts.items()}
+        rebuilds = {key: rebuild for key, (_, rebuild) in flat.items()}
+        return (
+            tuple((key, tree) for key, (tree, _) in flat.items()),
+            lambda tensors: make({key: rebuild(tensors) for key, rebuild in rebuilds.items()}),
+        )
 
 
 def _plain(value: Any) -> bool | int | float | str | None:
@@ -171,16 +176,14 @@ def forward_signature(forward: Callable[..., Any]) -> inspect.Signature:
 
 
 def describe_parameters(forward: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the parameters of a module's `forward`, their defaults as trees: opaque where no plain values."""
+    """Return the parameters of a module's `forward`, their defaults as trees: opaque unless plain values."""
     described: list[Parameter] = []
     for parameter in forward_signature(forward).parameters.values():
         default: Tree | None = None
         if parameter.default is not inspect.Parameter.empty:
             try:
-                leaves = Leaves(unique=True)
-                default, _ = take_apart(parameter.default, parameter.name, leaves)
-                if leaves.tensors:
-                    default = OpaqueNode("<a tensor>")
+                flat = flatten(parameter.default, parameter.name, unique=True)
+                default = OpaqueNode("<a tensor>") if flat.tensors else flat.tree
             except ConversionError:
                 default = OpaqueNode(f"<{type(parameter.default).__name__}>")
         described.append(Parameter(parameter.name, _KINDS[parameter.kind], default))

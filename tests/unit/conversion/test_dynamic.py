@@ -9,7 +9,7 @@ import torch
 from torch.export import Dim
 
 from npu_persist.bundle.manifest import Dimension
-from npu_persist.conversion.capture import Call
+from npu_persist.conversion.call import Call, bind_call
 from npu_persist.conversion.dynamic import Axes, other_sizes, read_dynamic_shapes
 from npu_persist.errors import UsageError
 from tests.support.modules import Affine, Pair
@@ -25,12 +25,12 @@ class Holder(torch.nn.Module):
 
 
 def read(spec: Any, call: Call) -> list[tuple[int | Dimension, ...]]:
-    axes = read_dynamic_shapes(spec, call, call.arguments)
+    axes = read_dynamic_shapes(spec, call)
     return [axes.shape(index, tensor) for index, tensor in enumerate(call.tensors)]
 
 
 def affine() -> Call:
-    return Call(Affine(), (X, X), {})
+    return bind_call(Affine(), (X, X), {})
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,13 @@ def test_an_axis_without_upper_bound() -> None:
 
 
 def test_a_derived_axis_keeps_its_formula() -> None:
-    call = Call(Affine(), (X, torch.zeros(5, 4)), {})
+    call = bind_call(Affine(), (X, torch.zeros(5, 4)), {})
     shapes = read({"x": {0: BATCH}, "y": {0: 2 * BATCH + 1}}, call)
     assert shapes[1][0] == Dimension("2*batch+1", 3, 17)
 
 
 def test_nested_structures() -> None:
-    call = Call(Holder(), (X, [{"a": X}, Pair(X, X)]), {})
+    call = bind_call(Holder(), (X, [{"a": X}, Pair(X, X)]), {})
     shapes = read({"nested": [{"a": {0: BATCH}}, [{1: Dim("w", max=9)}, None]]}, call)
     assert shapes[1:] == [(Dimension("batch", 1, 8), 4), (2, Dimension("w", 0, 9)), (2, 4)]
 
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_named(spec: Any, message: str) -> None:
 
 
 def resized(call: Call, spec: Any) -> list[tuple[int, ...]] | None:
-    tensors = other_sizes(call, read_dynamic_shapes(spec, call, call.arguments))
+    tensors = other_sizes(call, read_dynamic_shapes(spec, call))
     return None if tensors is None else [tuple(tensor.shape) for tensor in tensors]
 
 
@@ -108,17 +108,17 @@ def test_the_other_size_stays_within_bounds() -> None:
 
 
 def test_the_other_size_of_a_derived_axis_follows_its_root() -> None:
-    call = Call(Affine(), (X, torch.zeros(4, 4)), {})
+    call = bind_call(Affine(), (X, torch.zeros(4, 4)), {})
     assert resized(call, {"x": {0: BATCH}, "y": {0: 2 * BATCH}}) == [(3, 4), (6, 4)]
 
 
 def test_values_of_the_other_size_come_from_the_example() -> None:
-    call = Call(Affine(), (torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]),), {})
-    axes = read_dynamic_shapes({"x": {0: BATCH}}, call, call.arguments)
+    call = bind_call(Affine(), (torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]),), {})
+    axes = read_dynamic_shapes({"x": {0: BATCH}}, call)
     (tensor,) = other_sizes(call, axes) or []
     assert tensor.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4]]
 
 
 def test_axes_are_false_when_nothing_is_dynamic() -> None:
     assert not Axes()
-    assert not read_dynamic_shapes({"x": None}, affine(), affine().arguments)
+    assert not read_dynamic_shapes({"x": None}, affine())

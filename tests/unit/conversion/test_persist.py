@@ -23,7 +23,7 @@ from torch.export import Dim
 import npu_persist
 from npu_persist.bundle.manifest import RecordNode, Tolerance, ValueNode
 from npu_persist.bundle.signature import Record
-from npu_persist.conversion import preserve
+from npu_persist.conversion import restoring
 from npu_persist.errors import (
     ConversionError,
     ExampleInputsError,
@@ -194,11 +194,11 @@ class TestModuleComesBackAsItWas:
     def test_on_another_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The CPU's tensors pass for those of another device: they are copied, and come back."""
         elsewhere = types.SimpleNamespace(device=torch.device("privateuseone"))
-        monkeypatch.setattr(preserve, "_tensors", lambda _: iter([elsewhere]))
+        monkeypatch.setattr(restoring, "_tensors", lambda _: iter([elsewhere]))
         module = Nested()
         identities = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
         args, kwargs = module.example()
-        with preserve.lend(module):
+        with restoring.restoring(module):
             assert id(module.layer.weight) != identities["layer.weight"]
             assert module.tied.weight is module.layer.weight
         bundle = npu_persist.persist(module, "elsewhere", args, kwargs)

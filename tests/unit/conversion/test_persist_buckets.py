@@ -14,7 +14,7 @@ from torch.export import Dim
 from npu_persist import Padding, load, persist
 from npu_persist.bundle.manifest import Dimension
 from npu_persist.conversion.bucket_axes import infer_axes
-from npu_persist.conversion.capture import Call
+from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.dynamic import input_ports
 from npu_persist.errors import DynamicShapeError, InputError, ParityError, UsageError
 
@@ -141,7 +141,7 @@ def test_padding_that_changes_the_border_is_refused(padding: Any, *, is_right: b
         x = torch.randn(1, 3, 11, 13)
         same(load("border", "CPU")(x), module(x), 1e-2)
     else:
-        with pytest.raises(ParityError, match=r"filling input=1x3x10x10 up to the bucket input=1x3x15x15 changes the"):
+        with pytest.raises(ParityError, match=r"padding input=1x3x10x10 up to the bucket input=1x3x15x15 changes the"):
             persist(module, "border", example, buckets=buckets, padding=named)
 
 
@@ -322,7 +322,7 @@ class Many(torch.nn.Module):
 
 
 def inferred(a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...], *buckets: Any) -> list[list[str | int]]:
-    call = Call(Many(), (torch.zeros(a), torch.zeros(b), torch.zeros(c)), {})
+    call = bind_call(Many(), (torch.zeros(a), torch.zeros(b), torch.zeros(c)), {})
     ports = input_ports(call, infer_axes(call, list(buckets)))
     return [[axis.name or "?" if isinstance(axis, Dimension) else axis for axis in port.shape] for port in ports]
 
@@ -351,7 +351,7 @@ class TestAxes:
             inferred((3, 5, 2), (3, 2, 5), (5,), {"a": (3, 8, 2), "b": (3, 2, 9)})
 
     def test_bounds_go_from_one_to_the_largest(self) -> None:
-        call = Call(Many(), (torch.zeros(1, 9), torch.zeros(1), torch.zeros(1)), {})
+        call = bind_call(Many(), (torch.zeros(1, 9), torch.zeros(1), torch.zeros(1)), {})
         (port, *_) = input_ports(call, infer_axes(call, [{"a": (1, 4)}, {"a": (1, 12)}]))
         assert port.shape == (1, Dimension("a_1", 1, 12))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from npu_persist.bundle.manifest import DictNode, OpaqueNode, RecordNode, TensorNode, ValueNode
 from npu_persist.bundle.signature import rebuild
-from npu_persist.conversion.structure import Leaves, describe_parameters, take_apart
+from npu_persist.conversion.structure import describe_parameters, flatten
 from npu_persist.errors import ConversionError
 from tests.support.modules import Answer, Pair
 
@@ -49,32 +49,28 @@ def same(left: Any, right: Any) -> bool:
 @settings(max_examples=200, deadline=None)
 @given(STRUCTURES)
 def test_every_structure_comes_back(value: Any) -> None:
-    leaves = Leaves(unique=False)
-    tree, build = take_apart(value, "value", leaves)
-    assert same(value, build(leaves.tensors)), "with torch's own classes"
-    assert same(value, rebuild(tree, leaves.tensors)), "with records in place of dataclasses"
+    flat = flatten(value, "value", unique=False)
+    assert same(value, flat.rebuild(flat.tensors)), "with torch's own classes"
+    assert same(value, rebuild(flat.tree, flat.tensors)), "with records in place of dataclasses"
 
 
 def test_a_tensor_that_comes_twice_is_one_leaf_among_results_and_two_among_arguments() -> None:
     tensor = torch.ones(1)
     for unique, count in ((True, 1), (False, 2)):
-        leaves = Leaves(unique=unique)
-        take_apart([tensor, tensor], "x", leaves)
-        assert len(leaves.tensors) == count
+        assert len(flatten([tensor, tensor], unique=unique).tensors) == count
 
 
 def test_names_follow_the_path() -> None:
-    leaves = Leaves(unique=False)
     one = torch.ones(1)
-    take_apart({"a": [one, Pair(one, one)], 3: Answer(one)}, "x", leaves)
-    assert leaves.names == ["x.a.0", "x.a.1.first", "x.a.1.second", "x.3.value"]
+    value = {"a": [one, Pair(one, one)], 3: Answer(one)}
+    assert flatten(value, "x", unique=False).names == ("x.a.0", "x.a.1.first", "x.a.1.second", "x.3.value")
+    assert flatten(value, unique=False).names == ("a.0", "a.1.first", "a.1.second", "3.value")
 
 
 def test_an_ordered_dict_stays_one_for_the_module() -> None:
-    leaves = Leaves(unique=False)
-    tree, build = take_apart(collections.OrderedDict(a=torch.ones(1)), "x", leaves)
-    assert type(build(leaves.tensors)) is collections.OrderedDict
-    assert tree == DictNode((("a", TensorNode(0)),))
+    flat = flatten(collections.OrderedDict(a=torch.ones(1)), unique=False)
+    assert type(flat.rebuild(flat.tensors)) is collections.OrderedDict
+    assert flat.tree == DictNode((("a", TensorNode(0)),))
 
 
 def test_a_cache_in_the_result_says_how_to_leave_it_out() -> None:
@@ -82,12 +78,12 @@ def test_a_cache_in_the_result_says_how_to_leave_it_out() -> None:
         pass
 
     with pytest.raises(ConversionError, match=r"past\.1 is a .*DynamicCache, .*use_cache=False"):
-        take_apart((None, DynamicCache()), "past", Leaves(unique=True))
+        flatten((None, DynamicCache()), "past", unique=True)
 
 
 def test_a_key_that_is_neither_text_nor_number_is_refused() -> None:
     with pytest.raises(ConversionError, match=r"dict with the key \(1, 2\)"):
-        take_apart({(1, 2): torch.ones(1)}, "x", Leaves(unique=True))
+        flatten({(1, 2): torch.ones(1)}, "x", unique=True)
 
 
 def test_defaults_are_described_and_those_that_are_no_values_are_opaque() -> None:
@@ -106,7 +102,6 @@ def test_defaults_are_described_and_those_that_are_no_values_are_opaque() -> Non
 def test_a_model_output_is_a_record_with_its_empty_fields() -> None:
     from transformers.modeling_outputs import BaseModelOutput
 
-    leaves = Leaves(unique=True)
-    tree, _ = take_apart(BaseModelOutput(last_hidden_state=torch.ones(1)), "", leaves)
+    tree = flatten(BaseModelOutput(last_hidden_state=torch.ones(1)), unique=True).tree
     assert isinstance(tree, RecordNode)
     assert dict(tree.fields)["hidden_states"] == ValueNode(None)

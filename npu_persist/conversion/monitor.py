@@ -1,13 +1,14 @@
-"""Watches one forward: which inputs each result depends on, branches that a trace would freeze, changes in place.
+"""Monitors one forward: which inputs each result depends on, branches that a trace would freeze, changes in place.
 
-Tracing freezes each value that Python reads out of a tensor. A size is harmless, since shapes are fixed or checked
-apart; a value that depends on the inputs is not: another input could have gone another way. `Watch` follows the
-inputs' values through all torch functions, by storage, and reports each place where one of them reaches Python. It
-stands above torch's dispatcher (a function mode), for below it the tracer loses operations such as convolutions.
+A trace freezes each value that Python reads out of a tensor. A size is harmless, since shapes are fixed or checked
+separately; a value that depends on the inputs is not, since another input could have taken another branch. The monitor
+follows the inputs' values through all torch functions, by storage. It is a function mode, above torch's dispatcher,
+since a mode below it makes the tracer lose operations such as convolutions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,23 +29,23 @@ _TO_PYTHON = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__", "item", "tolist"}
     | {"numpy", "equal", "allclose", "is_nonzero", "data", "__dlpack__", "from_dlpack", "__repr__", "__format__"}
 )
-"""Functions whose result follows from a tensor's values and is no tensor, or none that the tracer follows."""
+"""Functions that read a tensor's values and give no tensor, or one that the tracer does not follow."""
 _SIZED_BY_VALUES = frozenset({"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"})
-"""Functions whose result has a size that follows from values."""
+"""Functions whose result has a size that depends on values."""
 _REPLACES = frozenset({"copy_", "zero_", "fill_"})
-"""Functions that write a whole tensor, whatever it held."""
+"""Functions that overwrite a whole tensor."""
 _SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
-"""Functions whose result is a size; inside of a trace that is a tensor."""
+"""Functions whose result is a size; inside a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
     {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"}
     | {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
 )
-"""Functions whose result follows from their arguments' shapes alone."""
+"""Functions whose result depends on their arguments' shapes alone."""
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 
 
-class Watch(TorchFunctionMode):
+class ForwardMonitor(TorchFunctionMode):
     """A function mode for one forward of `module`; use as a context manager around the call.
 
     Attributes:
@@ -97,7 +98,7 @@ class Watch(TorchFunctionMode):
         return [self._owned[key][0] for key in self._old]
 
     def is_size(self, tensor: torch.Tensor) -> bool:
-        """Return whether a tensor is a size: inside of a trace these are tensors, which no torch function made."""
+        """Return whether a tensor is a size: inside a trace sizes are tensors that no torch function made."""
         storage = _storage_of(tensor)
         return tensor.ndim == 0 and tensor.dtype is torch.int64 and storage is not None and storage not in self._masks
 
@@ -105,7 +106,7 @@ class Watch(TorchFunctionMode):
         """Write the old values back into parameters, buffers and attributes that the forward changed in place.
 
         Raises:
-            ConversionError: one was changed in a way that was not seen coming, so its old values are lost.
+            ConversionError: one was changed in a way that the monitor did not see, so its old values are lost.
 
         """
         lost = [
@@ -173,7 +174,7 @@ class Watch(TorchFunctionMode):
             self._mark(tensor, mask | is_state)
 
     def _follow_size(self, name: str, result: Any, size_mask: int) -> None:
-        """A size that follows from values is a value: Python may not look at it unseen."""
+        """Follow a size that depends on values: it is a value, too."""
         if not size_mask:
             return
         if name == "__len__":
@@ -201,6 +202,31 @@ class Watch(TorchFunctionMode):
         line = f"{path}: {function} reads a value that depends on the inputs, at {_source_line()}"
         if line not in self.frozen:
             self.frozen.append(line)
+
+
+@contextlib.contextmanager
+def watch_forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> Iterator[ForwardMonitor]:
+    """Monitor a forward; errors name the submodule that they came from, and changes in place are undone at the end.
+
+    Raises:
+        ConversionError: the forward raised.
+
+    """
+    monitor = ForwardMonitor(module, inputs)
+    try:
+        with monitor:
+            yield monitor
+    except ConversionError:
+        raise
+    except Exception as error:
+        where = f"{type(module).__name__}{'.' if monitor.innermost else ''}{monitor.innermost}"
+        raise ConversionError(
+            f"the forward of {where} raised {type(error).__name__}: {error}. Call the module with the same inputs "
+            "outside persist; what fails there cannot be persisted.",
+            module_path=monitor.innermost,
+        ) from error
+    finally:
+        monitor.undo_changes()
 
 
 def _storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
@@ -254,7 +280,7 @@ def _written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
 
 
 def _source_line() -> str:
-    """Return file, line and text of the innermost frame that is neither torch's nor ours."""
+    """Return file, line and text of the innermost frame outside of torch and this package."""
     for frame in reversed(traceback.extract_stack()):
         if not frame.filename.startswith((_TORCH, _HERE)):
             return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"

@@ -1,8 +1,8 @@
-"""Which constants must not become half precision, and how they are put back after OpenVINO has compressed them.
+"""Keep float32 the constants that half precision would ruin, after OpenVINO has halved them all.
 
-OpenVINO halves every float constant. That ruins frequencies of rotary embeddings at positions that no example reaches,
-and turns weights beyond 65504 into 65504. Vectors (frequencies, biases, scales: a thousandth of a model's size) and
-constants that hold such values therefore stay float32.
+Half precision ruins frequencies of rotary embeddings at positions that no example reaches, and turns weights beyond
+65504 into 65504. So vectors (frequencies, biases, scales: a thousandth of a model's size) and constants with such
+values stay float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def find_exact(model: ov.Model) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the float32 constants that have to stay what they are, by name."""
+    """Return the float32 constants to keep, by name."""
     exact = {}
     for operation in model.get_ordered_ops():
         if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.f32:
@@ -30,16 +30,6 @@ def find_exact(model: ov.Model) -> dict[str, np.ndarray[Any, Any]]:
             if values.size and (values.size == max(values.shape, default=1) or _is_beyond_half(values)):
                 exact[operation.get_friendly_name()] = values
     return exact
-
-
-def has_large_bfloat16(model: ov.Model) -> bool:
-    """Return whether any bfloat16 constant is beyond half precision: then the graph's bfloat16 becomes float32."""
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() == "Constant" and operation.get_element_type() == ov.Type.bf16:
-            bits = operation.data.view(np.uint16) & 0x7FFF  # without the sign, bits of floats sort as their values do
-            if bits.size and int(bits.max()) > int(np.float32(_LARGEST).view(np.uint32) >> 16):
-                return True
-    return False
 
 
 def _is_beyond_half(values: np.ndarray[Any, Any]) -> bool:

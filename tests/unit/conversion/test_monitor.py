@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from npu_persist.conversion.watch import Watch
+from npu_persist.conversion.monitor import ForwardMonitor
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ class Body(torch.nn.Module):
         return self.body(self, *inputs)
 
 
-def watch(body: Callable[..., Any]) -> tuple[Watch, Any, Body]:
+def watch(body: Callable[..., Any]) -> tuple[ForwardMonitor, Any, Body]:
     module, inputs = Body(body), [torch.ones(4), torch.ones(4)]
-    watching = Watch(module, inputs)
+    watching = ForwardMonitor(module, inputs)
     with torch.no_grad(), watching:
         result = module(*inputs)
     return watching, result, module
@@ -82,7 +82,7 @@ def test_values_that_reach_python_are_reported(body: Callable[..., Any]) -> None
     watching, _, _ = watch(body)
     (line,) = watching.frozen
     assert line.startswith("the module itself: ")
-    assert "test_watch.py" in line
+    assert "test_monitor.py" in line
 
 
 @pytest.mark.parametrize(

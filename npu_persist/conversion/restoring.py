@@ -1,8 +1,8 @@
-"""Lends a module to the tracer and gives it back as it was.
+"""Restores a module after it was traced.
 
 Training flags, parameters, buffers, gradients, hooks, attributes, device and random state are the same before and
-after. In-place changes that the forward makes (a counter, a running mean) are undone by `Watch`, which keeps the old
-value of just those tensors that are about to change.
+after. In-place changes that the forward makes (a counter, a running mean) are undone by `ForwardMonitor`, which keeps
+the old values of just those tensors that are about to change.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def lend(module: torch.nn.Module) -> Iterator[None]:
-    """Put `module` into evaluation mode, on the CPU, without gradients, and undo all of it at the end.
+def restoring(module: torch.nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode, on the CPU, without gradients, and restore it at the end.
 
     Parameters and buffers on another device are replaced by copies on the CPU for the time being; the originals stay
-    where they are and come back as the same objects. One module is lent at a time in a process, since torch's hooks
-    and its tracer are global.
+    where they are and come back as the same objects. One module at a time in a process, since torch's hooks and its
+    tracer are global.
     """
     with _ONE_AT_A_TIME:
-        yield from _lend(module)
+        yield from _restore_after(module)
 
 
-def _lend(module: torch.nn.Module) -> Iterator[None]:
+def _restore_after(module: torch.nn.Module) -> Iterator[None]:
     seen: dict[int, Any] = {}
     parts = list(module.modules())
     restores = [_snapshot(part.__dict__, seen) for part in parts]
