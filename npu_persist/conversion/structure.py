@@ -130,7 +130,9 @@ class _Leaves:
             numbered = {str(index): child for index, child in enumerate(children)}
             trees, build = self._parts(numbered, name, lambda d: node.unflatten_fn([*d.values()], context))
             return RecordNode(type(value).__name__, trees), build
-        advice = " (for a causal language model: call it with use_cache=False)" if "Cache" in type(value).__name__ else ""
+        advice = (
+            " (for a causal language model: call it with use_cache=False)" if "Cache" in type(value).__name__ else ""
+        )
         raise ConversionError(
             f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a loaded model could not take or "
             f"give without that class. Use tensors, numbers, lists, tuples, dicts or dataclasses instead{advice}."
