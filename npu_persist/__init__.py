@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         JobsError,
         ManifestError,
         MissingExtraError,
+        ModelClosedError,
         NotFoundError,
         NpuPersistError,
         OpenVINOVersionError,
@@ -78,11 +79,10 @@ if TYPE_CHECKING:
     from npu_persist.hub.pull import pull
     from npu_persist.hub.push import PushResult, push
     from npu_persist.progress import Progress
-    from npu_persist.runtime.load import compiled, load
+    from npu_persist.runtime.load import is_compiled, load
     from npu_persist.runtime.model import Model
-    from npu_persist.runtime.profile import LayerTime
-    from npu_persist.runtime.report import Report
-    from npu_persist.runtime.started import Started
+    from npu_persist.runtime.report import LayerTime, Report
+    from npu_persist.runtime.requests import Started
     from npu_persist.store import Store, StoredBundle
     from npu_persist.store.api import alias, compatibility, prune, remove, sign, unalias, verify, verify_signature
     from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
@@ -128,6 +128,7 @@ __all__ = [
     "Measurement",
     "MissingExtraError",
     "Model",
+    "ModelClosedError",
     "NotFoundError",
     "NpuPersistError",
     "OpenVINOVersionError",
@@ -155,9 +156,9 @@ __all__ = [
     "bench",
     "compatibility",
     "compile",
-    "compiled",
     "devices",
     "export",
+    "is_compiled",
     "list",
     "load",
     "open",
@@ -180,7 +181,7 @@ _ROOMS = {
     "CompileProgress": "compilation.process",
     "Device": "device.devices",
     "JobResult": "compilation.job",
-    "LayerTime": "runtime.profile",
+    "LayerTime": "runtime.report",
     "Machine": "device.machine",
     "Measurement": "benchmark.results",
     "Model": "runtime.model",
@@ -190,7 +191,7 @@ _ROOMS = {
     "PushResult": "hub.push",
     "Record": "bundle.signature",
     "Report": "runtime.report",
-    "Started": "runtime.started",
+    "Started": "runtime.requests",
     "Store": "store",
     "StoredBundle": "store",
     "Tolerance": "bundle.manifest",
@@ -201,7 +202,7 @@ _ROOMS = {
     "compile": "compilation.compile",
     "devices": "device.devices",
     "export": "store.export",
-    "compiled": "runtime.load",
+    "is_compiled": "runtime.load",
     "list": "store.api",
     "load": "runtime.load",
     "open": "store.api",

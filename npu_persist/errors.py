@@ -13,6 +13,7 @@ line ends with, and inherits from the builtin that callers would expect. All of 
     │   ├── PropertyError
     │   ├── TargetError
     │   ├── DynamicShapeError
+    │   ├── ModelClosedError
     │   └── InputError (TypeError)
     ├── NotFoundError (FileNotFoundError)   3  not found
     │   ├── BundleNotFoundError
@@ -123,6 +124,10 @@ class DynamicShapeError(UsageError):
         super().__init__(message)
         self.input = input
         self.axis = axis
+
+
+class ModelClosedError(UsageError):
+    """A model was used after `close`, or after its `with` block."""
 
 
 class InputError(UsageError, TypeError):

@@ -10,7 +10,6 @@ and their plugins stay, freed memory is used again. `wire` has the messages.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -20,10 +19,12 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from npu_persist.benchmark.wire import END, encode, pack_error, pack_numbers, unpack_arrays
 from npu_persist.compilation.process.memory import read_memory
 from npu_persist.errors import DeviceWarning
-from npu_persist.runtime.load import compiled, load
+from npu_persist.runtime.load import is_compiled, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ class Subject:
         begun = time.perf_counter()
         layers = self.model.profile(self.inputs, runs=runs)
         seconds = (time.perf_counter() - begun) / runs
-        return {"inference": seconds, "layers": [dataclasses.asdict(layer) for layer in layers]}
+        return {"inference": seconds, "layers": [msgspec.structs.asdict(layer) for layer in layers]}
 
     def linger(self) -> None:
         """Wait until what was compiled is in the compile cache: AUTO's devices compile beside the first inferences."""
@@ -141,7 +142,7 @@ class Subject:
             time.sleep(_POLL)
         deadline = time.monotonic() + MAX_LINGER
         named = {name: spec[name] for name in ("reference", "device", "hint", "config", "store")}
-        while compiled(**named) is None and time.monotonic() < deadline:
+        while not is_compiled(**named) and time.monotonic() < deadline:
             time.sleep(_POLL)
 
     def _make_call(self, spec: dict[str, Any]) -> tuple[str, tuple[list[Any], dict[str, Any]]]:

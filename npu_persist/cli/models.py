@@ -180,7 +180,7 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
         fallback=arguments.fallback,
         cache=arguments.cache,
         compile_timeout=arguments.compile_timeout,
-        progress=None,
+        progress=output.progress,
         trust=True if "all" in arguments.trust else tuple(arguments.trust) or None,
         require_signature=arguments.require_signature,
         store=arguments.store,

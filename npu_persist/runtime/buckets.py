@@ -1,41 +1,145 @@
-"""A model that is compiled for several sizes: each call runs in the smallest that it fits into, filled up and cut back.
+"""Buckets: a model compiled for several sizes; each call runs in the smallest that it fits into, padded and cut back.
 
-The promise: a call of exactly a bucket's size is run as it is; another one's inputs are filled up as its padding says,
-and of its outputs it gets what the graph would give for its own sizes, never more; a call that fits nowhere is refused.
+A call of exactly a bucket's size runs as it is. What is cut out of a padded call's outputs is what the graph would give
+for the call's own sizes: buckets are used only where that is known of every output.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes
-from npu_persist.bundle.signature import CallPlan
-from npu_persist.errors import InputError, UsageError
+from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, require_bounds, resolve
+from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.signature import CallPlan, describe_port, find_root, size_of
+from npu_persist.compilation.ports import fix_inputs
+from npu_persist.device.devices import get_kind
+from npu_persist.errors import ArtifactError, GraphIntegrityError, InputError, ManifestError, UsageError
 from npu_persist.runtime.golden import make_random
 from npu_persist.runtime.model import Model
-from npu_persist.runtime.padding import Fit
-from npu_persist.runtime.requests import LENT, run_on_each
+from npu_persist.runtime.requests import LENT, Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+    from pathlib import Path
 
+    import openvino as ov
+
+    from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Port, Signature
-    from npu_persist.compilation.local import Compiled
+    from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.compilation.recipe import Recipe
     from npu_persist.runtime.inputs import Array
-    from npu_persist.runtime.report import Report
-    from npu_persist.runtime.requests import Requests
+    from npu_persist.runtime.report import LiveReport
+    from npu_persist.runtime.verification import Verification
+    from npu_persist.trust.policy import Policy
+
+    Region = tuple[slice, ...]
+
+log = logging.getLogger(__name__)
+
+_FIXED = frozenset({"NPU"})
+"""Devices that compile for fixed sizes only."""
 
 _MASK = "attention_mask"
 """End of the names of inputs that say, with 1 and 0, which values count: they are made where a call gives none."""
 
 _MOST_FITS = 4096
 """Shapes of calls that are remembered."""
+
+
+def pick_buckets(
+    recipe: Recipe,
+    given: object,
+    attached: Sequence[tuple[Path, Artifact | ArtifactError]],
+    policy: Policy,
+) -> tuple[Buckets | None, tuple[str, ...]]:
+    """Return the buckets that a bundle is loaded for on a device, or None for the graph as it is; and notes.
+
+    Args:
+        recipe: The graph and the device.
+        given: The caller's. None: the bundle's, or else those of artifacts that are attached for the device and
+            trusted. An empty list: none.
+        attached: The artifacts that are attached to the bundle.
+        policy: Which of them are trusted.
+    """
+    graph = recipe.graph
+    if isinstance(given, (list, tuple)) and not given:
+        return None, ()
+    if given is None and graph.buckets is not None:
+        try:
+            return resolve(graph.inputs, graph.buckets.shapes, graph.buckets.padding), ()
+        except UsageError as error:
+            raise ManifestError(
+                f"{recipe.bundle.reference}: the manifest's buckets do not fit its graph: {error}. The manifest is "
+                "damaged or npu_persist did not write it: persist the model again, or get another copy of the bundle."
+            ) from error
+    padding = None if graph.buckets is None else graph.buckets.padding
+    notes: tuple[str, ...] = ()
+    shapes = given
+    if given is None:
+        shapes, notes = _attached_shapes(recipe, attached, policy)
+    if not shapes:
+        return None, notes
+    found = resolve(graph.inputs, shapes, padding)
+    if graph.buckets is None or any(one not in graph.buckets.shapes for one in found.shapes):
+        notes += ("the bundle was not persisted with these buckets: padded calls were never compared with torch",)
+    return found, notes
+
+
+def split(recipe: Recipe, buckets: Buckets | None) -> list[Recipe]:
+    """Return a recipe for each bucket, smallest first; without buckets the one for the graph as it is."""
+    if buckets is not None:
+        return [replace(recipe, shapes=shapes) for shapes in buckets.shapes]
+    if get_kind(recipe.device) in _FIXED:
+        require_bounds(recipe.graph.inputs, recipe.bundle.reference, recipe.device)
+    return [recipe]
+
+
+def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification) -> tuple[Port, ...]:
+    """Return the graph's outputs, each open axis named after the axis of an input that it follows.
+
+    `persist` with buckets wrote the names into the manifest; otherwise the graph is read, and asked. DynamicShapeError
+    where an output's size follows from something else: what padding adds could not be cut off.
+    """
+    from npu_persist.compilation.dimensions import find_unrelated, name_outputs, require_related
+    from npu_persist.compilation.local import read_graph
+
+    graph = recipe.graph
+    if find_unrelated(graph.inputs, graph.outputs) is None:
+        return graph.outputs
+    verification.check(recipe.bundle.file(graph.path), recipe.bundle.manifest.files[graph.path])
+    outputs = name_outputs(read_graph(recipe), graph.inputs, graph.outputs, buckets.shapes)
+    require_related(graph.inputs, outputs, recipe.bundle.reference)
+    return outputs
+
+
+def make_bucket_model(
+    recipe: Recipe,
+    buckets: Buckets,
+    outputs: Sequence[Port],
+    models: Sequence[ov.CompiledModel],
+    report: LiveReport,
+) -> BucketModel:
+    """Return a model that calls what was compiled for the buckets."""
+    graph, reference = recipe.graph, recipe.bundle.reference
+    requests = []
+    for shapes, model in zip(buckets.shapes, models, strict=True):
+        _check_outputs(recipe, outputs, shapes, model)
+        plan = CallPlan(graph.signature, fix_inputs(graph, shapes), outputs)
+        requests.append(Requests(model, plan, reference, report.note_first_inference))
+    if any(one.has_state for one in requests):
+        raise UsageError(
+            f"{reference} has a state, and each bucket would have its own: load it with buckets=(), as the graph is"
+        )
+    plan = CallPlan(graph.signature, graph.inputs, outputs, find_masks(graph.inputs, buckets))
+    return BucketModel(recipe.bundle, plan, BucketRequests(plan, buckets, requests), report, buckets)
 
 
 class BucketRequests:
@@ -58,6 +162,11 @@ class BucketRequests:
         self._largest = requests[-1]
 
     @property
+    def compiled(self) -> ov.CompiledModel:
+        """The largest bucket's compiled model."""
+        return self._largest.compiled
+
+    @property
     def optimal(self) -> int:
         """How many inferences at once make best use of the device."""
         return self._largest.optimal
@@ -67,24 +176,21 @@ class BucketRequests:
         return self._largest.queue(job)
 
     def reset(self) -> None:
-        """Do nothing: there is no state."""
+        """Do what `Requests.reset` does without a state."""
+        self._largest.reset()
+
+    def close(self) -> None:
+        """Wait for what runs or is queued, and let go of the requests and the compiled models."""
+        for _, requests in reversed(self._all):  # the largest, which has the queue, first
+            requests.close()
 
     def place(self, arrays: list[Array]) -> tuple[Requests, list[Array], Fit | None]:
-        """Return whose request runs a call, on which arrays, and how its outputs are cut back.
-
-        Raises:
-            InputError: It fits no bucket.
-        """
+        """Return whose request runs a call, on which arrays, and how its outputs are cut back."""
         fit, requests = self._find(arrays)
         return (requests, arrays, None) if fit.is_exact else (requests, fit.fill(arrays), fit)
 
     def run(self, arrays: list[Array], limit: float = LENT, *, share_outputs: bool = False) -> list[Array]:
-        """Run one inference on the caller's thread.
-
-        Raises:
-            InputError: It fits no bucket.
-            InferenceError: The device failed.
-        """
+        """Run one inference on the caller's thread."""
         fit, requests = self._find(arrays)
         if fit.is_exact:
             return requests.run(arrays, limit, share_outputs=share_outputs)
@@ -95,7 +201,7 @@ class BucketRequests:
         """Run one inference on each request of each bucket."""
         for bucket, requests in self._all:
             sample = make_random(self._plan.inputs, 0, bucket)
-            run_on_each(requests, [sample[port.name] for port in self._plan.inputs])
+            requests.run_on_each([sample[port.name] for port in self._plan.inputs])
 
     def _find(self, arrays: Sequence[Array]) -> tuple[Fit, Requests]:
         key = tuple([arrays[index].shape for index in self._open])
@@ -126,22 +232,13 @@ class BucketRequests:
 class BucketModel(Model):
     """A model that is compiled for several sizes; see `Model`."""
 
-    def __init__(  # noqa: PLR0913 (what `load` knows of it)
-        self,
-        bundle: Bundle,
-        largest: Compiled,
-        plan: CallPlan,
-        report: Report,
-        *,
-        buckets: Buckets,
-        requests: Sequence[Requests],
+    def __init__(
+        self, bundle: Bundle, plan: CallPlan, requests: BucketRequests, report: LiveReport, buckets: Buckets
     ) -> None:
-        """Wrap the compiled models; use `npu_persist.load` instead."""
-        placed = BucketRequests(plan, buckets, requests)
-        # It has of `Requests` what a model calls.
-        shown = cast("Requests", placed)
-        super().__init__(bundle, largest.model, plan, report, keep=largest.keep, requests=shown)
-        self._bucket_requests = placed
+        """Wrap compiled models; use `npu_persist.load` instead."""
+        # It has what a model uses of `Requests`.
+        super().__init__(bundle, plan, cast("Requests", requests), report)
+        self._bucket_requests = requests
         self._buckets = buckets
         self._masks = find_masks(plan.inputs, buckets)
 
@@ -151,7 +248,7 @@ class BucketModel(Model):
         return self._buckets.shapes
 
     def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:
-        """Run the model on each of the device's requests of each bucket, or of that which `values` fit into."""
+        """Run the model on each of the device's requests of each bucket, or of the one that `values` fit into."""
         if values is None:
             self._bucket_requests.warm_up()
         else:
@@ -167,16 +264,84 @@ class BucketModel(Model):
         return sample
 
 
-def make_plan(signature: Signature, inputs: Sequence[Port], outputs: Sequence[Port], buckets: Buckets) -> CallPlan:
-    """Return the plan of a model with buckets: a call may leave out masks that can be made."""
-    return CallPlan(signature, inputs, outputs, find_masks(inputs, buckets))
+class Fit:
+    """How calls of one size go into one bucket.
+
+    Attributes:
+        bucket: The bucket.
+        is_exact: Whether nothing is padded or cut back.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Port], outputs: Sequence[Port], buckets: Buckets, bucket: Shapes, shapes: Shapes
+    ) -> None:
+        """Compare the shapes of a call with a bucket; InputError if the graph has no output for such a size."""
+        self.bucket = bucket
+        self._fills: list[tuple[int, tuple[int, ...], Region, float]] = []
+        sides: dict[str, str] = {}
+        for index, port in enumerate(inputs):
+            if port.name not in bucket:
+                continue
+            padding, full, own = buckets.padding[port.name], bucket[port.name], shapes[port.name]
+            sides.update((found.root, padding.side) for found in open_axes(port))
+            if full != own:
+                self._fills.append((index, full, _region(own, full, [padding.side] * len(full)), padding.value))
+        known, larger = read_sizes(inputs, shapes), read_sizes(inputs, bucket)
+        self._cuts = [_cut(port, known, larger, sides, shapes) for port in outputs]
+        self.is_exact = not self._fills
+
+    def fill(self, arrays: Sequence[Array]) -> list[Array]:
+        """Return the inputs, those that are too small padded."""
+        filled = list(arrays)
+        for index, shape, region, value in self._fills:
+            array = arrays[index]
+            filled[index] = larger = np.full(shape, value, array.dtype) if value else np.zeros(shape, array.dtype)
+            larger[region] = array
+        return filled
+
+    def cut(self, outputs: Sequence[Array], *, share_outputs: bool) -> list[Array]:
+        """Return what belongs to the call of each output: a view of it, or an array of its own."""
+        return [
+            output if region is None else output[region] if share_outputs else output[region].copy()
+            for output, region in zip(outputs, self._cuts, strict=True)
+        ]
+
+
+def _cut(
+    port: Port, known: Mapping[str, int], larger: Mapping[str, int], sides: Mapping[str, str], shapes: Shapes
+) -> Region | None:
+    """Return the region of an output that belongs to a call; None if that is all of it."""
+    own: list[int] = []
+    full: list[int] = []
+    where: list[str] = []
+    for axis, size in enumerate(port.shape):
+        name = size.name if isinstance(size, Dimension) else None
+        mine = size if isinstance(size, int) else size_of(name or "", known)
+        all_of_it = size if isinstance(size, int) else size_of(name or "", larger)
+        if mine is None or all_of_it is None or not 0 <= mine <= all_of_it:
+            raise InputError(
+                f"the graph has no output {port.name} for inputs of the sizes {describe_shapes(shapes)}: its axis "
+                f"{axis}, {name}, would be {mine}",
+                got=describe_shapes(shapes),
+            )
+        own.append(mine)
+        full.append(all_of_it)
+        where.append(sides.get(find_root(name or "", known) or "", "right"))
+    return None if own == full else _region(own, full, where)
+
+
+def _region(own: Sequence[int], full: Sequence[int], sides: Sequence[str]) -> Region:
+    return tuple(
+        slice(0, size) if side == "right" else slice(limit - size, limit)
+        for size, limit, side in zip(own, full, sides, strict=True)
+    )
 
 
 def find_masks(inputs: Sequence[Port], buckets: Buckets) -> frozenset[int]:
     """Return the inputs, by index, that are made of ones where a call gives none.
 
     These are attention masks of two axes, batch and sequence, whose sizes the other inputs give. One of more axes is
-    added to scores as a rule, and ones would be none.
+    usually added to the scores, where ones would not be neutral.
     """
     masks = [index for index, port in enumerate(inputs) if port.name.endswith(_MASK) and len(port.shape) == 2]  # noqa: PLR2004
     others = {found.root for index, port in enumerate(inputs) if index not in masks for found in open_axes(port)}
@@ -218,14 +383,39 @@ def _shape(value: Any) -> tuple[int, ...]:
         return ()
 
 
-def require_stateless(requests: Sequence[Requests], reference: str) -> None:
-    """Refuse buckets for a graph that remembers something: each bucket would remember for itself.
+def _check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model: ov.CompiledModel) -> None:
+    """Raise unless the outputs compiled for a bucket have the sizes that their axes' names say: the cuts rely on it."""
+    sizes = read_sizes(recipe.graph.inputs, shapes)
+    for port, found in zip(outputs, model.outputs, strict=True):
+        wanted = [axis if isinstance(axis, int) else size_of(axis.name or "", sizes) for axis in port.shape]
+        got = found.get_partial_shape()
+        if got.is_dynamic or list(got.to_shape()) != wanted:
+            raise GraphIntegrityError(
+                f"{recipe.bundle.reference}: output {port.name} should be {wanted} in the bucket "
+                f"{describe_shapes(shapes)}, by {describe_port(port)}; compiled for {recipe.device} it is {got}. "
+                "Persist the model again, get another copy of the bundle, or load it with buckets=()"
+            )
 
-    Raises:
-        UsageError: It does.
-    """
-    if any(one.has_state for one in requests):
-        raise UsageError(
-            f"{reference} has a state, which buckets would each have for themselves: load it with buckets=(), as the "
-            "graph is"
-        )
+
+def _attached_shapes(
+    recipe: Recipe, attached: Sequence[tuple[Path, Artifact | ArtifactError]], policy: Policy
+) -> tuple[list[Shapes], tuple[str, ...]]:
+    found: list[Shapes] = []
+    notes: list[str] = []
+    for folder, artifact in attached:
+        if isinstance(artifact, ArtifactError) or not artifact.shapes or artifact.shapes in found:
+            continue
+        compiled_from = (artifact.subject, artifact.graph, get_kind(artifact.device))
+        if compiled_from != (recipe.bundle.digest, recipe.graph.name, get_kind(recipe.device)):
+            continue
+        try:
+            resolve(recipe.graph.inputs, [artifact.shapes])
+        except UsageError as error:
+            log.warning("%s: rejected, its sizes do not fit the graph: %s", folder, error)
+            continue
+        decision = policy.decide(folder, artifact)
+        if decision.is_trusted:
+            found.append(artifact.shapes)
+        else:  # or its author would decide what is compiled here
+            notes.append(f"{folder.name}: its sizes are not used as a bucket. {decision.reason}")
+    return found, tuple(notes)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from npu_persist.bundle.buckets import open_axes
+from npu_persist.bundle.manifest import COMPILED_DIRECTORY
 from npu_persist.bundle.reference import HubReference, parse
 from npu_persist.cache import CompileCache
 from npu_persist.device.properties import merge_hint
@@ -19,25 +24,30 @@ from npu_persist.errors import (
     StoreError,
     UsageError,
 )
-from npu_persist.runtime.report import Report
+from npu_persist.files.filesystem import is_directory
 from npu_persist.runtime.verification import VERIFY, Verification
 from npu_persist.store import Store
 from npu_persist.trust.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import openvino as ov
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.compilation.local import Compiled
-    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.bundle.manifest import Buckets, Port
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.runtime.loaded import Loaded
+    from npu_persist.errors import ArtifactError
+    from npu_persist.progress import ProgressCallback
     from npu_persist.runtime.model import Model
-    from npu_persist.runtime.sources import Ladder
+    from npu_persist.runtime.report import History, Report
+    from npu_persist.runtime.sources import Found, Sources
     from npu_persist.runtime.verification import Verify
     from npu_persist.trust.policy import Trust
+
+    Attached = Sequence[tuple[Path, Artifact | ArtifactError]]
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +63,17 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     fallback: Sequence[str] = (),
     cache: bool = True,
     compile_timeout: float | None = None,
-    progress: Callable[[CompileProgress], object] | None = None,
+    progress: ProgressCallback | None = None,
     trust: Trust = None,
     require_signature: bool = False,
     store: Store | str | Path | None = None,
 ) -> Model:
     """Load a bundle: verify it, take it from the compile cache or compile it, and return it as a callable.
 
-    The model comes from the first of: a compiled artifact that is attached to the bundle, the machine's compile cache,
-    a compilation of the graph, and the same for each device of `fallback`. `model.report` says which, and why not the
-    others. Every byte that OpenVINO reads has been compared with the manifest, or with the artifact's description, when
-    this function returns; the weights are read beside the load.
+    The model comes from the first source that works: a compiled artifact that is attached to the bundle, the machine's
+    compile cache, a compilation of the graph; then the same for each device of `fallback`. `model.report` says which,
+    and why not the others. Every byte that OpenVINO reads has been compared with the manifest, or with the artifact's
+    description, when this function returns; the weights are read while the model is loaded.
 
     Args:
         reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory; or
@@ -74,7 +84,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}.
         hint: OpenVINO's PERFORMANCE_HINT: "LATENCY", "THROUGHPUT" or "CUMULATIVE_THROUGHPUT".
         buckets: Sizes to compile a graph with open axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
-            512)}]`: a call runs in the smallest that it fits into, filled up and cut back. None: those that it was
+            512)}]`: a call runs in the smallest that it fits into, padded and cut back. None: those that it was
             persisted with, or else those of the artifacts that are attached for the device. An empty list: the graph
             as it is, which an NPU takes only if every axis has a largest size.
         verify: "full" compares every byte; "stamp" only what has another size, time or inode than when it was last
@@ -84,20 +94,21 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         cache: Whether to use the compile cache.
         compile_timeout: Seconds after which a compilation is ended. It then runs in a process of its own, and needs
             the cache.
-        progress: Called about twice a second while a compilation runs in a process of its own.
+        progress: Called with `Progress` events while the bundle is pulled ("pull") and compiled ("compile").
         trust: Which attached artifacts that were pulled from a hub may be imported; a device runs what is in them.
             None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"]: what
-            was pulled from there, too. True: all, for this call. What is not trusted is passed over.
+            was pulled from there, too. True: all, for this call. Others are not used.
         require_signature: Whether a known key must have signed the bundle's manifest, pulled or not.
         store: A store, its directory, or None for the default one. The compile cache is beside its bundles, and so are
             the known keys.
 
     Returns:
-        The model, ready to be called with the module's own arguments.
+        The model, ready to be called with the module's own arguments. Close it, or use it in a `with` block, to give
+        its memory and locks back at once.
 
     Raises:
-        BundleNotFoundError: The reference leads nowhere.
-        HubError: What has to be pulled cannot be, and the store has not seen it.
+        BundleNotFoundError: There is no bundle at the reference.
+        HubError: What has to be pulled cannot be, and was not pulled before.
         IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
         SignatureError: A signature is required, and no known key made it.
         MissingExtraError: A signature is required, and the package `cryptography` is not installed.
@@ -113,53 +124,72 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     Example:
         >>> import numpy, torch, npu_persist
         >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-load", (torch.zeros(1, 4),))
-        >>> model = npu_persist.load("doc-load", device="CPU")
-        >>> model(numpy.zeros((1, 4), numpy.float32)).shape
+        >>> with npu_persist.load("doc-load", device="CPU") as model:
+        ...     model(numpy.zeros((1, 4), numpy.float32)).shape
         (1, 2)
         >>> model.report.from_cache, npu_persist.load("doc-load", device="CPU").report.from_cache
         (False, True)
-
     """
     began = time.perf_counter()
-    devices = _check_devices(device, fallback)
-    properties = merge_hint(_check_config(config), hint)
-    _check_options(verify, cache=cache, compile_timeout=compile_timeout, progress=progress)
+    options = check_options(
+        device=device,
+        config=config,
+        hint=hint,
+        buckets=buckets,
+        verify=verify,
+        fallback=fallback,
+        cache=cache,
+        compile_timeout=compile_timeout,
+        progress=progress,
+    )
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle, pulling = _find_bundle(source, reference, devices)
-    report = Report(bundle.reference, device, verify)
-    report.phases |= pulling
+    bundle, phases = _find_bundle(source, reference, options)
+    notes: list[str] = []
     if require_signature:
-        report.notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
-    described = bundle.manifest.weights.path
+        notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
+    weights = bundle.manifest.weights.path
     with Verification(verify, source.home) as verification:
         # Before anything else is imported: most of it is read by the time OpenVINO is there.
-        verification.start(bundle.file(described), bundle.manifest.files[described])
-        recipes = _make_recipes(bundle, devices, properties, report)
-        from npu_persist.runtime.sources import Ladder
+        verification.start(bundle.file(weights), bundle.manifest.files[weights])
+        imported = time.perf_counter()
+        recipes = _make_recipes(bundle, options)
+        phases["import"] = time.perf_counter() - imported
+        from npu_persist.runtime.sources import Sources
 
-        ladder = Ladder(
-            verification,
-            CompileCache(source.home) if cache else None,
-            report,
+        sources = Sources(
+            verification=verification,
+            attached=_list_attached(bundle),
             policy=policy,
+            cache=CompileCache(source.home) if cache else None,
             compile_timeout=compile_timeout,
             progress=progress,
         )
-        loaded = _climb(ladder, recipes, buckets, verification, report)
+        loaded = _load_first(recipes, options, sources)
         verification.finish()
-        _write_stamps(verification, report)
-    report.verified_bytes = verification.bytes
-    report.phases["verify"] = verification.seconds
-    from npu_persist.runtime.loaded import make_model
+        try:
+            verification.write_stamps()
+        except StoreError as error:
+            notes.append(f"no stamps, the next load reads every byte again: {error}")
+    from npu_persist.runtime.report import Report, merge_notes
 
-    model = make_model(loaded, report)
-    report.phases["load"] = time.perf_counter() - began
-    log.info("%s", report)
-    return model
+    history = loaded.history
+    report = Report(
+        reference=bundle.reference,
+        device=device,
+        loaded_device=loaded.recipe.device,
+        from_cache=all(found.from_cache for found in loaded.found),
+        key=loaded.found[-1].key,
+        attempts=history.attempts,
+        verification=verify,
+        verified_bytes=verification.bytes,
+        phases={**phases, **history.phases, "verify": verification.seconds},
+        notes=merge_notes(notes, history.notes),
+    )
+    return _make_model(loaded, report, began)
 
 
-def compiled(  # noqa: PLR0913 (what decides which artifact it is)
+def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
     reference: str | Path,
     device: str = "AUTO",
     *,
@@ -168,118 +198,129 @@ def compiled(  # noqa: PLR0913 (what decides which artifact it is)
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     trust: Trust = None,
     store: Store | str | Path | None = None,
-) -> Artifact | None:
-    """Tell whether a bundle is compiled here already: the artifact that `load` would import, or None.
+) -> bool:
+    """Tell whether `load` would find a bundle compiled for a device, in all its buckets.
 
-    With buckets it is the largest one's, and None if any is missing; its `shapes` say which it is. Neither the graph
-    nor the weights are read, and the artifact's bytes are not compared with its description: `load` does that.
+    Neither the graph nor the weights are read, and the artifacts' bytes are not compared with their descriptions:
+    `load` does that. A bundle of a hub counts only if it was pulled before.
 
     Args:
         reference: As for `load`.
         device: As for `load`.
-        config: As for `load`: other properties are another artifact.
+        config: As for `load`: with other properties it is another artifact.
         hint: As for `load`.
         buckets: As for `load`.
         trust: As for `load`.
         store: As for `load`.
 
     Raises:
-        BundleNotFoundError: The reference leads nowhere.
+        BundleNotFoundError: There is no bundle at the reference.
         PropertyError: A property is misspelt.
         UsageError: An argument is not of the types that `load` takes.
 
     Example:
         >>> import torch, npu_persist
         >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-compiled", (torch.zeros(1, 4),))
-        >>> npu_persist.compiled("doc-compiled", "CPU") is None
+        >>> npu_persist.is_compiled("doc-compiled", "CPU")
+        False
+        >>> npu_persist.load("doc-compiled", "CPU").close()
+        >>> npu_persist.is_compiled("doc-compiled", "CPU")
         True
-        >>> key = npu_persist.load("doc-compiled", "CPU").report.key
-        >>> npu_persist.compiled("doc-compiled", "CPU").key == key
-        True
-
     """
     from npu_persist.hub.pulled import resolve
-    from npu_persist.runtime.sizes import pick_buckets, split
 
+    options = check_options(device=device, config=config, hint=hint, buckets=buckets)
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
     bundle = resolve(source, reference)
-    report = Report(bundle.reference, device, "none")
-    properties = merge_hint(_check_config(config), hint)
-    (recipe,) = _make_recipes(bundle, _check_devices(device, ()), properties, report)
+    (recipe,) = _make_recipes(bundle, options)
     if recipe.unkeyed:
-        return None
+        return False
     cache = CompileCache(source.home)
-    found = [_find_compiled(one, cache, policy) for one in split(recipe, pick_buckets(recipe, buckets, report, policy))]
-    return None if None in found else found[-1]
+    attached = _list_attached(bundle)
+    recipes = [recipe]
+    if _needs_sizes(recipe, buckets):
+        from npu_persist.runtime.buckets import pick_buckets, split
+
+        recipes = split(recipe, pick_buckets(recipe, buckets, attached, policy)[0])
+    return all(_is_compiled(one, cache, attached, policy) for one in recipes)
 
 
-def _find_compiled(recipe: Recipe, cache: CompileCache, policy: Policy) -> Artifact | None:
-    from npu_persist.artifact.attached import list_attached
-    from npu_persist.runtime.attached import choose_attached
+def _is_compiled(recipe: Recipe, cache: CompileCache, attached: Attached, policy: Policy) -> bool:
+    if attached:
+        from npu_persist.runtime.sources import select_attached
 
-    for candidate in choose_attached(recipe, list_attached(recipe.bundle), policy).candidates:
-        return candidate.artifact
+        if select_attached(recipe, attached, policy).candidates:
+            return True
     entry = cache.find(recipe.key)
-    return None if entry is None else entry.artifact
+    return entry is not None and entry.artifact is not None
 
 
-def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
-    *,
-    bundle: str,
-    graph: str,
-    device: str,
-    config: Mapping[str, Any],
-    shapes: Mapping[str, Sequence[int]] | None,
-    home: str,
-    key: str,
-) -> bool:
-    """Compile a bundle and keep it in the compile cache: what `load` with `compile_timeout` runs in a process.
+class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bundle is loaded: the arguments of `load` that say so, checked.
 
-    Raises:
-        CompilationError: It was compiled, but could not be kept.
+    Attributes:
+        devices: The device string, and the fallbacks.
+        properties: OpenVINO's properties, the hint among them.
+        buckets: As given: only the graph can say whether they fit.
+        verify: How files are verified.
+        cache: Whether to use the compile cache.
+        compile_timeout: Seconds for a compilation, which then runs in a process of its own.
+        progress: Called with events.
     """
-    from npu_persist.bundle.bundle import Bundle
-    from npu_persist.compilation.recipe import Recipe
-    from npu_persist.runtime.sources import Ladder
 
-    opened = Bundle.open(bundle)
-    report = Report(opened.reference, device, "full")
-    described = opened.manifest.weights.path
-    store = Store(home)
-    cache = CompileCache(store.home)
-    with Verification("full", store.home) as verification:
-        verification.start(opened.file(described), opened.manifest.files[described])
-        sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
-        recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
-        compiled = Ladder(verification, cache, report, policy=Policy(None, store.home)).climb(recipe)
-        verification.finish()
-    if compiled.pending is not None:
-        compiled.pending.join()
-    if recipe.key != key or cache.find(key) is None:
-        raise CompilationError(f"{opened.reference} was compiled for {device}, but could not be kept. {report}")
-    return True
+    devices: tuple[str, ...]
+    properties: dict[str, Any]
+    buckets: Any
+    verify: Verify
+    cache: bool
+    compile_timeout: float | None
+    progress: ProgressCallback | None
 
 
-def _find_bundle(store: Store, reference: str | Path, devices: Sequence[str]) -> tuple[Bundle, dict[str, float]]:
-    """Return the bundle, and the seconds that pulling it took if it is a hub's."""
-    parsed = parse(reference)
-    if not isinstance(parsed, HubReference):
-        return store.resolve(parsed), {}
-    from npu_persist.hub.pull import fetch
-
-    began = time.perf_counter()
-    return fetch(parsed, devices, store), {"pull": time.perf_counter() - began}
-
-
-def _check_devices(device: object, fallback: object) -> tuple[str, ...]:
+def check_options(  # noqa: PLR0913 (the arguments of `load`)
+    *,
+    device: str,
+    config: Mapping[str, Any] | None,
+    hint: str | None,
+    buckets: object,
+    verify: Verify = "full",
+    fallback: object = (),
+    cache: bool = True,
+    compile_timeout: Any = None,
+    progress: ProgressCallback | None = None,
+) -> LoadOptions:
+    """Check the arguments of `load`, and return them; UsageError for the first that is wrong."""
     if not isinstance(device, str):
         raise UsageError(f"device: expected OpenVINO's device string, for instance 'NPU' or 'CPU'; got {device!r}")
-    if isinstance(fallback, str) or not isinstance(fallback, (tuple, list)):
+    if not isinstance(fallback, (tuple, list)) or not all(isinstance(name, str) for name in fallback):
         raise UsageError(f"fallback: expected device strings in a tuple, for instance ('GPU', 'CPU'); got {fallback!r}")
-    if not all(isinstance(name, str) for name in fallback):
-        raise UsageError(f"fallback: expected device strings, for instance ('GPU', 'CPU'); got {fallback!r}")
-    return (device, *fallback)
+    properties = merge_hint(_check_config(config), hint)
+    if verify not in VERIFY:
+        raise UsageError(f"verify: expected one of {', '.join(VERIFY)}; got {verify!r}")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress: expected a function of one argument, or None; got {progress!r}")
+    if compile_timeout is not None:
+        if (
+            isinstance(compile_timeout, bool)
+            or not isinstance(compile_timeout, (int, float))
+            or not compile_timeout > 0
+        ):
+            raise UsageError(f"compile_timeout: expected seconds above 0, or None; got {compile_timeout!r}")
+        if not cache or verify == "none":
+            raise UsageError(
+                "compile_timeout: the compilation runs in a process of its own, which hands its result over in the "
+                "compile cache. Leave out cache=False and verify='none', or compile_timeout"
+            )
+    return LoadOptions(
+        devices=(device, *fallback),
+        properties=properties,
+        buckets=buckets,
+        verify=verify,
+        cache=cache,
+        compile_timeout=compile_timeout,
+        progress=progress,
+    )
 
 
 def _check_config(config: object) -> dict[str, Any]:
@@ -297,84 +338,147 @@ def _check_config(config: object) -> dict[str, Any]:
     return dict(config)
 
 
-def _check_options(verify: object, *, cache: bool, compile_timeout: object, progress: object) -> None:
-    if verify not in VERIFY:
-        raise UsageError(f"verify: expected one of {', '.join(VERIFY)}; got {verify!r}")
-    if progress is not None and not callable(progress):
-        raise UsageError(f"progress: expected a function of one argument, or None; got {progress!r}")
-    if compile_timeout is None:
-        return
-    if isinstance(compile_timeout, bool) or not isinstance(compile_timeout, (int, float)) or not compile_timeout > 0:
-        raise UsageError(f"compile_timeout: expected seconds above 0, or None; got {compile_timeout!r}")
-    if not cache or verify == "none":
-        raise UsageError(
-            "compile_timeout: the compilation runs in a process of its own, which hands its result over in the compile "
-            "cache. Leave out cache=False and verify='none', or compile_timeout"
-        )
+def _find_bundle(store: Store, reference: str | Path, options: LoadOptions) -> tuple[Bundle, dict[str, float]]:
+    """Return the bundle, and the seconds that pulling it took if it is a hub's."""
+    parsed = parse(reference)
+    if not isinstance(parsed, HubReference):
+        return store.resolve(parsed), {}
+    from npu_persist.hub.pull import fetch
 
-
-def _make_recipes(
-    bundle: Bundle, devices: Sequence[str], properties: Mapping[str, Any], report: Report
-) -> list[Recipe]:
-    """Return one recipe a device; OpenVINO is imported here."""
     began = time.perf_counter()
+    return fetch(parsed, options.devices, store), {"pull": time.perf_counter() - began}
+
+
+def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
+    """Return one recipe a device; OpenVINO is imported here."""
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.device.core import get_core, require_version
     from npu_persist.device.devices import check_device, get_kind, resolve_auto
     from npu_persist.device.properties import check_properties
 
     core = get_core()
-    report.phases["import"] = time.perf_counter() - began
     require_version(bundle.manifest.producer.openvino, bundle.reference)
     recipes: list[Recipe] = []
-    for device in devices:
-        taken = dict(properties)
-        if recipes:  # a property of the first device is none of a fallback's
-            others = {get_kind(other) for other in devices} - {get_kind(device)}
-            taken = {name: value for name, value in taken.items() if name.partition("_")[0] not in others}
+    for device in options.devices:
+        properties = options.properties
+        if recipes:  # properties of other devices are not for a fallback
+            others = {get_kind(other) for other in options.devices} - {get_kind(device)}
+            properties = {name: value for name, value in properties.items() if name.partition("_")[0] not in others}
         check_device(core, device)
-        check_properties(core, device, taken)
-        recipes.append(Recipe(bundle, bundle.graph(), resolve_auto(core, device, taken), taken))
+        check_properties(core, device, properties)
+        recipes.append(Recipe(bundle, bundle.graph(), resolve_auto(core, device, properties), properties))
     return recipes
 
 
-def _climb(
-    ladder: Ladder, recipes: Sequence[Recipe], given: object, verification: Verification, report: Report
-) -> Loaded:
-    from npu_persist.runtime.loaded import Loaded
-    from npu_persist.runtime.sizes import pick_buckets, relate_outputs, split
+def _list_attached(bundle: Bundle) -> Attached:
+    if not is_directory(bundle.path / COMPILED_DIRECTORY):
+        return ()
+    from npu_persist.artifact.attached import list_attached  # which only bundles with artifacts need
 
+    return list(list_attached(bundle))
+
+
+class _Loaded(msgspec.Struct, frozen=True):
+    """A compiled model for each bucket, or one for the graph as it is; or why there is none."""
+
+    recipe: Recipe
+    buckets: Buckets | None
+    outputs: Sequence[Port]
+    found: Sequence[Found]
+    history: History
+    error: CompilationError | DeviceNotFoundError | DynamicShapeError | None = None
+
+
+def _load_first(recipes: Sequence[Recipe], options: LoadOptions, sources: Sources) -> _Loaded:
+    """Return what the first device that works gave, with what was tried for those before it."""
+    from npu_persist.runtime.report import History
+
+    history = History()
     for index, recipe in enumerate(recipes):
-        buckets = pick_buckets(recipe, given, report, ladder.policy)
-        outputs = recipe.graph.outputs if buckets is None else relate_outputs(recipe, buckets, verification)
         try:
-            return Loaded(recipe, buckets, outputs, _climb_each(ladder, split(recipe, buckets), report))
+            loaded = _load_for(recipe, options, sources, history)
         except IntegrityError:
-            verification.finish()  # which names the file that is damaged, and with it the cause
+            sources.verification.finish()  # which names the damaged file, and with it the cause
             raise
-        except (DeviceNotFoundError, CompilationError, DynamicShapeError) as error:
-            verification.finish()
-            if index == len(recipes) - 1:
-                if index:
-                    raise type(error)(f"none of the devices could be used. {report}\n{error}") from error
-                raise
-            log.warning("%s: %s; trying %s", report.reference, error, recipes[index + 1].device)
+        except DynamicShapeError as error:
+            loaded = _Loaded(recipe, None, (), (), history, error)
+        if loaded.error is None:
+            return loaded
+        sources.verification.finish()
+        history = loaded.history
+        if recipe is recipes[-1]:
+            if index == 0:
+                raise loaded.error
+            kind = type(loaded.error)
+            raise kind(f"none of the devices could be used.\n{history}\n{loaded.error}") from loaded.error
+        log.warning("%s; trying %s", loaded.error, recipes[index + 1].device)
+        del loaded  # with the frames of its error, and the graph that they hold
     raise AssertionError("there is at least one device")
 
 
-def _climb_each(ladder: Ladder, recipes: Sequence[Recipe], report: Report) -> list[Compiled]:
-    compiled: list[Compiled] = []
-    from_cache: list[bool] = []
-    for recipe in recipes:
-        report.from_cache = False
-        compiled.append(ladder.climb(recipe))
-        from_cache.append(report.from_cache)
-    report.from_cache = all(from_cache)
-    return compiled
+def _load_for(recipe: Recipe, options: LoadOptions, sources: Sources, history: History) -> _Loaded:
+    """Return what one device gave."""
+    from npu_persist.runtime.sources import find_compiled
+
+    buckets: Buckets | None = None
+    outputs: Sequence[Port] = recipe.graph.outputs
+    sizes = [recipe]
+    if _needs_sizes(recipe, options.buckets):
+        from npu_persist.runtime.buckets import pick_buckets, relate_outputs, split
+        from npu_persist.runtime.report import History
+
+        buckets, notes = pick_buckets(recipe, options.buckets, sources.attached, sources.policy)
+        history += History(notes=notes)
+        if buckets is not None:
+            outputs = relate_outputs(recipe, buckets, sources.verification)
+        sizes = split(recipe, buckets)
+    results: list[Found] = []
+    for one in sizes:
+        found = find_compiled(one, sources)
+        history += found.history
+        if found.error is not None:
+            return _Loaded(recipe, buckets, outputs, (), history, found.error)
+        results.append(found)
+    return _Loaded(recipe, buckets, outputs, results, history)
 
 
-def _write_stamps(verification: Verification, report: Report) -> None:
-    try:
-        verification.write_stamps()
-    except StoreError as error:
-        report.notes.append(f"no stamps, the next load reads every byte again: {error}")
+def _needs_sizes(recipe: Recipe, buckets: object) -> bool:
+    return bool(buckets) or any(map(open_axes, recipe.graph.inputs))
+
+
+def _make_model(loaded: _Loaded, report: Report, began: float) -> Model:
+    """Return the model that calls what was compiled."""
+    from npu_persist.bundle.signature import CallPlan
+    from npu_persist.runtime.model import Model
+    from npu_persist.runtime.report import LiveReport
+    from npu_persist.runtime.requests import Requests
+
+    recipe, graph = loaded.recipe, loaded.recipe.graph
+    models = []
+    for found in loaded.found:
+        if found.compiled is None:
+            raise AssertionError("there is a compiled model, or an error")
+        _keep_with(found.compiled.model, found.keep)
+        models.append(found.compiled.model)
+    live = LiveReport(report, models)
+    if loaded.buckets is None:
+        plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
+        requests = Requests(models[0], plan, report.reference, live.note_first_inference)
+        model = Model(recipe.bundle, plan, requests, live)
+    else:
+        from npu_persist.runtime.buckets import make_bucket_model
+
+        model = make_bucket_model(recipe, loaded.buckets, loaded.outputs, models, live)
+    live.note_phase("load", time.perf_counter() - began)
+    if log.isEnabledFor(logging.INFO):
+        log.info("%s", model.report)
+    return model
+
+
+def _keep_with(model: ov.CompiledModel, kept: Sequence[object]) -> None:
+    """Keep objects for as long as a compiled model: it reads from them, and users may hold it without our `Model`."""
+    weakref.finalize(model, _drop, kept).atexit = False
+
+
+def _drop(_: object) -> None:
+    pass

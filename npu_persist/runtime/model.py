@@ -1,8 +1,4 @@
-"""A loaded bundle: called like the module it was made from, numpy in and numpy out.
-
-The promise: any number of threads may call one model, and what a call returned no later call changes, unless the caller
-asked for views.
-"""
+"""A loaded bundle: called like the module it was made from, numpy in and numpy out."""
 
 from __future__ import annotations
 
@@ -13,24 +9,22 @@ import numpy as np
 
 from npu_persist.bundle.manifest import DictNode
 from npu_persist.errors import InputError, UsageError
-from npu_persist.runtime.golden import make_random, read_golden_inputs
 from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
-from npu_persist.runtime.map import run_all
-from npu_persist.runtime.profile import read_layers
-from npu_persist.runtime.requests import LENT, Job, Requests, run_on_each
-from npu_persist.runtime.started import Started
+from npu_persist.runtime.report import read_layers
+from npu_persist.runtime.requests import LENT, Inference, Started, run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
     from concurrent.futures import Future
+    from types import TracebackType
 
     import openvino as ov
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Port, Signature
     from npu_persist.bundle.signature import CallPlan
-    from npu_persist.runtime.profile import LayerTime
-    from npu_persist.runtime.report import Report
+    from npu_persist.runtime.report import LayerTime, LiveReport, Report
+    from npu_persist.runtime.requests import Requests
 
 _LIMITS = {None: float(LENT), True: 0.0, False: float("inf")}
 """`share_inputs` → bytes from which an input is lent."""
@@ -45,10 +39,10 @@ class Model:
     that no later one overwrites. A model with a state (`has_state`) has one state and one request: its inferences run
     one after the other, in the order in which they were asked for.
 
+    `close`, or the end of a `with` block, gives back what it holds at once; else that happens when it is collected.
+
     Attributes:
-        bundle: the bundle it was loaded from.
-        compiled: the `openvino.CompiledModel`, for what this class does not wrap; with buckets, the largest one's.
-        report: how it was loaded.
+        bundle: The bundle it was loaded from.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -66,32 +60,33 @@ class Model:
         ...     name = model.outputs[0].name
         ...     started.output(name)[0, 0]
         np.float32(1.0)
-
+        >>> model.close()
     """
 
-    def __init__(  # noqa: PLR0913 (what `load` knows of it)
-        self,
-        bundle: Bundle,
-        compiled: ov.CompiledModel,
-        plan: CallPlan,
-        report: Report,
-        *,
-        keep: Sequence[object] = (),
-        on_first: Callable[[float], None] | None = None,
-        requests: Requests | None = None,
-    ) -> None:
-        """Wrap a compiled model; use `npu_persist.load` instead."""
+    def __init__(self, bundle: Bundle, plan: CallPlan, requests: Requests, report: LiveReport) -> None:
+        """Wrap compiled models; use `npu_persist.load` instead."""
         self.bundle = bundle
-        self.compiled = compiled
-        self.report = report
-        # On the compiled model, as OpenVINO does it with weights: whoever holds that needs what it reads from.
-        compiled.npu_persist_keep = tuple(keep)
+        self._report = report
         self._plan = plan
         self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
         self._wide = [(index, port) for index, port in enumerate(plan.inputs) if port.dtype in WIDE]
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
         self._options = [name for name in _OPTIONS if name not in _names(plan.signature)]
-        self._requests = requests or Requests(compiled, plan, bundle.reference, on_first)
+        self._requests = requests
+
+    @property
+    def compiled(self) -> ov.CompiledModel:
+        """The `openvino.CompiledModel`, for what this class does not wrap; with buckets, the largest one's.
+
+        Raises:
+            ModelClosedError: The model was closed.
+        """
+        return self._requests.compiled
+
+    @property
+    def report(self) -> Report:
+        """How the model was loaded, its first inference, and the devices that execute it now."""
+        return self._report.read()
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -129,19 +124,19 @@ class Model:
         parameter of that name; `infer` always has them, and says what they do.
 
         Args:
-            args: what the module's `forward` takes: numpy arrays, or anything with `__array__` or `__dlpack__`, in the
+            args: What the module's `forward` takes: numpy arrays, or anything with `__array__` or `__dlpack__`, in the
                 structure of the persisted example.
-            kwargs: as above.
+            kwargs: As above.
 
         Returns:
             The module's own result structure with numpy arrays; a dataclass or ModelOutput comes as a `Record` with the
             same fields.
 
         Raises:
-            InputError: an argument is missing, unknown, or of the wrong structure, dtype, rank or shape. The message
+            InputError: An argument is missing, unknown, or of the wrong structure, dtype, rank or shape. The message
                 shows the expected signature.
-            InferenceError: the device failed.
-
+            InferenceError: The device failed.
+            ModelClosedError: The model was closed.
         """
         plan = self._plan
         if kwargs:
@@ -160,8 +155,8 @@ class Model:
         """Run one inference on flat inputs: a sequence in the order of `inputs`, or a dict by their names.
 
         Args:
-            values: the inputs.
-            share_inputs: whether the device reads the caller's arrays where they are, for as long as the call lasts:
+            values: The inputs.
+            share_inputs: Whether the device reads the caller's arrays where they are, for as long as the call lasts:
                 None, those of 512 KiB or more, where that is faster than a copy; True, all of them; False, none. Only
                 arrays that are contiguous, aligned, writeable and of a fixed shape can be shared; others are copied.
             share_outputs: False gives copies, which are the caller's. True gives views of the memory of the inference
@@ -175,10 +170,9 @@ class Model:
             One array for each of `outputs`, in their order.
 
         Raises:
-            InputError: an input is missing, unknown, or of the wrong dtype, rank or shape.
-            InferenceError: the device failed.
+            InputError: An input is missing, unknown, or of the wrong dtype, rank or shape.
+            InferenceError: The device failed.
             UsageError: `share_inputs` is none of None, True and False.
-
         """
         if share_inputs is not None and not isinstance(share_inputs, bool):
             raise UsageError(f"share_inputs: expected None, True or False; got {share_inputs!r}")
@@ -192,30 +186,29 @@ class Model:
         holds a copy of its inputs: use `map` for many inputs.
 
         Args:
-            args: as for a call.
-            kwargs: as for a call, without its options.
+            args: As for a call.
+            kwargs: As for a call, without its options.
 
         Returns:
             The future of what the call returns. It can be cancelled while it waits in the queue. It raises
             InferenceError if the device fails, InputError if the graph refuses the sizes of dynamic inputs.
 
         Raises:
-            InputError: as for a call.
-
+            InputError: As for a call.
         """
         plan = self._plan
-        job = self._job(plan.flatten(args, kwargs))
-        return self._requests.queue(lambda: plan.rebuild(job()))
+        inference = self._make_inference(plan.flatten(args, kwargs))
+        return self._requests.queue(lambda: plan.rebuild(inference()))
 
     def map(self, iterable: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
         """Run the model over many inputs, as many at once as make best use of the device.
 
         Args:
-            iterable: one item for each inference. A tuple is the positional arguments of a call, a dict or other
+            iterable: One item for each inference. A tuple is the positional arguments of a call, a dict or other
                 mapping its keyword arguments, and anything else its only argument: `model.map(images)`. An argument
                 that is itself a tuple or a mapping comes in a tuple of one. A named tuple is an argument. An item may
                 be overwritten as soon as the next one is asked for.
-            ordered: whether results come in the order of the inputs, or as they are done.
+            ordered: Whether results come in the order of the inputs, or as they are done.
 
         Returns:
             A generator of what calls return. It takes at most twice as many inputs as there are requests before it
@@ -224,11 +217,10 @@ class Model:
             used again; the CPU stops at the end of a layer, AUTO and the NPU finish the inferences that run.
 
         Raises:
-            InputError: an input does not fit, or `iterable` is no iterable.
-            InferenceError: the device failed. Both name the item in their message and have its number, from 0, as
+            InputError: An input does not fit, or `iterable` is no iterable.
+            InferenceError: The device failed. Both name the item in their message and have its number, from 0, as
                 `index`. The error ends the generator. With `ordered` it comes after the results of all earlier inputs.
                 An exception of the iterable passes through as it is, after the results of the inputs before it.
-
         """
         try:
             items = iter(iterable)
@@ -241,20 +233,38 @@ class Model:
         """Queue one inference as `submit` does, to fetch only the outputs that are wanted, when they are wanted.
 
         Args:
-            args: as for a call.
-            kwargs: as for a call, without its options.
+            args: As for a call.
+            kwargs: As for a call, without its options.
 
         Returns:
             What was started. Release it, with `release` or a `with` block: until then it keeps an inference request.
 
         Raises:
-            InputError: as for a call.
-
+            InputError: As for a call.
         """
         values = self._plan.flatten(args, kwargs)
         has_state = self.has_state
-        job = self._job(values, share_outputs=not has_state, is_kept=not has_state)
-        return Started(self._plan, self._requests.queue(job), job, has_state=has_state)
+        inference = self._make_inference(values, share_outputs=not has_state, is_kept=not has_state)
+        return Started(self._plan, self._requests.queue(inference), inference, has_state=has_state)
+
+    def close(self) -> None:
+        """Give back the compiled model with its requests, mapped files and locks; more than once is fine.
+
+        Inferences that run, and those that were queued before, are finished first; what was `start`ed is released.
+        Later calls raise `ModelClosedError`. The report, the signature and the ports stay.
+        """
+        try:
+            self._requests.close()
+        finally:
+            self._report.close()
+
+    def __enter__(self) -> Model:  # noqa: PYI034 (Self is new in Python 3.11)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     def reset(self) -> None:
         """Give the state its first value, after all inferences that were asked for before; without a state, nothing.
@@ -269,19 +279,19 @@ class Model:
         The state of a model that has one stays as it is.
 
         Args:
-            values: flat inputs, as for `infer`: a device may prepare for each size of dynamic inputs anew. Without them
+            values: Flat inputs, as for `infer`: a device may prepare for each size of dynamic inputs anew. Without them
                 the golden sample's, or random ones of the smallest sizes where the bundle has none.
 
         Raises:
-            InputError: as for `infer`.
-            InferenceError: the device failed.
-
+            InputError: As for `infer`.
+            InferenceError: The device failed.
         """
         requests, arrays, _ = self._requests.place(self._copy(self._sample() if values is None else values))
-        if self.has_state:
-            requests.run_on(requests.new_lane(), arrays, LENT, share_outputs=True)
+        if not self.has_state:
+            requests.run_on_each(arrays)
             return
-        run_on_each(requests, arrays)
+        with requests.own_lane() as lane:
+            requests.run_on(lane, arrays, LENT, share_outputs=True)
 
     def profile(
         self, values: Sequence[Any] | Mapping[str, Any] | None = None, *, runs: int = 10
@@ -292,26 +302,25 @@ class Model:
         has one stays as it is.
 
         Args:
-            values: flat inputs, as for `infer`; without them the golden sample's, or random ones.
-            runs: how many inferences.
+            values: Flat inputs, as for `infer`; without them the golden sample's, or random ones.
+            runs: How many inferences.
 
         Returns:
             The layers in the order in which they run. The times are those that the device counts: the CPU gives the
             mean over all inferences since the model was loaded, other devices may give the last inference alone.
 
         Raises:
-            UsageError: the model was loaded without counters, or `runs` is less than 1.
-            InputError: as for `infer`.
-            InferenceError: the device failed.
-
+            UsageError: The model was loaded without counters, or `runs` is less than 1.
+            InputError: As for `infer`.
+            InferenceError: The device failed.
         """
         if runs < 1:
             raise UsageError(f"runs: expected 1 or more; got {runs}")
         requests, arrays, _ = self._requests.place(self._check(self._sample() if values is None else values))
-        lane = requests.new_lane()
-        for _ in range(runs):
-            requests.run_on(lane, arrays, LENT, share_outputs=True)
-        return read_layers(requests.compiled, lane.request, self.bundle.reference)
+        with requests.own_lane() as lane:
+            for _ in range(runs):
+                requests.run_on(lane, arrays, LENT, share_outputs=True)
+            return read_layers(requests.compiled, lane.request, self.bundle.reference)
 
     def _check(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
         """Return an array for each input, or raise."""
@@ -335,24 +344,26 @@ class Model:
         """Return arrays of our own, which may be read after the caller has changed its arrays, and be lent."""
         return [np.array(array, order="C") for array in self._check(values)]
 
-    def _job(self, values: Sequence[Any] | Mapping[str, Any], **options: bool) -> Job:
+    def _make_inference(self, values: Sequence[Any] | Mapping[str, Any], **options: bool) -> Inference:
         requests, arrays, fit = self._requests.place(self._copy(values))
-        return Job(requests, arrays, fit=fit, **options)
+        return Inference(requests, arrays, fit=fit, **options)
 
     def _sample(self) -> Mapping[str, Array]:
+        from npu_persist.runtime.golden import make_random, read_golden_inputs
+
         if self.bundle.manifest.golden is None:
             return make_random(self.inputs, 0)
         return read_golden_inputs(self.bundle, self.inputs)
 
-    def _start_item(self, item: Any) -> tuple[Future[list[Array]], Job]:
+    def _start_item(self, item: Any) -> tuple[Future[list[Array]], Inference]:
         if type(item) is tuple:
             values = self._plan.flatten(item, {})
         elif isinstance(item, Mapping):
             values = self._plan.flatten((), item)
         else:
             values = self._plan.flatten((item,), {})
-        job = self._job(values)
-        return self._requests.queue(job), job
+        inference = self._make_inference(values)
+        return self._requests.queue(inference), inference
 
     def _by_name(self, values: Mapping[str, Any]) -> list[Any]:
         names = [port.name for port in self._plan.inputs]

@@ -1,7 +1,7 @@
-"""The inference requests of a compiled model: one for each inference that runs at the same time, and a queue for them.
+"""Inference requests: one for each inference that runs at the same time, the queue, and what is started or mapped.
 
-The promise: a request runs one inference at a time and is given back whatever happens; what a caller passed is not
-read after its call returned; and a model with a state runs its inferences one after the other, in order.
+A request runs one inference at a time and is given back whatever happens. What a caller passed is not read after its
+call returned. A model with a state runs its inferences one after the other, in order.
 """
 
 from __future__ import annotations
@@ -10,29 +10,34 @@ import os
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from npu_persist.bundle.signature import describe_value
 from npu_persist.compilation.execution import executing_devices
-from npu_persist.errors import InferenceError, InputError
+from npu_persist.errors import InferenceError, InputError, ModelClosedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
+    from types import TracebackType
 
     import openvino as ov
 
     from npu_persist.bundle.signature import CallPlan
+    from npu_persist.runtime.buckets import Fit
     from npu_persist.runtime.inputs import Array
-    from npu_persist.runtime.padding import Fit
 
 LENT = 1 << 19
-"""Bytes from which an input is read where it is: copying less is faster than lending it and taking it back."""
+"""Bytes from which an input is read where it is: below that, a copy is faster than lending it and taking it back."""
 
 _SLICE = 0.1
 """Seconds that a wait lasts at most before Python looks at signals: on Windows a longer one would hold up Ctrl-C."""
+
+_POLL = 0.001
+"""Seconds between two looks for requests that are still in use, when a model is closed."""
 
 
 class Lane:
@@ -74,82 +79,82 @@ class Lane:
                 request.set_input_tensor(index, self.own[index])
 
 
-class _FirstLane(Lane):
-    """A lane that was made before any inference was done: its first one is timed."""
+class _NewLane(Lane):
+    """A lane whose first inference is timed."""
 
-    on_first: list[Callable[[float], None]]
+    def __init__(
+        self, compiled: ov.CompiledModel, is_static: Sequence[bool], on_first: Callable[[float], None]
+    ) -> None:
+        super().__init__(compiled, is_static)
+        self._on_first = on_first
 
     def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
         start = time.perf_counter()
         outputs = super().run(arrays, limit, share_outputs)
         seconds = time.perf_counter() - start
         self.__class__ = Lane  # type: ignore[assignment]  # so that nothing of this is left in later calls
-        try:
-            report = self.on_first.pop()
-        except IndexError:
-            return outputs  # another thread was first
-        report(seconds)
+        self._on_first(seconds)
         return outputs
+
+
+class _ReturnedLanes(list[Lane]):
+    """Where the lanes of a closed model come back to: none can be taken from here."""
+
+    def pop(self, _: Any = -1) -> NoReturn:
+        raise IndexError
 
 
 class Requests:
     """The requests of one compiled model, as many as inferences ever ran at once, and the queue for those to come.
 
     Args:
-        compiled: the compiled model.
-        plan: its inputs, outputs and signature.
-        reference: what errors call the bundle.
-        on_first: called once, with the seconds of the first inference.
-
+        compiled: The compiled model.
+        plan: Its inputs, outputs and signature.
+        reference: What errors call the bundle.
+        on_first: Called with the seconds of each request's first inference.
     """
 
     def __init__(
-        self,
-        compiled: ov.CompiledModel,
-        plan: CallPlan,
-        reference: str,
-        on_first: Callable[[float], None] | None = None,
+        self, compiled: ov.CompiledModel, plan: CallPlan, reference: str, on_first: Callable[[float], None]
     ) -> None:
-        self.compiled = compiled
+        self._compiled: ov.CompiledModel | None = compiled
         self._plan = plan
         self._reference = reference
         self._is_static = [all(isinstance(axis, int) for axis in port.shape) for port in plan.inputs]
         # The memory of an output that may change its size moves: a view of it would show what is no longer there.
         self._moving = [index for index, port in enumerate(compiled.outputs) if port.get_partial_shape().is_dynamic]
-        self._on_first = [] if on_first is None else [on_first]
-        self._idle = [self.new_lane()]
+        self._on_first = on_first
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._process = 0
-        self._has_state = _has_state(self._idle[0])
+        self._executor_process = 0
+        self._process = os.getpid()
+        self._is_closing = False
+        self._kept: set[Inference] = set()
+        first = self._make_lane()
+        self._lanes = 1
+        self._idle = [first]
+        self._has_state = _has_state(first)
+
+    @property
+    def compiled(self) -> ov.CompiledModel:
+        """The compiled model; ModelClosedError after `close`."""
+        if self._compiled is None:
+            raise self._closed_error()
+        return self._compiled
 
     @property
     def has_state(self) -> bool:
         """Whether the graph remembers something from one inference to the next."""
         return self._has_state
 
-    def new_lane(self) -> Lane:
-        """Return a request of its own, that is not among those for calls.
-
-        Raises:
-            InferenceError: the device has no memory for it, or is in trouble.
-
-        """
-        kind = _FirstLane if self._on_first else Lane
-        try:
-            lane = kind(self.compiled, self._is_static)
-        except RuntimeError as error:
-            raise InferenceError(
-                f"{self._reference}: {self._device()} could not make one more inference request, of which there is one "
-                "for each inference that runs or was started and not released. Close other models, or let fewer run at "
-                f"once. OpenVINO said: {error}"
-            ) from error
-        if isinstance(lane, _FirstLane):
-            lane.on_first = self._on_first
-        return lane
+    @property
+    def optimal(self) -> int:
+        """How many inferences at once make best use of the device: one if the model has a state."""
+        compiled = self.compiled
+        return 1 if self._has_state else int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def place(self, arrays: list[Array]) -> tuple[Requests, list[Array], None]:
-        """Return whose request runs a call, on which arrays, and how its outputs are cut: all as it is."""
+        """Return whose request runs a call, on which arrays, and how its outputs are cut: here everything as it is."""
         return self, arrays, None
 
     def take(self) -> Lane:
@@ -157,33 +162,37 @@ class Requests:
         try:
             return self._idle.pop()
         except IndexError:
-            return self.new_lane()
+            return self._add_lane()
 
     def give_back(self, lane: Lane) -> None:
         """Let others use a request again."""
         self._idle.append(lane)
 
+    @contextmanager
+    def own_lane(self) -> Iterator[Lane]:
+        """Lend a new request that calls never get."""
+        lane = self._add_lane()
+        try:
+            yield lane
+        finally:
+            with self._lock:
+                self._lanes -= 1
+
     def run(self, arrays: Sequence[Array], limit: float = LENT, *, share_outputs: bool = False) -> list[Array]:
-        """Run one inference on the caller's thread, or in its turn if the model has a state.
-
-        Raises:
-            InferenceError: the device failed.
-            InputError: the graph refused the sizes of dynamic inputs.
-
-        """
+        """Run one inference on the caller's thread, or in its turn if the model has a state."""
         if self._has_state:
             return self._run_in_turn(arrays, limit, share_outputs=share_outputs)
         try:
             lane = self._idle.pop()
         except IndexError:
-            lane = self.new_lane()
+            lane = self._add_lane()
         try:
             return self.run_on(lane, arrays, limit, share_outputs)
         finally:
             self._idle.append(lane)
 
     def run_on(self, lane: Lane, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
-        """Run one inference on a request that the caller took; errors as for `run`."""
+        """Run one inference on a request that the caller took."""
         try:
             outputs = lane.run(arrays, limit, share_outputs)
         except RuntimeError as error:
@@ -195,42 +204,101 @@ class Requests:
                     outputs[index] = output.copy()
         return outputs
 
-    def _run_in_turn(self, arrays: Sequence[Array], limit: float, *, share_outputs: bool) -> list[Array]:
-        job = Job(self, arrays, limit, share_outputs=share_outputs)
-        future = self.queue(job)
-        try:
-            wait_for([future])
-            outputs: list[Array] = future.result()
-        except BaseException:
-            # The caller's arrays may be lent: they are the caller's again only when nothing runs.
-            stop([(future, job)])
-            raise
-        return outputs
-
-    @property
-    def optimal(self) -> int:
-        """How many inferences at once make best use of the device: one if the model has a state."""
-        return 1 if self._has_state else int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-
     def queue(self, job: Callable[[], Any]) -> Future[Any]:
         """Run a job as soon as a worker is free; there are as many workers as `optimal`, and they keep the order."""
         with self._lock:
+            if self._is_closing:
+                raise self._closed_error()
             # A forked child inherits the executor without its threads: a job would wait for them forever.
-            if self._executor is None or self._process != os.getpid():
+            if self._executor is None or self._executor_process != os.getpid():
                 # Imported now: it cannot be when the main thread has ended, and until then a call does without.
                 from concurrent.futures import ThreadPoolExecutor
 
                 # Threads that run blocking inferences, not AsyncInferQueue nor callbacks: after a failed inference
-                # OpenVINO 2026.4 does not call the callback, and the queue raises the error at whoever comes next.
+                # OpenVINO 2026.4 does not call the callback, and the queue raises the error at the next caller.
                 # Frames per second are the same.
                 self._executor = ThreadPoolExecutor(self.optimal, thread_name_prefix="npu_persist")
-                self._process = os.getpid()
+                self._executor_process = os.getpid()
             return self._executor.submit(job)
+
+    def run_on_each(self, arrays: Sequence[Array]) -> None:
+        """Run one inference on each request that makes best use of the device."""
+        for future in [self.queue(Inference(self, arrays, share_outputs=True)) for _ in range(self.optimal)]:
+            future.result()
 
     def reset(self) -> None:
         """Give the state its first value again, when what is queued before is done."""
         if self._has_state:
             self.queue(self._reset).result()
+        elif self._is_closing:
+            raise self._closed_error()
+
+    def keep(self, inference: Inference) -> None:
+        """Note that an inference keeps its request until it is released; `close` releases it."""
+        self._kept.add(inference)
+
+    def forget(self, inference: Inference) -> None:
+        """Note that an inference keeps no request any more."""
+        self._kept.discard(inference)
+
+    def close(self) -> None:
+        """Wait for what runs or is queued, and let go of the requests and the compiled model."""
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
+            executor, self._executor = self._executor, None
+        if executor is not None and self._executor_process == os.getpid():
+            executor.shutdown()
+        for inference in list(self._kept):
+            inference.release()
+        with self._lock:
+            idle, self._idle = self._idle, _ReturnedLanes()
+        collected: list[Lane] = []
+        while True:
+            for lanes in (idle, self._idle):
+                with suppress(IndexError):
+                    while True:
+                        collected.append(list.pop(lanes))
+            # In a forked child, the threads that had taken the others are not there to return them.
+            if len(collected) >= self._lanes or self._process != os.getpid():
+                break
+            time.sleep(_POLL)
+        self._compiled = None
+
+    def _add_lane(self) -> Lane:
+        with self._lock:
+            if isinstance(self._idle, _ReturnedLanes):
+                raise self._closed_error()
+            self._lanes += 1
+        try:
+            return self._make_lane()
+        except BaseException:
+            with self._lock:
+                self._lanes -= 1
+            raise
+
+    def _make_lane(self) -> Lane:
+        try:
+            return _NewLane(self.compiled, self._is_static, self._on_first)
+        except RuntimeError as error:
+            raise InferenceError(
+                f"{self._reference}: {self._device()} could not make one more inference request, of which there is one "
+                "for each inference that runs or was started and not released. Close other models, or let fewer run at "
+                f"once. OpenVINO said: {error}"
+            ) from error
+
+    def _run_in_turn(self, arrays: Sequence[Array], limit: float, *, share_outputs: bool) -> list[Array]:
+        inference = Inference(self, arrays, limit, share_outputs=share_outputs)
+        future = self.queue(inference)
+        try:
+            wait_for([future])
+            outputs: list[Array] = future.result()
+        except BaseException:
+            # The caller's arrays may be lent: they are the caller's again only when nothing runs.
+            stop([(future, inference)])
+            raise
+        return outputs
 
     def _reset(self) -> None:
         lane = self.take()
@@ -249,28 +317,30 @@ class Requests:
                 got=shapes,
             )
         return InferenceError(
-            f"{self._reference} failed on {self._device()} with the inputs {shapes}: the values are none that the "
-            f"graph can compute with, or the device is in trouble. OpenVINO said: {error}"
+            f"{self._reference} failed on {self._device()} with the inputs {shapes}: the graph cannot compute with "
+            f"these values, or the device is in trouble. OpenVINO said: {error}"
         )
 
     def _device(self) -> str:
         return ", ".join(executing_devices(self.compiled)) or "its device"
 
+    def _closed_error(self) -> ModelClosedError:
+        return ModelClosedError(f"{self._reference}: the model is closed. Load it again to use it")
 
-class Job:
+
+class Inference:
     """One inference in the queue, which can be stopped.
 
     Args:
-        requests: where it takes its request from.
-        arrays: its inputs.
-        limit: bytes from which they are lent.
-        share_outputs: whether it gives views of the request's memory.
-        is_kept: whether it keeps its request when it is done, until `release`.
-        fit: how its outputs are cut back, if they are.
+        requests: Where it takes its request from.
+        arrays: Its inputs.
+        limit: Bytes from which they are lent.
+        share_outputs: Whether it gives views of the request's memory.
+        is_kept: Whether it keeps its request when it is done, until `release`.
+        fit: How its outputs are cut back, if they are.
 
     Attributes:
-        lock: who holds it keeps `release` waiting.
-
+        lock: While it is held, `release` waits.
     """
 
     def __init__(  # noqa: PLR0913 (one inference, and what becomes of its outputs)
@@ -296,7 +366,7 @@ class Job:
         self.lock = threading.RLock()
 
     def __call__(self) -> list[Array]:
-        """Run the inference; errors as for `Requests.run`."""
+        """Run the inference."""
         with self.lock:
             if self._is_released:
                 raise CancelledError
@@ -314,7 +384,14 @@ class Job:
                 self._arrays = ()
                 if not (is_done and self._is_kept) or self._is_released:
                     self._give_back()
+                else:
+                    self._requests.keep(self)
         return outputs
+
+    @property
+    def is_released(self) -> bool:
+        """Whether it was released."""
+        return self._is_released
 
     def release(self) -> None:
         """Stop it if it runs, and give its request back when it has ended.
@@ -331,13 +408,180 @@ class Job:
     def _give_back(self) -> None:
         lane, self._lane = self._lane, None
         if lane is not None:
+            self._requests.forget(self)
             self._requests.give_back(lane)
 
 
-def run_on_each(requests: Requests, arrays: Sequence[Array]) -> None:
-    """Run one inference on each request that makes best use of the device; errors as for `Requests.run`."""
-    for future in [requests.queue(Job(requests, arrays, share_outputs=True)) for _ in range(requests.optimal)]:
-        future.result()
+class Started:
+    """An inference that `Model.start` started.
+
+    It keeps an inference request, with the outputs in its memory, until `release`, the end of its `with` block, its
+    garbage collection or the model's `close`. Each of them but `close`, which waits, ends the inference if it still
+    runs. A model with a state has one request only: there the inference runs to its end, its outputs are copied, and
+    the request is given back at once.
+
+    Any thread may use it.
+    """
+
+    def __init__(self, plan: CallPlan, future: Future[list[Array]], inference: Inference, *, has_state: bool) -> None:
+        """Wrap an inference in the queue; use `Model.start` instead."""
+        self._plan = plan
+        self._future = future
+        self._inference = inference
+        self._has_state = has_state
+        self._is_released = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the inference is done, at most `timeout` seconds, and return whether it is.
+
+        Raises:
+            InferenceError: The device failed.
+            InputError: The graph refused the sizes of dynamic inputs.
+            UsageError: It was released.
+        """
+        self._require_kept()
+        if not wait_for([self._future], timeout):
+            return False
+        self._require_kept()
+        self._future.result()
+        return True
+
+    def output(self, name: str | int) -> Array:
+        """Wait, and return a copy of one output: by its name, or by its position, in `Model.outputs`.
+
+        Raises:
+            UsageError: There is no such output, or it was released.
+            InferenceError, InputError: As for `wait`.
+        """
+        names = [port.name for port in self._plan.outputs]
+        if isinstance(name, str) and name in names:
+            index = names.index(name)
+        elif isinstance(name, int) and 0 <= name < len(names):
+            index = name
+        else:
+            raise UsageError(
+                f"expected one of the outputs {names}, or a position from 0 to {len(names) - 1}; got {name!r}"
+            )
+        return self._copy([index])[0]
+
+    def result(self) -> Any:
+        """Wait, and return what `model(...)` returns; the arrays are copies.
+
+        Raises:
+            UsageError: It was released.
+            InferenceError, InputError: As for `wait`.
+        """
+        return self._plan.rebuild(self._copy(range(len(self._plan.outputs))))
+
+    def release(self) -> None:
+        """Give the inference request back, and end the inference if it still runs."""
+        self._is_released = True
+        # An inference that is left out, or ended in its middle, would leave another state than the caller asked for.
+        if not self._has_state and not self._future.cancel():
+            self._inference.release()
+
+    def _copy(self, indices: Any) -> list[Array]:
+        self.wait()
+        outputs = self._future.result()
+        with self._inference.lock:
+            self._require_kept()
+            return [outputs[index].copy() for index in indices]
+
+    def _require_kept(self) -> None:
+        if self._is_released or self._inference.is_released:
+            raise UsageError(
+                "this inference was released, and its outputs are gone. Fetch what you need before release(), the end "
+                "of the with block or the model's close(), or start it again"
+            )
+
+    def __enter__(self) -> Started:  # noqa: PYI034 (Self is newer than Python 3.10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        is_released = self._is_released or self._inference.is_released
+        state = "released" if is_released else "done" if self._future.done() else "running"
+        return f"<Started {state} {self._plan}>"
+
+
+def run_all(
+    items: Iterator[Any],
+    start: Callable[[Any], tuple[Future[list[Array]], Inference]],
+    finish: Callable[[list[Array]], Any],
+    *,
+    window: int,
+    is_ordered: bool,
+) -> Generator[Any, None, None]:
+    """Yield the result of every item; however the generator ends, nothing of it runs any more.
+
+    Args:
+        items: What to run. Items are taken only as fast as results are.
+        start: Starts one of them.
+        finish: Makes its result from its outputs.
+        window: How many may be started whose results were not yielded.
+        is_ordered: Whether results come in the order of the items, or as they are done. The error of an item comes
+            after the results of those before it.
+    """
+    pending: dict[Future[list[Array]], tuple[int, Inference]] = {}
+    failure: Exception | None = None
+    is_open, index = True, 0
+    try:
+        while is_open or pending:
+            while is_open and len(pending) < window:
+                begun = _start_next(items, start, index)
+                if isinstance(begun, tuple):
+                    pending[begun[0]] = index, begun[1]
+                    index += 1
+                else:
+                    is_open, failure = False, begun
+                del begun
+            if pending:
+                head = next(iter(pending))
+                wait_for([head] if is_ordered else pending)
+                done = head if is_ordered else next(future for future in pending if future.done())
+                at, _ = pending.pop(done)
+                try:
+                    result = finish(done.result())
+                except (InputError, InferenceError) as error:
+                    raise _add_index(error, at) from error.__cause__
+                del done, head  # what is yielded is the caller's alone
+                yield result
+                del result
+        if failure is not None:
+            raise failure
+    finally:
+        failure = None  # which refers to this frame
+        stop([(future, inference) for future, (_, inference) in pending.items()])
+
+
+def _start_next(
+    items: Iterator[Any], start: Callable[[Any], tuple[Future[list[Array]], Inference]], index: int
+) -> tuple[Future[list[Array]], Inference] | Exception | None:
+    """Start the next item; return None if there is none, or the exception to raise when its turn has come."""
+    try:
+        item = next(items)
+    except StopIteration:
+        return None
+    except Exception as error:  # noqa: BLE001 (whatever the iterator raises)
+        return error
+    try:
+        return start(item)
+    except InputError as error:
+        return _add_index(error, index)
+
+
+def _add_index(error: InputError | InferenceError, index: int) -> InputError | InferenceError:
+    """Return the error with the number of its item, as attribute and in its message."""
+    error.index = index
+    error.args = (f"item {index} of map: {error}",)
+    return error
 
 
 def wait_for(futures: Collection[Future[Any]], timeout: float | None = None) -> bool:
@@ -351,11 +595,11 @@ def wait_for(futures: Collection[Future[Any]], timeout: float | None = None) -> 
     return True
 
 
-def stop(pending: Collection[tuple[Future[Any], Job]]) -> None:
+def stop(pending: Collection[tuple[Future[Any], Inference]]) -> None:
     """Cancel what is queued, stop what runs, and wait until nothing of it runs."""
-    for future, job in pending:
+    for future, inference in pending:
         if not future.cancel():
-            job.release()
+            inference.release()
     for future, _ in pending:
         wait_for([future])
 

@@ -1,9 +1,9 @@
-"""The load ladder: attached artifact, compile cache, compilation from the graph.
+"""Where a compiled model comes from: an attached artifact, the compile cache, or a compilation of the graph.
 
-The promise: each rung that was passed over is in the report with its reason; a compiled artifact that is damaged,
-stale, foreign or not trusted costs a compilation, never an answer; what is kept for the next load was made from
-verified bytes. One process compiles while others wait, but nothing is wrong where locks do nothing: the work is then
-done twice.
+An artifact is imported only if it was compiled from this bundle's graph, for the sizes and with the properties that are
+asked for, runs on this machine and is trusted; what is damaged or rejected costs a compilation, never an answer. What
+is kept for the next load was made from verified bytes. One process compiles while others wait for it, but nothing is
+wrong where locks do nothing: the work is then done twice.
 """
 
 from __future__ import annotations
@@ -12,34 +12,32 @@ import logging
 import os
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npu_persist.bundle.manifest import COMPILED_DIRECTORY, ORIGIN_FILE
+import msgspec
+
+from npu_persist.bundle.manifest import ORIGIN_FILE
 from npu_persist.compilation.execution import is_from_cache
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
-from npu_persist.errors import (
-    ArtifactError,
-    CompilationError,
-    DeviceNotFoundError,
-    StoreError,
-    UsageError,
-)
-from npu_persist.files.filesystem import is_directory
-from npu_persist.runtime.report import Rung
+from npu_persist.device.devices import get_kind
+from npu_persist.errors import ArtifactError, CompilationError, DeviceNotFoundError, StoreError, UsageError
+from npu_persist.runtime.report import Attempt, History, merge_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import openvino as ov
 
     from npu_persist.artifact.artifact import Artifact
+    from npu_persist.artifact.compatibility import Status
     from npu_persist.cache import CompileCache, Entry
     from npu_persist.compilation.cache_dir import OwnCache
     from npu_persist.compilation.local import Compiled
-    from npu_persist.compilation.process import CompileProgress
     from npu_persist.compilation.recipe import Recipe
-    from npu_persist.runtime.report import Report, RungName
+    from npu_persist.device.machine import Machine
+    from npu_persist.progress import ProgressCallback, Stage
+    from npu_persist.runtime.report import Source
     from npu_persist.runtime.verification import Verification
     from npu_persist.trust.policy import Policy
 
@@ -48,186 +46,196 @@ log = logging.getLogger(__name__)
 WAIT = 600.0
 """Seconds to wait for another process that compiles the same, before doing it too."""
 
+_NAMED = 5
+"""So many folders of artifacts for other graphs and sizes are named in a reason."""
 
-class Ladder:
-    """The way to one compiled model, for one device after another.
+_PRECISION = "INFERENCE_PRECISION_HINT"
+"""A property that changes answers: only those who ask for it get it."""
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """What one load may take compiled models from, for all its devices and sizes.
 
     Attributes:
-        policy: What is trusted of what is attached to the bundle.
-
-    Args:
         verification: The checks of this load; the weights' is running.
+        attached: The artifacts that are attached to the bundle.
+        policy: Which of them are trusted.
         cache: The compile cache; None to do without.
-        report: Where every step is written down.
-        policy: What is trusted of what is attached to the bundle.
         compile_timeout: Seconds for a compilation, which then runs in a process of its own.
-        progress: Called while it runs there.
+        progress: Called while something is compiled.
     """
 
-    def __init__(  # noqa: PLR0913 (what a load decides once, for all its devices and sizes)
-        self,
-        verification: Verification,
-        cache: CompileCache | None,
-        report: Report,
-        *,
-        policy: Policy,
-        compile_timeout: float | None = None,
-        progress: Callable[[CompileProgress], object] | None = None,
-    ) -> None:
-        self._verification = verification
-        self._cache = cache
-        self._report = report
-        self.policy = policy
-        self._timeout = compile_timeout
-        self._progress = progress
-        self._attached: list[tuple[Path, Artifact | ArtifactError]] | None = None
+    verification: Verification
+    attached: Sequence[tuple[Path, Artifact | ArtifactError]]
+    policy: Policy
+    cache: CompileCache | None
+    compile_timeout: float | None = None
+    progress: ProgressCallback | None = None
 
-    def climb(self, recipe: Recipe) -> Compiled:
-        """Return the compiled model of the first rung that holds.
 
-        Raises:
-            DeviceNotFoundError: The device is not there.
-            CompilationError: OpenVINO refused the graph or the properties, or took too long.
-            IntegrityError: A file of the bundle is not what was persisted.
-            UsageError: A property cannot be handed to a process of its own.
-        """
-        if self._timeout is not None and (unsendable := recipe.unsendable):
-            raise UsageError(
-                "compile_timeout: the compilation runs in a process of its own, which is given properties as texts and "
-                f"numbers; {', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': "
-                "'LATENCY'}, or leave out compile_timeout"
-            )
-        if unkeyed := recipe.unkeyed:
-            self._note(f"not cached: no key can hold the value of {', '.join(unkeyed)}")
-            return self._compile(recipe, None)
-        self._report.key = recipe.key
-        return self._from_attached(recipe) or self._from_cache(recipe, "found") or self._from_graph(recipe)
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The compiled model of the first source that worked, or why none did.
 
-    def _from_attached(self, recipe: Recipe) -> Compiled | None:
-        if not is_directory(recipe.bundle.path / COMPILED_DIRECTORY):
+    Attributes:
+        history: What was tried.
+        compiled: The compiled model; None if no source worked.
+        keep: What has to live as long as the model.
+        from_cache: Whether a compiled artifact saved the compilation.
+        key: The artifact's key; None if it cannot have one.
+        error: Why no source worked.
+    """
+
+    history: History
+    compiled: Compiled | None = None
+    keep: tuple[Any, ...] = ()
+    from_cache: bool = False
+    key: str | None = None
+    error: CompilationError | DeviceNotFoundError | None = None
+
+
+def find_compiled(recipe: Recipe, sources: Sources) -> Found:
+    """Return the compiled model of the first source that works for a recipe, with what was tried."""
+    if sources.compile_timeout is not None and (unsendable := recipe.unsendable):
+        raise UsageError(
+            "compile_timeout: the compilation runs in a process of its own, which is given properties as texts and "
+            f"numbers; {', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': "
+            "'LATENCY'}, or leave out compile_timeout"
+        )
+    return _Search(recipe, sources).run()
+
+
+class _Search:
+    """The search for one compiled model."""
+
+    def __init__(self, recipe: Recipe, sources: Sources) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._verification = sources.verification
+        self._attempts: list[Attempt] = []
+        self._notes: list[str] = []
+        self._phases: dict[str, float] = {}
+
+    def run(self) -> Found:
+        try:
+            if unkeyed := self._recipe.unkeyed:
+                self._note(f"not cached: no key can hold the value of {', '.join(unkeyed)}")
+                return self._compile(None)
+            return self._find_attached() or self._find_cached("found") or self._compile_once()
+        except (CompilationError, DeviceNotFoundError) as error:
+            return Found(history=self._history, error=error)
+
+    def _find_attached(self) -> Found | None:
+        if not self._sources.attached:
             return None
-        from npu_persist.artifact.attached import list_attached  # which only bundles with artifacts need
-        from npu_persist.runtime.attached import choose_attached
-
         began = time.perf_counter()
-        if self._attached is None:  # one list for all sizes that a load asks for
-            self._attached = list(list_attached(recipe.bundle))
-        choice = choose_attached(recipe, self._attached, self.policy)
-        for reason in choice.passed:
-            self._pass("attached", recipe, reason, began)
-        for folder, artifact, _, reason in choice.candidates:
+        selection = select_attached(self._recipe, self._sources.attached, self._sources.policy)
+        for reason in selection.rejected:
+            self._reject("attached", reason, began)
+        for folder, artifact, _, reason in selection.candidates:
             began = time.perf_counter()
             try:
-                compiled = self._import(recipe, artifact, folder)
+                compiled = self._import(artifact, folder)
             except (ArtifactError, OSError) as error:
-                self._pass("attached", recipe, f"{folder.name}: {error}", began)
+                self._reject("attached", f"{folder.name}: {error}", began)
             else:
-                self._take("attached", recipe, reason, began)
-                self._report.from_cache = True
-                self._report.key = artifact.key
-                return compiled
+                return self._use("attached", compiled, reason, began, from_cache=True, key=artifact.key)
         return None
 
-    def _from_cache(self, recipe: Recipe, how: str) -> Compiled | None:
-        if self._cache is None:
+    def _find_cached(self, reason: str) -> Found | None:
+        cache = self._sources.cache
+        if cache is None:
             return None
         began = time.perf_counter()
         entry: Entry | None = None
-        compiled: Compiled | None = None
+        found: Found | None = None
         damage = ""
         try:
-            entry = self._cache.find(recipe.key)
+            entry = cache.find(self._recipe.key)
             if entry is None or entry.artifact is None:
-                self._pass("cache", recipe, "nothing is there for this bundle, device and OpenVINO", began)
+                self._reject("cache", "nothing is there for this bundle, device and OpenVINO", began)
                 return None
-            compiled = self._use(recipe, entry, entry.artifact)
+            found = self._use_entry(cache, entry, entry.artifact, reason, began)
         except (ArtifactError, FileNotFoundError) as error:
             damage = str(error)
         except (StoreError, OSError) as error:
-            self._pass("cache", recipe, f"it cannot be read: {error}", began)
+            self._reject("cache", f"it cannot be read: {error}", began)
             return None
         # Out of the `except` block, which keeps files open that Windows could not rename.
-        if compiled is None:
-            self._pass("cache", recipe, damage, began)
+        if found is None:
+            self._reject("cache", damage, began)
             self._verification.finish()  # it may be the weights that are damaged, and not the entry
-            self._cache.put_aside(entry or recipe.key, damage)
-            return None
-        if entry is not None and entry.artifact is not None and entry.artifact.kind == "cache_dir":
-            if not is_from_cache(compiled.model):
-                self._take("compile", recipe, "OpenVINO did not take the files in the cache", began)
-                return compiled
-            self._verification.count(entry.artifact.size)
-        self._take("cache", recipe, how, began)
-        self._report.from_cache = True
-        return compiled
+            cache.put_aside(entry or self._recipe.key, damage)
+        return found
 
-    def _use(self, recipe: Recipe, entry: Entry, artifact: Artifact) -> Compiled:
+    def _use_entry(self, cache: CompileCache, entry: Entry, artifact: Artifact, reason: str, began: float) -> Found:
         held = entry.hold()
         if artifact.kind == "blob":
-            compiled = self._import(recipe, artifact, entry.path)
-        else:
-            own = self._open_own_cache(recipe)
-            try:
-                own.take(entry)
-            except BaseException:
-                own.close()
-                raise
-            compiled = self._compile_with(recipe, own)
-        compiled.keep.append(held)
-        return compiled
-
-    def _from_graph(self, recipe: Recipe) -> Compiled:
-        if self._cache is None:
-            return self._compile(recipe, None)
-        if self._timeout is not None:
-            return self._in_worker(recipe, self._timeout)
+            compiled = self._import(artifact, entry.path)
+            return self._use("cache", compiled, reason, began, held=held, from_cache=True)
+        own = self._open_own_cache(cache)
         try:
-            with self._cache.claim(recipe.key, WAIT):
-                # Whoever held the claim before has made it.
-                found = self._cache.find(recipe.key)
-                if found is None:
-                    return self._compile(recipe, self._cache)
+            own.take(entry)
+        except BaseException:
+            own.close()
+            raise
+        compiled = self._compile_with(own)
+        if not is_from_cache(compiled.model):
+            return self._use("graph", compiled, "OpenVINO did not take the files in the cache", began, held=held)
+        self._verification.count(artifact.size)
+        return self._use("cache", compiled, reason, began, held=held, from_cache=True)
+
+    def _compile_once(self) -> Found:
+        """Compile the graph, unless another process does it meanwhile."""
+        cache = self._sources.cache
+        if cache is None:
+            return self._compile(None)
+        if self._sources.compile_timeout is not None:
+            return self._compile_in_process(cache, self._sources.compile_timeout)
+        try:
+            with cache.claim(self._recipe.key, WAIT):
+                # The process that held the claim before may have made it.
+                if cache.find(self._recipe.key) is None:
+                    return self._compile(cache)
         except StoreError as error:
             self._note(f"not cached: {error}")
-            return self._compile(recipe, None)
-        return self._from_cache(recipe, "another process compiled it meanwhile") or self._compile(recipe, self._cache)
+            return self._compile(None)
+        return self._find_cached("another process compiled it meanwhile") or self._compile(cache)
 
-    def _compile(self, recipe: Recipe, cache: CompileCache | None) -> Compiled:
+    def _compile(self, cache: CompileCache | None) -> Found:
         began = time.perf_counter()
+        own: OwnCache | None = None
         try:
-            own: OwnCache | None = None
-            if cache is not None and not recipe.is_exportable:
+            if cache is not None and not self._recipe.is_exportable:
                 try:
-                    own = self._open_own_cache(recipe)
+                    own = self._open_own_cache(cache)
                 except StoreError as error:  # a cache that can be read, but not written to
                     self._note(f"not cached: {error}")
                     cache = None
-            compiled = self._compile_and_export(recipe, cache) if own is None else self._compile_with(recipe, own)
+            compiled, held = self._compile_and_export(cache) if own is None else (self._compile_with(own), None)
         except (CompilationError, DeviceNotFoundError) as error:
-            self._pass("compile", recipe, str(error), began)
+            self._reject("graph", str(error), began)
             raise
-        self._take("compile", recipe, "from the graph", began)
-        return compiled
+        return self._use("graph", compiled, "compiled", began, held=held)
 
-    def _compile_and_export(self, recipe: Recipe, cache: CompileCache | None) -> Compiled:
-        model = self._read(recipe)
-        with self._phase("compile"):
-            compiled = compile_graph(recipe, model)
+    def _compile_and_export(self, cache: CompileCache | None) -> tuple[Compiled, object]:
+        model = self._read()
+        with self._compiling():
+            compiled = compile_graph(self._recipe, model)
         if cache is not None and self._may_keep():
             with self._phase("keep"):
                 try:
                     with cache.stage() as staging:
-                        entry = cache.publish(export_blob(recipe, compiled, staging), staging)
-                    compiled.keep.append(entry.hold())
+                        entry = cache.publish(export_blob(self._recipe, compiled, staging), staging)
+                    return compiled, entry.hold()
                 except (CompilationError, StoreError, OSError) as error:
                     self._note(f"not cached: {error}")
-        return compiled
+        return compiled, None
 
-    def _compile_with(self, recipe: Recipe, own: OwnCache) -> Compiled:
+    def _compile_with(self, own: OwnCache) -> Compiled:
         """Compile on a device that caches for itself."""
         try:
-            model = self._read(recipe)
-            with self._phase("compile"):
+            model = self._read()
+            with self._compiling():
                 compiled = own.compile(model)
             may_keep = self._may_keep()
         except BaseException:
@@ -239,16 +247,16 @@ class Ladder:
             own.close()
         return compiled
 
-    def _open_own_cache(self, recipe: Recipe) -> OwnCache:
+    def _open_own_cache(self, cache: CompileCache) -> OwnCache:
         from npu_persist.compilation.cache_dir import OwnCache  # which few devices need
 
-        return OwnCache(recipe, self._cache_there)
+        return OwnCache(self._recipe, cache)
 
-    def _in_worker(self, recipe: Recipe, timeout: float) -> Compiled:
+    def _compile_in_process(self, cache: CompileCache, timeout: float) -> Found:
         from npu_persist.compilation.worker import run as run_in_worker  # with subprocess, which costs 10 ms
 
         began = time.perf_counter()
-        cache = self._cache_there
+        recipe = self._recipe
         job = {
             "bundle": str(recipe.bundle.path),
             "graph": recipe.graph.name,
@@ -259,37 +267,43 @@ class Ladder:
             "key": recipe.key,
         }
         try:
-            with self._phase("compile"):
-                run_in_worker("npu_persist.runtime.load:fill_cache", job, timeout=timeout, progress=self._progress)
+            with self._compiling(beats=False) as stage:
+                run_in_worker(
+                    "npu_persist.runtime.sources:fill_cache",
+                    job,
+                    timeout=timeout,
+                    progress=None if stage is None else lambda event: stage.update(detail=event.line),
+                )
         except BaseException as error:
-            with suppress(StoreError):  # it was killed at its work; what it was writing is a leftover for prune, too
+            with suppress(StoreError):  # what the ended process was writing is a leftover for prune, too
                 cache.sweep()
             if isinstance(error, CompilationError):
-                self._pass("compile", recipe, str(error), began)
+                self._reject("graph", str(error), began)
             raise
-        self._pass("compile", recipe, "done in a process of its own, for the cache", began)
-        compiled = self._from_cache(recipe, "compiled in a process of its own")
-        if compiled is None:
-            raise CompilationError(f"{recipe}: compiled in a process of its own, but nothing came back. {self._report}")
-        self._report.from_cache = False
-        return compiled
+        self._reject("graph", "compiled in a process of its own, for the cache", began)
+        found = self._find_cached("compiled in a process of its own")
+        if found is None:
+            raise CompilationError(
+                f"{recipe}: compiled in a process of its own, but its result is not in the cache.\n{self._history}"
+            )
+        return msgspec.structs.replace(found, from_cache=False)
 
-    def _import(self, recipe: Recipe, artifact: Artifact, directory: Path) -> Compiled:
+    def _import(self, artifact: Artifact, directory: Path) -> Compiled:
         if artifact.kind != "blob":
             raise ArtifactError(f"{directory}: expected an exported blob; got the files of a CACHE_DIR")
-        # What a signature vouches for are the digests: of what was pulled, they are compared whatever the caller says.
+        # A signature covers the digests: what was pulled is compared with them, whatever `verify` says.
         check = self._verification.mode != "none" or os.path.lexists(directory / ORIGIN_FILE)
         with self._phase("import_blob"):
-            compiled = import_blob(recipe, artifact, directory, check=check)
+            compiled = import_blob(self._recipe, artifact, directory, check=check)
         if check:
             self._verification.count(artifact.size)
         return compiled
 
-    def _read(self, recipe: Recipe) -> ov.Model:
+    def _read(self) -> ov.Model:
         with self._phase("read"):
-            graph = recipe.graph.path
-            self._verification.check(recipe.bundle.file(graph), recipe.bundle.manifest.files[graph])
-            return read_graph(recipe)
+            bundle, graph = self._recipe.bundle, self._recipe.graph.path
+            self._verification.check(bundle.file(graph), bundle.manifest.files[graph])
+            return read_graph(self._recipe)
 
     def _may_keep(self) -> bool:
         """Wait for the weights' check: what is kept must be made of what was persisted."""
@@ -299,11 +313,19 @@ class Ladder:
         self._verification.finish()
         return True
 
-    @property
-    def _cache_there(self) -> CompileCache:
-        if self._cache is None:
-            raise ValueError("there is no cache")
-        return self._cache
+    @contextmanager
+    def _compiling(self, *, beats: bool = True) -> Iterator[Stage | None]:
+        """Time a compilation, and report it if somebody listens."""
+        with self._phase("compile"):
+            if self._sources.progress is None:
+                yield None
+                return
+            from npu_persist.progress import Reporter
+
+            # OpenVINO lets other threads run while it compiles.
+            with Reporter(self._sources.progress).stage("compile", beats=beats) as stage:
+                stage.update(detail=self._recipe.device)
+                yield stage
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -311,22 +333,171 @@ class Ladder:
         try:
             yield
         finally:
-            phases = self._report.phases
-            phases[name] = phases.get(name, 0.0) + time.perf_counter() - began
+            self._phases[name] = self._phases.get(name, 0.0) + time.perf_counter() - began
 
-    def _take(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
-        self._rung(name, recipe, reason, began, taken=True)
-        self._report.loaded_device = recipe.device
+    @property
+    def _history(self) -> History:
+        return History(tuple(self._attempts), merge_notes(self._notes), dict(self._phases))
 
-    def _pass(self, name: RungName, recipe: Recipe, reason: str, began: float) -> None:
-        log.info("%s: %s passed over: %s", recipe, name, reason)
-        self._rung(name, recipe, reason, began, taken=False)
+    def _use(  # noqa: PLR0913 (what is known of a source that worked)
+        self,
+        source: Source,
+        compiled: Compiled,
+        reason: str,
+        began: float,
+        *,
+        held: object = None,
+        from_cache: bool = False,
+        key: str | None = None,
+    ) -> Found:
+        self._attempt(source, reason, began, is_used=True)
+        return Found(
+            history=self._history,
+            compiled=compiled,
+            keep=(*compiled.keep, held),
+            from_cache=from_cache,
+            key=key or (None if self._recipe.unkeyed else self._recipe.key),
+        )
 
-    def _rung(self, name: RungName, recipe: Recipe, reason: str, began: float, *, taken: bool) -> None:
+    def _reject(self, source: Source, reason: str, began: float) -> None:
+        log.info("%s: %s rejected: %s", self._recipe, source, reason)
+        self._attempt(source, reason, began, is_used=False)
+
+    def _attempt(self, source: Source, reason: str, began: float, *, is_used: bool) -> None:
         seconds = time.perf_counter() - began
-        self._report.rungs.append(Rung(name, recipe.device, taken, reason, seconds, recipe.shapes))
+        self._attempts.append(Attempt(source, self._recipe.device, is_used, reason, seconds, self._recipe.shapes))
 
     def _note(self, text: str) -> None:
-        log.info("%s: %s", self._report.reference, text)
-        if text not in self._report.notes:
-            self._report.notes.append(text)
+        log.info("%s: %s", self._recipe.bundle.reference, text)
+        self._notes.append(text)
+
+
+def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
+    *,
+    bundle: str,
+    graph: str,
+    device: str,
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]] | None,
+    home: str,
+    key: str,
+) -> bool:
+    """Compile a bundle and keep it in the compile cache: what `compile_timeout` runs in a process of its own."""
+    from pathlib import Path
+
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.cache import CompileCache
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.runtime.verification import Verification
+    from npu_persist.trust.policy import Policy
+
+    opened = Bundle.open(bundle)
+    folder = Path(home)
+    cache = CompileCache(folder)
+    weights = opened.manifest.weights.path
+    with Verification("full", folder) as verification:
+        verification.start(opened.file(weights), opened.manifest.files[weights])
+        sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
+        recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
+        found = find_compiled(
+            recipe, Sources(verification=verification, attached=(), policy=Policy(None, folder), cache=cache)
+        )
+        verification.finish()
+    if found.compiled is None:
+        raise found.error or CompilationError(f"{recipe} could not be compiled")
+    if found.compiled.pending is not None:
+        found.compiled.pending.join()
+    if recipe.key != key or cache.find(key) is None:
+        raise CompilationError(f"{opened.reference} was compiled for {device}, but could not be kept.\n{found.history}")
+    return True
+
+
+class Candidate(NamedTuple):
+    """An attached artifact that may be imported."""
+
+    folder: Path
+    artifact: Artifact
+    status: Status
+    reason: str
+    """Why, and what is not known of it."""
+
+
+class Selection(NamedTuple):
+    """Which attached artifacts may be imported, the best first, and the reason of each that is rejected."""
+
+    candidates: list[Candidate]
+    rejected: list[str]
+
+
+def select_attached(
+    recipe: Recipe, attached: Iterable[tuple[Path, Artifact | ArtifactError]], policy: Policy
+) -> Selection:
+    """Return which attached artifacts may take the place of a recipe's compilation; their bytes are not checked here.
+
+    Args:
+        recipe: What is loaded.
+        attached: What `list_attached` gave for its bundle.
+        policy: Which are trusted.
+    """
+    from npu_persist.artifact.compatibility import check_attached
+    from npu_persist.device.core import get_core
+    from npu_persist.device.machine import describe_machine
+
+    candidates: list[Candidate] = []
+    rejected: list[str] = []
+    machine: Machine | None = None
+    elsewhere: list[str] = []
+    for folder, artifact in attached:
+        name = folder.name
+        if isinstance(artifact, ArtifactError):
+            rejected.append(f"{name}: {artifact}")
+        elif artifact.graph != recipe.graph.name or (artifact.shapes or {}) != (recipe.shapes or {}):
+            elsewhere.append(name)  # there may be one for each of many sizes: their blobs are not read
+        else:
+            machine = machine or describe_machine(get_core(), recipe.device)
+            verdict = check_attached(recipe.bundle, folder, artifact, machine)
+            status, reasons = verdict.status, verdict.reasons
+            if against := [*_differences(artifact, recipe), *(reasons if status == "unsupported" else ())]:
+                rejected.append(f"{name}: {' '.join(against)}")
+                continue
+            how = "is for this machine:" if status == "supported" else "may run on this machine:"
+            decision = policy.decide(folder, artifact)
+            text = " ".join(part for part in (name, how, *reasons, decision.reason) if part)
+            if decision.is_trusted:
+                candidates.append(Candidate(folder, artifact, status, text))
+            else:
+                rejected.append(text)
+    if elsewhere:
+        names = ", ".join(elsewhere[:_NAMED]) + (f" and {len(elsewhere) - _NAMED} more" * (len(elsewhere) > _NAMED))
+        rejected.append(f"{names}: for other graphs or sizes of inputs.")
+    candidates.sort(key=lambda candidate: _rank(candidate, recipe))
+    return Selection(candidates, rejected)
+
+
+def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
+    """Return how an artifact differs from what a recipe asks for, whatever the machine, as sentences."""
+    differences = []
+    if artifact.device != recipe.device and get_kind(artifact.device) == get_kind(recipe.device) != "NPU":
+        differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
+    asked, given = recipe.texts, dict(artifact.properties)
+    if get_kind(artifact.device) == "NPU":
+        # Other properties, such as how hard the compiler tries, change no answers.
+        given = {name: text for name, text in given.items() if name in asked or name == _PRECISION}
+    if given != asked:
+        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {asked} is asked for.")
+    return differences
+
+
+def _rank(candidate: Candidate, recipe: Recipe) -> tuple[object, ...]:
+    from npu_persist.artifact.compatibility import version_numbers
+
+    artifact = candidate.artifact
+    same_release = version_numbers(artifact.openvino, 3) == version_numbers(recipe.openvino, 3)
+    return (
+        candidate.status != "supported",
+        artifact.key != recipe.key,
+        not same_release,
+        dict(artifact.properties) != recipe.texts,
+        [-number for number in version_numbers(artifact.compiler or "0", 3)],
+        candidate.folder.name,
+    )

@@ -57,10 +57,10 @@ def test_each_model_compiles_for_each_platform_and_still_loads_here(name: str) -
     npu_persist.verify(bundle.reference)
     # No NPU is here: the blobs are passed over, each with its reason, and the bundle runs.
     model = npu_persist.load(bundle.path, "NPU", config=ON_THE_CPU)
-    passed_over = [rung for rung in model.report.rungs if rung.name == "attached"]
+    passed_over = [attempt for attempt in model.report.attempts if attempt.source == "attached"]
     assert passed_over
-    assert not any(rung.taken for rung in passed_over)
-    assert all(rung.reason for rung in passed_over)
+    assert not any(attempt.is_used for attempt in passed_over)
+    assert all(attempt.reason for attempt in passed_over)
     inputs = read_golden_inputs(bundle, model.inputs)
     for found, expected in zip(model.infer(inputs), npu_persist.load(bundle.path, "CPU").infer(inputs), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * float(np.abs(expected).max()))

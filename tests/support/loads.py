@@ -1,4 +1,4 @@
-"""What tests of loading look at: is the answer right, which rungs were tried, what is in the cache."""
+"""What tests of loading look at: is the answer right, which sources were tried, what is in the cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def is_right(model: npu_persist.Model) -> bool:
     return np.array_equal(model(GRID), AFFINE_OF_GRID)
 
 
-def rungs(model: npu_persist.Model) -> list[tuple[str, str, bool]]:
-    return [(rung.name, rung.device, rung.taken) for rung in model.report.rungs]
+def attempts(model: npu_persist.Model) -> list[tuple[str, str, bool]]:
+    return [(attempt.source, attempt.device, attempt.is_used) for attempt in model.report.attempts]
 
 
 def entries(store: Store) -> list[Path]:

@@ -55,7 +55,7 @@ def test_it_takes_what_load_takes(run: Run) -> None:
     report = json.loads(out)["report"]
     assert code == 0
     assert (report["device"], report["loaded_device"], report["verification"]) == ("NPU", "CPU", "stamp")
-    assert [rung["device"] for rung in report["rungs"]] == ["NPU", "GPU", "CPU"]
+    assert [attempt["device"] for attempt in report["attempts"]] == ["NPU", "GPU", "CPU"]
 
 
 def test_a_compilation_that_takes_too_long_is_1(run: Run) -> None:

@@ -169,19 +169,19 @@ def test_run_imports_what_was_pulled_only_where_it_is_allowed(run: Run, key: str
     shutil.copytree(entries(store)[0], folder, ignore=lambda *_: ["used"])
     pulled(bundle.path, folder)
 
-    def rungs(*options: str) -> list[tuple[str, bool]]:
+    def attempts(*options: str) -> list[tuple[str, bool]]:
         code, out, err = run("run", "affine", "--device", "CPU", "--random", "--no-cache", "--json", *options)
         assert code == 0, err
-        return [(rung["name"], rung["taken"]) for rung in json.loads(out)["report"]["rungs"]]
+        return [(attempt["source"], attempt["is_used"]) for attempt in json.loads(out)["report"]["attempts"]]
 
-    assert rungs() == [("attached", False), ("compile", True)]
-    assert rungs("--trust", "other/*", "--trust", "org/unet") == [("attached", True)]
-    assert rungs("--trust", "all") == [("attached", True)]
+    assert attempts() == [("attached", False), ("graph", True)]
+    assert attempts("--trust", "other/*", "--trust", "org/unet") == [("attached", True)]
+    assert attempts("--trust", "all") == [("attached", True)]
     assert run("run", "affine", "--trust", "unet")[0] == 2
     assert run("run", "affine", "--device", "CPU", "--random", "--require-signature")[0] == 4
     run("keys", "add", "ada", public_key("ada").hex)
     assert run("sign", "affine", "--key", key)[0] == 0
-    assert rungs("--require-signature") == [("attached", True)]
+    assert attempts("--require-signature") == [("attached", True)]
 
 
 def test_export_writes_a_layout(run: Run, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from npu_persist.errors import (
     CompilationError,
     DeviceWarning,
 )
-from npu_persist.runtime import sources as ladder
+from npu_persist.runtime import sources
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine
-from tests.support.loads import entries, is_right, rungs, spoil
+from tests.support.loads import attempts, entries, is_right, spoil
 from tests.support.second_device import SECOND, write_plugins
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TestSecondDevice:
         monkeypatch.setattr(core, "_cores", [Failing(real, SECOND)])
         model = load("affine", SECOND, fallback=("CPU",), store=store)
         assert model.report.loaded_device == "CPU"
-        assert any("out of order" in rung.reason for rung in model.report.rungs)
+        assert any("out of order" in attempt.reason for attempt in model.report.attempts)
         with pytest.raises(CompilationError, match="out of order"):
             load("affine", SECOND, store=store, cache=False)
 
@@ -117,10 +117,10 @@ class TestSecondDevice:
     def test_files_that_openvino_does_not_take_are_no_hit(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         load("affine", f"AUTO:{SECOND},CPU", store=store)
         wait_for_threads()
-        monkeypatch.setattr(ladder, "is_from_cache", lambda _: False)
+        monkeypatch.setattr(sources, "is_from_cache", lambda _: False)
         model = load("affine", f"AUTO:{SECOND},CPU", store=store)
         assert not model.report.from_cache
-        assert rungs(model)[-1] == ("compile", f"AUTO:{SECOND},CPU", True)
+        assert attempts(model)[-1] == ("graph", f"AUTO:{SECOND},CPU", True)
 
     def test_the_devices_have_entries_of_their_own(self, store: Store) -> None:
         for device in ("CPU", SECOND):

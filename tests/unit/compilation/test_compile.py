@@ -30,7 +30,7 @@ from npu_persist.errors import (
 )
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_power, publish_scaled, publish_text
-from tests.support.loads import is_right, rungs, spoil
+from tests.support.loads import attempts, is_right, spoil
 from tests.support.second_device import SECOND
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_load_takes_what_was_compiled_for_this_machine(store: Store) -> None:
     assert result.peak_memory is None or result.peak_memory == artifact.peak_memory
     assert result.seconds >= artifact.seconds > 0
     model = npu_persist.load("affine", "CPU", store=store)
-    assert rungs(model) == [("attached", "CPU", True)]
+    assert attempts(model) == [("attached", "CPU", True)]
     assert model.report.key == artifact.key
     assert is_right(model)
     assert not (store.home / "compile-cache").exists()
@@ -81,7 +81,7 @@ def test_properties_are_part_of_what_is_looked_for(store: Store) -> None:
     assert len(inside(bundle)) == 2
     for given in (config, None):
         model = npu_persist.load("affine", "CPU", config=given, store=store)
-        assert rungs(model)[-1] == ("attached", "CPU", True)
+        assert attempts(model)[-1] == ("attached", "CPU", True)
         assert is_right(model)
 
 
@@ -94,7 +94,7 @@ def test_another_devices_plugin_is_a_target_too(store: Store, second_device: ov.
     done = run_python("-c", code, path=on_path(tmp_path / "second"))
     assert done.stdout.strip() == str(bundle.path / "compiled" / "npu-cpu"), done.stderr
     model = npu_persist.load("affine", SECOND, store=store)
-    assert rungs(model) == [("attached", SECOND, True)]
+    assert attempts(model) == [("attached", SECOND, True)]
     assert is_right(model)
     assert second_device.available_devices
 
@@ -105,7 +105,7 @@ def test_the_npus_own_plugin_compiles_for_this_machine(store: Store) -> None:
     assert result.artifact is not None
     assert result.artifact.target == "NPU"
     model = npu_persist.load("affine", "NPU", config=NPUW, store=store)
-    assert rungs(model) == [("attached", "NPU", True)]
+    assert attempts(model) == [("attached", "NPU", True)]
     assert is_right(model)
 
 
@@ -118,7 +118,7 @@ def test_weights_are_inside_where_that_is_asked_for(store: Store) -> None:
         sizes[weightless] = result.artifact.size
         assert result.artifact.weightless is (weightless is not False)
         model = npu_persist.load("scaled", "CPU", store=store)
-        assert rungs(model) == [("attached", "CPU", True)]
+        assert attempts(model) == [("attached", "CPU", True)]
         assert np.array_equal(model(np.ones((1, 64), np.float32)), np.full((1, 64), 64, np.float32))
     assert sizes[None] == sizes[True] <= sizes[False] - bundle.manifest.weights.data_size // 2
 
@@ -143,15 +143,15 @@ def test_the_bundles_own_buckets_are_compiled_and_load_takes_each(store: Store) 
     assert [result.shapes and result.shapes["ids"] for result in results] == [(1, 8), (2, 16)]
     assert len(inside(bundle)) == 2
     model = npu_persist.load("text", "CPU", store=store)
-    assert {(rung.name, rung.taken) for rung in model.report.rungs if rung.taken} == {("attached", True)}
-    assert sum(rung.taken for rung in model.report.rungs) == 2
+    assert {attempt.source for attempt in model.report.attempts if attempt.is_used} == {"attached"}
+    assert sum(attempt.is_used for attempt in model.report.attempts) == 2
 
 
 def test_a_dynamic_graph_is_compiled_as_it_is_where_that_works(store: Store) -> None:
     publish_dynamic(store)
     npu_persist.compile("dynamic", "CPU", store=store)
     model = npu_persist.load("dynamic", "CPU", store=store)
-    assert rungs(model) == [("attached", "CPU", True)]
+    assert attempts(model) == [("attached", "CPU", True)]
 
 
 def test_an_axis_without_a_largest_size_is_refused_for_an_npu_before_anything_starts(store: Store) -> None:

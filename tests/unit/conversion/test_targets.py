@@ -18,7 +18,7 @@ from npu_persist.errors import (
     ToolchainError,
 )
 from npu_persist.store import Store
-from tests.support.loads import rungs
+from tests.support.loads import attempts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def test_it_is_compiled_at_once(store: Store) -> None:
         Net(), "net", EXAMPLE, targets=["CPU"], store=store, progress=lambda event: stages.append(event.stage)
     )
     assert bundle.reference == "net:1"
-    assert rungs(npu_persist.load("net", "CPU", store=store)) == [("attached", "CPU", True)]
+    assert attempts(npu_persist.load("net", "CPU", store=store)) == [("attached", "CPU", True)]
     assert stages[-1] == "compile"
     store.verify()
 
@@ -105,8 +105,8 @@ def test_each_bucket_is_compiled(store: Store) -> None:
     bundle = npu_persist.persist(Net(), "net", EXAMPLE, buckets=buckets, targets=["CPU"], store=store)
     assert len(list((bundle.path / "compiled").iterdir())) == 2
     model = npu_persist.load("net", "CPU", store=store)
-    assert [rung.shapes for rung in model.report.rungs if rung.taken] == [{"x": (1, 4)}, {"x": (8, 4)}]
-    assert {rung.name for rung in model.report.rungs if rung.taken} == {"attached"}
+    assert [attempt.shapes for attempt in model.report.attempts if attempt.is_used] == [{"x": (1, 4)}, {"x": (8, 4)}]
+    assert {attempt.source for attempt in model.report.attempts if attempt.is_used} == {"attached"}
 
 
 @pytest.mark.usefixtures("wine")

@@ -10,7 +10,7 @@ import pytest
 
 import npu_persist
 from npu_persist import compile as compile_bundle
-from npu_persist import compiled, load
+from npu_persist import is_compiled, load
 from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.origin import read_origin
 from npu_persist.errors import FileIntegrityError, HubError, HubNotFoundError
@@ -18,7 +18,7 @@ from npu_persist.hub import client
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
 from tests.support.graphs import publish_affine
-from tests.support.loads import is_right, rungs
+from tests.support.loads import attempts, is_right
 from tests.support.pulls import asked, put_folder
 from tests.support.pulls import waits as waits  # noqa: PLC0414 (a fixture is found by its name here)
 
@@ -49,7 +49,7 @@ def pushed(hub: HubServer, tmp_path: Path) -> Bundle:
 def test_what_the_device_can_use_is_pulled_and_then_loaded(hub: HubServer, pushed: Bundle, store: Store) -> None:
     model = load("hf://org/affine@v1", "CPU", store=store, trust="org/*")
     assert is_right(model)
-    assert rungs(model)[-1] == ("attached", "CPU", True)
+    assert attempts(model)[-1] == ("attached", "CPU", True)
     assert "pull" in model.report.phases
     bundle = store.resolve("affine")
     assert bundle.digest == pushed.digest
@@ -57,13 +57,13 @@ def test_what_the_device_can_use_is_pulled_and_then_loaded(hub: HubServer, pushe
     assert getattr(artifact, "target", None) == "CPU"
     assert read_origin(folder) is not None
     assert not asked(hub, "npu-4000/model.blob")
-    assert compiled("hf://org/affine@v1", "CPU", store=store) is None  # without trust it would not be imported
+    assert not is_compiled("hf://org/affine@v1", "CPU", store=store)  # without trust it would not be imported
 
 
 def test_what_was_pulled_is_not_imported_unless_it_is_trusted(pushed: Bundle, store: Store) -> None:
     model = load(f"hf://org/affine@v1#{pushed.digest.partition(':')[2]}", "CPU", store=store)
     assert is_right(model)
-    assert not any(taken for name, _, taken in rungs(model) if name == "attached")
+    assert not any(taken for name, _, taken in attempts(model) if name == "attached")
 
 
 def test_a_load_by_commit_asks_no_hub_again(hub: HubServer, pushed: Bundle, store: Store) -> None:

@@ -15,7 +15,7 @@ from npu_persist.files.digest import digest_bytes
 from npu_persist.store import Store
 from npu_persist.trust.signing import read_signatures
 from tests.support.graphs import publish_affine
-from tests.support.loads import entries, is_right, rungs
+from tests.support.loads import attempts, entries, is_right
 from tests.support.signers import know, public_key, write_private_key
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def pushed(bundle: Bundle, hub: HubServer, tmp_path: Path) -> HubServer:
 def pull_and_load(device: Path, **options: Any) -> list[tuple[str, str, bool]]:
     model = load(f"hf://{REPO}", "CPU", cache=False, store=device, **options)
     assert is_right(model)
-    return rungs(model)
+    return attempts(model)
 
 
 IMPORTED = [("attached", "CPU", True)]
-PASSED_OVER = [("attached", "CPU", False), ("compile", "CPU", True)]
+PASSED_OVER = [("attached", "CPU", False), ("graph", "CPU", True)]
 
 
 @pytest.mark.usefixtures("pushed")
@@ -100,7 +100,7 @@ def test_another_blob_in_the_repository_is_not_imported(
     know(device, "ada")
     model = load(f"hf://{REPO}", "CPU", cache=False, require_signature=True, store=device)
     assert is_right(model)
-    assert not any(rung.taken for rung in model.report.rungs if rung.name == "attached")
+    assert not any(attempt.is_used for attempt in model.report.attempts if attempt.source == "attached")
 
 
 def test_the_manifest_s_signature_does_not_fit_another(bundle: Bundle, pushed: HubServer, tmp_path: Path) -> None:

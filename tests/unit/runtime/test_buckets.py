@@ -12,8 +12,9 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from npu_persist import Padding, compiled, load
+from npu_persist import Padding, is_compiled, load
 from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.cache import CompileCache
 from npu_persist.compilation.compile import compile_bundle
 from npu_persist.errors import DynamicShapeError, GraphIntegrityError, InputError, ManifestError, UsageError
 from npu_persist.store import Store
@@ -220,25 +221,29 @@ class TestReport:
     def test_each_bucket_has_its_rungs_and_its_entry(self, tmp_path: Path) -> None:
         store = Store(tmp_path)
         publish_text(store, buckets=SIZES[:2])
-        assert compiled("text", "CPU", store=store) is None
+        assert not is_compiled("text", "CPU", store=store)
         first = load("text", "CPU", store=store).report
         buckets = [{"ids": size, "attention_mask": size} for size in SIZES[:2]]
-        assert [(rung.name, rung.shapes) for rung in first.rungs if rung.taken] == [("compile", one) for one in buckets]
+        assert [(attempt.source, attempt.shapes) for attempt in first.attempts if attempt.is_used] == [
+            ("graph", one) for one in buckets
+        ]
         assert not first.from_cache
         assert "ids=1x16,attention_mask=1x16" in str(first)
-        assert json.loads(json.dumps(first.to_dict()))["rungs"][0]["shapes"] == {
+        assert json.loads(json.dumps(first.to_dict()))["attempts"][0]["shapes"] == {
             "ids": [1, 16],
             "attention_mask": [1, 16],
         }
         second = load("text", "CPU", store=store).report
-        assert [rung.name for rung in second.rungs] == ["cache", "cache"]
+        assert [attempt.source for attempt in second.attempts] == ["cache", "cache"]
         assert second.from_cache
-        found = compiled("text", "CPU", store=store)
+        assert is_compiled("text", "CPU", store=store)
+        assert not is_compiled("text", "CPU", store=store, buckets=[{"ids": size} for size in SIZES])
+        found = CompileCache(store.home).find(second.key or "")
         assert found is not None
-        assert found.shapes == buckets[-1]
-        assert found.key == second.key
+        assert found.artifact is not None
+        assert found.artifact.shapes == buckets[-1]
         more = load("text", "CPU", store=store, buckets=[*({"ids": size} for size in SIZES)]).report
-        assert [rung.name for rung in more.rungs if rung.taken] == ["cache", "cache", "compile"]
+        assert [attempt.source for attempt in more.attempts if attempt.is_used] == ["cache", "cache", "graph"]
         assert not more.from_cache
         assert any("not persisted with these buckets" in note for note in more.notes)
         assert not second.notes
@@ -329,7 +334,7 @@ class TestLoad:
     def test_a_graph_with_a_state(self, tmp_path: Path) -> None:
         store = Store(tmp_path)
         publish_open_sum(store)
-        with pytest.raises(UsageError, match=r"has a state, which buckets would each have.*buckets=\(\)"):
+        with pytest.raises(UsageError, match=r"has a state, and each bucket would have its own.*buckets=\(\)"):
             load("open-sum", "CPU", store=store, buckets=[{"x": (4,)}])
 
     def test_buckets_of_a_manifest_that_contradict_the_graph(self, tmp_path: Path) -> None:
@@ -350,15 +355,13 @@ class TestLoad:
         compile_bundle("text", ["CPU"], buckets=[{"ids": (1, 8)}, {"ids": (2, 20)}], store=store)
         model = load("text", "CPU", store=store)
         assert [bucket["ids"] for bucket in model.buckets] == [(1, 8), (2, 20)]
-        assert [rung.name for rung in model.report.rungs if rung.taken] == ["attached", "attached"]
+        assert [attempt.source for attempt in model.report.attempts if attempt.is_used] == ["attached", "attached"]
         assert model.report.from_cache
         for size in ((1, 3), (1, 8), (2, 9)):
             x = ids(*size)
             check(model(x), x)
         assert load("text", "AUTO:CPU", store=store, buckets=()).buckets == ()
-        found = compiled("text", "CPU", store=store)
-        assert found is not None
-        assert found.shapes == {"ids": (2, 20), "attention_mask": (2, 20)}
+        assert is_compiled("text", "CPU", store=store)
 
     def test_a_padding_in_the_manifest_is_that_of_other_buckets_too(self, store: Store) -> None:
         model = load("text", "CPU", store=store, buckets=[{"ids": (1, 30)}])

@@ -7,6 +7,7 @@ import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import openvino.opset13 as ops
 import pytest
@@ -19,7 +20,9 @@ from npu_persist.bundle.manifest import DTYPES, DictNode, Dimension, Parameter, 
 from npu_persist.bundle.signature import Record
 from npu_persist.errors import InferenceError, InputError, UsageError
 from npu_persist.runtime.inputs import Symbols, as_array, check_range
-from npu_persist.runtime.requests import LENT
+from npu_persist.runtime.load import _keep_with
+from npu_persist.runtime.report import LiveReport
+from npu_persist.runtime.requests import LENT, Requests
 from npu_persist.store import Store
 from tests.support.graphs import (
     BATCH,
@@ -755,12 +758,17 @@ class TestWarmUp:
             affine.warm_up([GRID, GRID])
 
 
+def wrap_again(model: Model) -> Model:
+    """Return another model around the same compiled one, that has run nothing yet."""
+    report = LiveReport(msgspec.structs.replace(model.report, phases={}), [model.compiled])
+    requests = Requests(model.compiled, model._plan, model.bundle.reference, report.note_first_inference)
+    return Model(model.bundle, model._plan, requests, report)
+
+
 class TestFirstInference:
     @pytest.mark.parametrize("way", ["call", "submit", "map", "start", "warm_up"])
     def test_is_timed_once(self, loaded: Loader, way: str) -> None:
-        found: list[float] = []
-        old = loaded(publish_affine)
-        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
+        model = wrap_again(loaded(publish_affine))
         run: dict[str, Callable[[], object]] = {
             "call": lambda: model(GRID),
             "submit": lambda: model.submit(GRID).result(),
@@ -768,23 +776,21 @@ class TestFirstInference:
             "start": lambda: model.start(GRID).result(),
             "warm_up": model.warm_up,
         }
-        assert found == []
+        assert "first_inference" not in model.report.phases
         run[way]()
-        assert len(found) == 1
-        assert found[0] > 0
+        seconds = model.report.phases["first_inference"]
+        assert seconds > 0
         for other in run.values():
             other()
-        assert len(found) == 1
+        assert model.report.phases["first_inference"] == seconds
 
     def test_is_the_first_that_succeeds(self, loaded: Loader) -> None:
-        found: list[float] = []
-        old = loaded(publish_broadcast)
-        model = Model(old.bundle, old.compiled, old._plan, old.report, on_first=found.append)
+        model = wrap_again(loaded(publish_broadcast))
         with pytest.raises(InferenceError):
             model([1, 2, 3, 4], [3, 3])
-        assert found == []
+        assert "first_inference" not in model.report.phases
         model([1, 2, 3, 4], [2, 4])
-        assert len(found) == 1
+        assert "first_inference" in model.report.phases
 
 
 class Anchor:
@@ -795,9 +801,9 @@ def test_what_the_compiled_model_reads_from_lives_as_long_as_it(loaded: Loader) 
     reference = publish_affine(loaded.store, name="kept").reference
     anchor = Anchor()
     alive = weakref.ref(anchor)
-    old = load(reference, "CPU", store=loaded.store)
-    model = Model(old.bundle, old.compiled, old._plan, old.report, keep=[anchor])
-    del old, anchor
+    model = load(reference, "CPU", store=loaded.store)
+    _keep_with(model.compiled, [anchor])
+    del anchor
     started = model.start(GRID)
     compiled = model.compiled
     del model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from npu_persist.errors import InferenceError
-from npu_persist.runtime.requests import Job, stop, wait_for
+from npu_persist.runtime.requests import Inference, stop, wait_for
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_broadcast, publish_power, publish_sum
 from tests.support.loaded import Loader
@@ -64,11 +64,11 @@ def power(loaded: Loader) -> Model:
     return loaded(publish_power, SQUARE[0], 40)
 
 
-class TestJob:
+class TestInference:
     def test_that_is_stopped_while_it_runs_ends_early(self, power: Model) -> None:
         requests = power._requests
         power.warm_up([ZEROS])
-        job = Job(requests, [ZEROS])
+        job = Inference(requests, [ZEROS])
         future = requests.queue(job)
         while job._lane is None:
             time.sleep(0)
@@ -80,7 +80,7 @@ class TestJob:
 
     def test_that_was_stopped_before_never_runs(self, power: Model) -> None:
         requests = power._requests
-        blocking, waiting = Job(requests, [ZEROS]), Job(requests, [ZEROS])
+        blocking, waiting = Inference(requests, [ZEROS]), Inference(requests, [ZEROS])
         pending = [(requests.queue(job), job) for job in (blocking, waiting)]
         waiting.release()
         stop(pending)
@@ -90,7 +90,7 @@ class TestJob:
     def test_takes_a_request_and_gives_it_back(self, loaded: Loader) -> None:
         requests = loaded(publish_broadcast)._requests
         for shape in ([2, 4], [3, 3]):
-            job = Job(requests, [np.ones(4, np.float32), np.array(shape)], is_kept=True)
+            job = Inference(requests, [np.ones(4, np.float32), np.array(shape)], is_kept=True)
             idle = len(requests._idle)
             future = requests.queue(job)
             wait_for([future])

@@ -12,8 +12,9 @@ import openvino as ov
 import pytest
 
 import npu_persist
-from npu_persist import compiled, load
+from npu_persist import is_compiled, load
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
+from npu_persist.cache import CompileCache
 from npu_persist.compilation import recipe as recipes
 from npu_persist.compilation import worker
 from npu_persist.errors import (
@@ -25,7 +26,7 @@ from npu_persist.errors import (
 )
 from npu_persist.store import Store
 from tests.support.graphs import WEIGHTS, XML, publish_affine, publish_scaled
-from tests.support.loads import GRID, copy_bundle, entries, is_right, rungs, spoil
+from tests.support.loads import GRID, attempts, copy_bundle, entries, is_right, spoil
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def store(tmp_path: Path) -> Store:
 class TestCache:
     def test_the_first_load_compiles_and_the_next_imports(self, store: Store) -> None:
         first = load("affine", "CPU", store=store)
-        assert rungs(first) == [("cache", "CPU", False), ("compile", "CPU", True)]
+        assert attempts(first) == [("cache", "CPU", False), ("graph", "CPU", True)]
         assert not first.report.from_cache
         second = load("affine", "CPU", store=store)
-        assert rungs(second) == [("cache", "CPU", True)]
+        assert attempts(second) == [("cache", "CPU", True)]
         assert second.report.from_cache
         assert is_right(first)
         assert is_right(second)
@@ -132,7 +133,7 @@ class TestCache:
         spoil(path / ARTIFACT_FILE, replace(read_artifact(path), files=described).to_json())
         model = load("affine", "CPU", store=store)
         assert is_right(model)
-        assert "does not take it" in model.report.rungs[0].reason
+        assert "does not take it" in model.report.attempts[0].reason
         assert load("affine", "CPU", store=store).report.from_cache
 
     def test_an_entry_under_another_key_is_not_used(self, store: Store, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ class TestAttached:
 
     def test_comes_first(self, bundle: Path, tmp_path: Path) -> None:
         model = load(bundle, "CPU", store=tmp_path / "empty")
-        assert rungs(model) == [("attached", "CPU", True)]
+        assert attempts(model) == [("attached", "CPU", True)]
         assert model.report.from_cache
         assert is_right(model)
         assert not (tmp_path / "empty").exists()
@@ -222,14 +223,16 @@ class TestAttached:
     def test_a_damaged_one_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:
         spoil(bundle / "compiled" / "cpu" / BLOB_FILE)
         model = load(bundle, "CPU", store=tmp_path / "empty")
-        assert rungs(model) == [("attached", "CPU", False), ("cache", "CPU", False), ("compile", "CPU", True)]
-        assert "expected blake3:" in model.report.rungs[0].reason
+        assert attempts(model) == [("attached", "CPU", False), ("cache", "CPU", False), ("graph", "CPU", True)]
+        assert "expected blake3:" in model.report.attempts[0].reason
         assert is_right(model)
 
     def test_one_for_something_else_is_passed_over_with_the_difference(self, bundle: Path, tmp_path: Path) -> None:
         model = load(bundle, "CPU", hint="THROUGHPUT", store=tmp_path / "empty")
-        assert not model.report.rungs[0].taken
-        assert "with the properties {}; {'PERFORMANCE_HINT': 'THROUGHPUT'} is asked for" in model.report.rungs[0].reason
+        assert not model.report.attempts[0].is_used
+        assert (
+            "with the properties {}; {'PERFORMANCE_HINT': 'THROUGHPUT'} is asked for" in model.report.attempts[0].reason
+        )
         assert is_right(model)
 
     def test_one_of_another_bundle_is_passed_over(self, bundle: Path, tmp_path: Path) -> None:
@@ -239,13 +242,13 @@ class TestAttached:
         shutil.copytree(scaled.path, target)
         shutil.copytree(bundle / "compiled", target / "compiled")
         model = load(target, "CPU", store=other)
-        assert "bundle blake3:" in model.report.rungs[0].reason
+        assert "bundle blake3:" in model.report.attempts[0].reason
         assert np.array_equal(model(np.ones((1, 3), np.float32)), np.full((1, 3), 3, np.float32))
 
     def test_a_link_is_not_followed(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / "compiled").rename(tmp_path / "real")
         (bundle / "compiled").symlink_to(tmp_path / "real")
-        assert rungs(load(bundle, "CPU", store=tmp_path / "empty"))[0] == ("cache", "CPU", False)
+        assert attempts(load(bundle, "CPU", store=tmp_path / "empty"))[0] == ("cache", "CPU", False)
 
     def test_a_folder_that_cannot_be_listed_is_passed_over(
         self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -259,27 +262,29 @@ class TestAttached:
 
         monkeypatch.setattr(os, "listdir", refuse)
         model = load(bundle, "CPU", store=tmp_path / "empty")
-        assert rungs(model)[0] == ("attached", "CPU", False)
-        assert "Permission denied" in model.report.rungs[0].reason
+        assert attempts(model)[0] == ("attached", "CPU", False)
+        assert "Permission denied" in model.report.attempts[0].reason
         assert is_right(model)
-        assert compiled(bundle, "CPU", store=tmp_path / "none") is None
+        assert not is_compiled(bundle, "CPU", store=tmp_path / "none")
 
 
-class TestCompiled:
+class TestIsCompiled:
     def test_tells_before_and_after(self, store: Store) -> None:
-        assert compiled("affine", "CPU", store=store) is None
+        assert not is_compiled("affine", "CPU", store=store)
         model = load("affine", "CPU", store=store)
-        found = compiled("affine", "CPU", store=store)
+        assert is_compiled("affine", "CPU", store=store)
+        found = CompileCache(store.home).find(model.report.key or "")
         assert found is not None
-        assert (found.key, found.subject) == (model.report.key, model.bundle.digest)
-        assert compiled("affine", "CPU", hint="THROUGHPUT", store=store) is None
+        assert found.artifact is not None
+        assert found.artifact.subject == model.bundle.digest
+        assert not is_compiled("affine", "CPU", hint="THROUGHPUT", store=store)
 
     def test_reads_neither_graph_nor_weights(self, store: Store, tmp_path: Path) -> None:
         load("affine", "CPU", store=store)
         moved = copy_bundle(store, tmp_path / "copy")
         (moved / WEIGHTS).unlink()
         (moved / XML).unlink()
-        assert compiled(moved, "CPU", store=store) is not None
+        assert is_compiled(moved, "CPU", store=store)
 
 
 class TestFallback:
@@ -287,7 +292,7 @@ class TestFallback:
         model = load("affine", "NPU", fallback=("CPU",), store=store)
         assert model.report.loaded_device == "CPU"
         assert model.report.execution_devices == ("CPU",)
-        assert [rung.device for rung in model.report.rungs if not rung.taken][:2] == ["NPU", "NPU"]
+        assert [attempt.device for attempt in model.report.attempts if not attempt.is_used][:2] == ["NPU", "NPU"]
         assert is_right(model)
 
     def test_without_one_it_is_an_error(self, store: Store) -> None:
@@ -316,11 +321,13 @@ class TestFallback:
 
 class TestCompileTimeout:
     def test_compiles_in_a_process_of_its_own(self, store: Store) -> None:
-        beats: list[npu_persist.CompileProgress] = []
-        model = load("affine", "CPU", compile_timeout=120, progress=beats.append, store=store)
+        events: list[npu_persist.Progress] = []
+        model = load("affine", "CPU", compile_timeout=120, progress=events.append, store=store)
         assert is_right(model)
         assert not model.report.from_cache
-        assert beats
+        assert {event.stage for event in events} == {"compile"}
+        assert events[-1].is_finished
+        assert sum(event.is_finished for event in events) == 1
         assert load("affine", "CPU", compile_timeout=1e-9, store=store).report.from_cache
 
     def test_ends_one_that_takes_too_long(self, store: Store) -> None:
@@ -384,5 +391,5 @@ class TestReport:
         assert shown["execution_devices"] == ["CPU"]
         assert set(shown["phases"]) >= {"import", "read", "compile", "keep", "verify", "load", "first_inference"}
         assert shown["verified_bytes"] == sum(model.bundle.manifest.files[path].size for path in (XML, WEIGHTS))
-        for part in ("affine:1 for CPU", "passed over  cache", "taken        compile", "verified: full"):
+        for part in ("affine:1 for CPU", "skipped  cache", "used     graph", "verified: full"):
             assert part in str(model.report)

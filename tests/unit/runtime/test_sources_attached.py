@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from npu_persist import compiled, load
+from npu_persist import is_compiled, load
 from npu_persist.artifact.artifact import BLOB_FILE, read_artifact
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.compatibility import check_all_attached
@@ -20,14 +20,13 @@ from npu_persist.compilation import local
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.machine import Machine
-from npu_persist.runtime import attached as choice
-from npu_persist.runtime.attached import Choice, choose_attached
+from npu_persist.runtime.sources import Selection, select_attached
 from npu_persist.store import Store
 from npu_persist.trust.policy import Policy
 from tests.support.attached import REQUIREMENTS, attach_npu
 from tests.support.blobs import NPU_TRAILERS, npu_blob, npu_trailer, real_blob
 from tests.support.graphs import WEIGHTS, publish_affine, publish_dynamic
-from tests.support.loads import entries, is_right, rungs, spoil
+from tests.support.loads import attempts, entries, is_right, spoil
 from tests.support.signers import ORIGIN
 
 if TYPE_CHECKING:
@@ -55,15 +54,15 @@ def bundle(store: Store) -> Bundle:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, machine: Machine = LUNAR) -> None:
     """Let this machine be described as another; its OpenVINO and devices stay."""
-    monkeypatch.setattr(choice, "describe_machine", lambda _core, _device: machine)
+    monkeypatch.setattr("npu_persist.device.machine.describe_machine", lambda _core, _device: machine)
 
 
 def recipe_for(bundle: Bundle, device: str = "NPU", **properties: Any) -> Recipe:
     return Recipe(bundle, bundle.graph(), device, properties)
 
 
-def choose(recipe: Recipe) -> Choice:
-    return choose_attached(recipe, list_attached(recipe.bundle), Policy(None, recipe.bundle.path))
+def choose(recipe: Recipe) -> Selection:
+    return select_attached(recipe, list_attached(recipe.bundle), Policy(None, recipe.bundle.path))
 
 
 class TestChoice:
@@ -82,7 +81,7 @@ class TestChoice:
         found = choose(recipe_for(bundle))
         assert [candidate.folder.name for candidate in found.candidates] == ["a", "b", "c", "d", "e"]
         assert [candidate.status for candidate in found.candidates] == ["supported"] * 4 + ["unknown"]
-        assert found.passed == []
+        assert found.rejected == []
         assert "OpenVINO 2026.5.0 made it" in found.candidates[-1].reason
 
     def test_the_exact_key_is_the_first_of_the_supported(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +98,7 @@ class TestChoice:
         attach_npu(bundle, properties={"NPU_TURBO": "YES", "NPU_COMPILATION_MODE_PARAMS": "optimization-level=2"})
         assert len(choose(recipe_for(bundle, NPU_TURBO="YES")).candidates) == 1
         assert len(choose(recipe_for(bundle)).candidates) == 1
-        (reason,) = choose(recipe_for(bundle, NPU_TURBO="NO")).passed
+        (reason,) = choose(recipe_for(bundle, NPU_TURBO="NO")).rejected
         assert "'NPU_TURBO': 'YES'" in reason
         assert "{'NPU_TURBO': 'NO'} is asked for" in reason
 
@@ -113,7 +112,7 @@ class TestChoice:
         found = choose(replace(recipe_for(bundle), shapes=sizes[2]))
         (candidate,) = found.candidates
         assert candidate.artifact.shapes == sizes[2]
-        (reason,) = found.passed
+        (reason,) = found.rejected
         assert reason.endswith("and 1 more: for other graphs or sizes of inputs.")
 
     @pytest.mark.parametrize(
@@ -144,9 +143,9 @@ class TestChoice:
         place = attach_npu(bundle, blob, folder="npu", **changes)
         found = choose(recipe_for(bundle))
         assert found.candidates == []
-        assert len(found.passed) == 1
-        assert found.passed[0].startswith(place.name)
-        assert reason in found.passed[0]
+        assert len(found.rejected) == 1
+        assert found.rejected[0].startswith(place.name)
+        assert reason in found.rejected[0]
 
     def test_metadata_that_is_newer_is_tried_last(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch)
@@ -183,10 +182,10 @@ class TestWithoutAnNpu:
     def test_what_is_for_an_npu_is_passed_over_and_the_bundle_runs(self, bundle: Bundle, store: Store) -> None:
         attach_npu(bundle, properties=NPUW)
         model = load("affine", "NPU", config=NPUW, store=store)
-        assert rungs(model) == [("attached", "NPU", False), ("cache", "NPU", False), ("compile", "NPU", True)]
-        assert "OpenVINO finds no NPU on this machine" in model.report.rungs[0].reason
+        assert attempts(model) == [("attached", "NPU", False), ("cache", "NPU", False), ("graph", "NPU", True)]
+        assert "OpenVINO finds no NPU on this machine" in model.report.attempts[0].reason
         assert is_right(model)
-        assert rungs(load("affine", "NPU", config=NPUW, store=store))[-1] == ("cache", "NPU", True)
+        assert attempts(load("affine", "NPU", config=NPUW, store=store))[-1] == ("cache", "NPU", True)
 
     def test_the_plugins_own_refusal_is_in_the_report(
         self, bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -195,12 +194,12 @@ class TestWithoutAnNpu:
         best = attach_npu(bundle, properties=NPUW)
         other = attach_npu(bundle, properties=NPUW | {"NPU_TURBO": "YES"}, compiler="8.3")
         model = load("affine", "NPU", config=NPUW, store=store)
-        assert rungs(model) == [
-            ("attached", "NPU", False), ("attached", "NPU", False), ("cache", "NPU", False), ("compile", "NPU", True),
+        assert attempts(model) == [
+            ("attached", "NPU", False), ("attached", "NPU", False), ("cache", "NPU", False), ("graph", "NPU", True),
         ]  # fmt: skip
-        for rung, place in zip(model.report.rungs, (best, other), strict=False):
-            assert rung.reason.startswith(f"{place.name}: ")
-            assert "OpenVINO does not take it" in rung.reason
+        for attempt, place in zip(model.report.attempts, (best, other), strict=False):
+            assert attempt.reason.startswith(f"{place.name}: ")
+            assert "OpenVINO does not take it" in attempt.reason
         assert is_right(model)
         assert not model.report.from_cache
 
@@ -213,15 +212,15 @@ class TestWithoutAnNpu:
         shutil.copytree(made, bundle.path / "compiled" / "npu")
         (bundle.path / "compiled" / "npu" / "used").unlink()
         model = load(bundle.path, "NPU", config=NPUW, store=tmp_path / "empty")
-        assert rungs(model) == [("attached", "NPU", True)]
+        assert attempts(model) == [("attached", "NPU", True)]
         assert is_right(model)
         assert not (tmp_path / "empty").exists()
 
     def test_compiled_tells_the_same(self, bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        place = attach_npu(bundle, properties=NPUW)
-        assert compiled("affine", "NPU", config=NPUW, store=store) is None
+        attach_npu(bundle, properties=NPUW)
+        assert not is_compiled("affine", "NPU", config=NPUW, store=store)
         pretend(monkeypatch)
-        assert compiled("affine", "NPU", config=NPUW, store=store) == read_artifact(place)
+        assert is_compiled("affine", "NPU", config=NPUW, store=store)
 
 
 class TestImport:
@@ -283,7 +282,7 @@ class TestImport:
         spoil(place / BLOB_FILE, bytes(data))
         model = load("affine", "NPU", config=NPUW, store=store)
         assert given == []
-        assert "expected blake3:" in model.report.rungs[0].reason
+        assert "expected blake3:" in model.report.attempts[0].reason
         assert is_right(model)
 
 
@@ -308,8 +307,8 @@ class TestCpu:
         shutil.copyfile(made / BLOB_FILE, place / BLOB_FILE)
         (place / "artifact.json").write_bytes(renamed.to_json())
         model = load(bundle.path, "CPU", store=tmp_path / "empty")
-        assert rungs(model) == [("attached", "CPU", True)]
-        assert "It was compiled on Another" in model.report.rungs[0].reason
+        assert attempts(model) == [("attached", "CPU", True)]
+        assert "It was compiled on Another" in model.report.attempts[0].reason
         assert model.report.key == renamed.key
         assert is_right(model)
 
@@ -320,7 +319,7 @@ class TestCpu:
         load("affine", "CPU", config=config, store=store)
         (made,) = entries(store)
         shutil.copytree(made, bundle.path / "compiled" / "cpu", ignore=lambda *_: ["used"])
-        assert rungs(load(bundle.path, "CPU", store=tmp_path / "empty"))[0] == ("attached", "CPU", False)
+        assert attempts(load(bundle.path, "CPU", store=tmp_path / "empty"))[0] == ("attached", "CPU", False)
         model = load(bundle.path, "CPU", config=config, store=tmp_path / "empty")
-        assert rungs(model) == [("attached", "CPU", True)]
+        assert attempts(model) == [("attached", "CPU", True)]
         assert np.array_equal(model(np.ones((2, 3), np.float32)), np.ones((2, 3)) * [1, 2, 3] + 0.5)

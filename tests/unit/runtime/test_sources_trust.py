@@ -56,29 +56,29 @@ def home(tmp_path: Path) -> Path:
 
 
 def is_imported(model: npu_persist.Model) -> bool:
-    (rung, *_) = model.report.rungs
-    assert rung.name == "attached"
+    (attempt, *_) = model.report.attempts
+    assert attempt.source == "attached"
     assert is_right(model)
-    return rung.taken
+    return attempt.is_used
 
 
 def test_it_is_passed_over_with_the_reason_and_the_bundle_runs(place: Path, home: Path) -> None:
     model = load(place, "CPU", cache=False, store=home)
     assert not is_imported(model)
-    reason = model.report.rungs[0].reason
+    reason = model.report.attempts[0].reason
     assert reason.startswith("cpu is for this machine:")
     assert "Not trusted: a device runs what is in it. It was pulled from org/unet" in reason
     assert reason in str(model.report)
-    assert model.report.rungs[-1].name == "compile"
+    assert model.report.attempts[-1].source == "graph"
 
 
 @pytest.mark.parametrize("trust", [True, "org/unet", ["org/*"]])
 def test_the_caller_may_allow_it(place: Path, home: Path, trust: Any) -> None:
-    assert npu_persist.compiled(place, "CPU", store=home) is None
-    assert npu_persist.compiled(place, "CPU", trust=trust, store=home) is not None
+    assert not npu_persist.is_compiled(place, "CPU", store=home)
+    assert npu_persist.is_compiled(place, "CPU", trust=trust, store=home)
     model = load(place, "CPU", cache=False, trust=trust, store=home)
     assert is_imported(model)
-    assert "It was pulled from org/unet, and trust=" in model.report.rungs[0].reason
+    assert "It was pulled from org/unet, and trust=" in model.report.attempts[0].reason
     assert not is_imported(load(place, "CPU", cache=False, store=home))  # it was for that call
 
 
@@ -88,7 +88,7 @@ def test_a_known_key_allows_it(place: Path, home: Path) -> None:
     know(home, "ada")
     model = load(place, "CPU", cache=False, store=home)
     assert is_imported(model)
-    assert model.report.rungs[0].reason.endswith("is signed by ada.")
+    assert model.report.attempts[0].reason.endswith("is signed by ada.")
 
 
 def test_own_artifacts_need_no_signature(signed: Path, home: Path, tmp_path: Path) -> None:
@@ -173,15 +173,15 @@ def test_sizes_of_what_is_not_trusted_are_no_buckets(tmp_path: Path, home: Path)
     inputs = tuple(replace(port, shape=shapes[port.name]) for port in bundle.graph().inputs)
     folder = attach_npu(bundle, device="CPU", target="CPU", shapes=shapes, inputs=inputs)
     report = load(bundle.path, "CPU", cache=False, store=home).report
-    assert {tuple((rung.shapes or {}).get("x", ())) for rung in report.rungs} == {(2, 4)}
+    assert {tuple((attempt.shapes or {}).get("x", ())) for attempt in report.attempts} == {(2, 4)}
     pulled(folder)
     report = load(bundle.path, "CPU", cache=False, store=home).report
-    assert {rung.shapes for rung in report.rungs} == {None}
-    assert "its sizes are not taken as a bucket. Not trusted" in report.notes[0]
+    assert {attempt.shapes for attempt in report.attempts} == {None}
+    assert "its sizes are not used as a bucket. Not trusted" in report.notes[0]
 
 
 def test_trust_that_names_no_repository_is_a_usage_error(place: Path, home: Path) -> None:
-    for call in (load, npu_persist.compiled):
+    for call in (load, npu_persist.is_compiled):
         with pytest.raises(UsageError, match="trust: expected"):
             call(place, "CPU", trust="unet", store=home)
 

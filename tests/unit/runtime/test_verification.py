@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from npu_persist import compiled, load
+from npu_persist import load
+from npu_persist.cache import CompileCache
 from npu_persist.errors import FileIntegrityError, UsageError
 from npu_persist.files import digest
 from npu_persist.runtime import verification
@@ -55,9 +56,10 @@ class TestStamp:
         second = load(bundle, "CPU", verify="stamp", store=store)
         assert first.report.verified_bytes == (bundle / WEIGHTS).stat().st_size + (bundle / XML).stat().st_size
         assert second.report.from_cache
-        artifact = compiled(bundle, "CPU", store=store)
-        assert artifact is not None
-        assert second.report.verified_bytes == artifact.size  # which is read all the same
+        entry = CompileCache(store.home).find(second.report.key or "")
+        assert entry is not None
+        assert entry.artifact is not None
+        assert second.report.verified_bytes == entry.artifact.size  # which is read all the same
 
     @pytest.mark.parametrize("keep_time", [False, True])
     def test_sees_a_changed_file_and_one_whose_time_was_set_back(

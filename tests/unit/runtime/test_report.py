@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,7 +28,7 @@ def test_each_layer_has_its_time(loaded: Loader, device: str) -> None:
     assert all(layer.status == "executed" and layer.real_us > 0 and layer.exec_type for layer in products)
     assert len({layer.name for layer in layers}) == len(layers)
     assert {layer.status for layer in layers} <= {"executed", "not_run", "optimized_out"}
-    assert json.loads(json.dumps([dataclasses.asdict(layer) for layer in layers]))[0]["name"] == layers[0].name
+    assert json.loads(json.dumps([msgspec.structs.asdict(layer) for layer in layers]))[0]["name"] == layers[0].name
 
 
 def test_inputs_are_made_if_none_are_given(loaded: Loader) -> None:
