@@ -162,7 +162,7 @@ def _verify(bundle: Bundle, folder: Path) -> int:
     with store_errors(f"read {folder}"):
         try:
             artifact = read_artifact(folder)
-            _check_subject(bundle, folder, artifact)
+            check_subject(bundle, folder, artifact)
             check_files(folder, artifact)
         except FileNotFoundError as error:
             path = error.filename or str(error)
@@ -201,7 +201,7 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
         ArtifactError: The folder differs from the description, or it was compiled from another bundle.
         StoreError: The file system refused. What was attached before is unchanged.
     """
-    _check_subject(bundle, staging, artifact)
+    check_subject(bundle, staging, artifact)
     root = bundle.path / COMPILED_DIRECTORY
     place = root / _name(artifact, bundle)
     with _locked(root):
@@ -345,7 +345,8 @@ def _seal(staging: Path, artifact: Artifact) -> None:
         fsync_directory(folder)
 
 
-def _check_subject(bundle: Bundle, folder: Path, artifact: Artifact) -> None:
+def check_subject(bundle: Bundle, folder: Path, artifact: Artifact) -> None:
+    """Raise ArtifactError if an artifact was compiled from another bundle."""
     if artifact.subject != bundle.digest:
         raise ArtifactError(
             f"{folder}: expected what was compiled from {bundle.reference}, {bundle.digest}; got what was compiled "

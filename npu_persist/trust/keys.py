@@ -1,9 +1,9 @@
-"""Ed25519 keys: the public ones that are known here, and the private one that signs.
+"""Ed25519 keys: the known public keys, and the private key that signs.
 
     $NPU_PERSIST_HOME/keys/acme.pem     a public key, as `openssl pkey -pubout` writes it; its name is `acme`
 
-The promise: a key that is known was added by name; a file among the keys that is none is an error for everyone who asks
-which keys are known. Public keys are read without any package; a private key is never stored or shown.
+A malformed file among the known keys is an error for every signature that is checked. Public keys are read without the
+package `cryptography`; a private key is never stored or shown.
 """
 
 from __future__ import annotations
@@ -16,85 +16,61 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from npu_persist.bundle.reference import validate_name
 from npu_persist.errors import FileIntegrityError, InvalidNameError, MissingExtraError, NotFoundError, UsageError
 from npu_persist.files.filesystem import remove_file, replace_file, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-else:
-    from npu_persist.files.frozen import dataclass
-
-KEYS_FOLDER = "keys"
-"""Folder of the store's home with the keys that are known."""
 
 KEY_SUFFIX = ".pem"
-"""What the name of a key's file ends with."""
 
 KEY_LENGTH = 32
 """Bytes of a public key (RFC 8032)."""
 
 MAX_KEY_SIZE = 64 * 1024
-"""Largest file of a key, in bytes."""
+"""Largest key file, in bytes."""
 
 _PEM = re.compile(r"\s*-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*", re.ASCII)
 _SSH = re.compile(r"\s*ssh-ed25519\s+([A-Za-z0-9+/=]+)(\s[^\n]*)?\s*")
 _HEX = re.compile(rf"\s*([0-9a-fA-F]{{{2 * KEY_LENGTH}}})\s*", re.ASCII)
 _DER_HEAD = bytes.fromhex("302a300506032b6570032100")
-"""What stands before a key in a SubjectPublicKeyInfo (RFC 8410, section 4)."""
+"""Precedes the key in a SubjectPublicKeyInfo (RFC 8410, section 4)."""
 
 _SSH_HEAD = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
-"""What stands before a key in OpenSSH's encoding (RFC 8709, section 4)."""
+"""Precedes the key in OpenSSH's encoding (RFC 8709, section 4)."""
 
 _FORMS = "a PEM file with an Ed25519 public key, a line `ssh-ed25519 …`, or 64 hex digits"
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKey:
-    """An Ed25519 public key.
-
-    Attributes:
-        raw: Its 32 bytes.
-    """
+class PublicKey(msgspec.Struct, frozen=True):
+    """An Ed25519 public key, as its 32 bytes."""
 
     raw: bytes
 
     @property
     def hex(self) -> str:
-        """Its 64 lowercase hex digits, which are also its identity."""
+        """Its 64 lowercase hex digits, which identify it."""
         return self.raw.hex()
 
     def to_pem(self) -> bytes:
-        """Write it as OpenSSL does."""
+        """Format it as OpenSSL does."""
         body = b64encode(_DER_HEAD + self.raw).decode()
         return f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n".encode()
 
 
 class KeyRing:
-    """The public keys that are known, by name.
-
-    Attributes:
-        path: Their folder, which need not exist.
-    """
+    """The known public keys of a store, by name; their folder `path` need not exist."""
 
     def __init__(self, home: Path) -> None:
-        """Choose a store's keys; nothing is read yet.
-
-        Args:
-            home: The store's directory.
-        """
-        self.path = home / KEYS_FOLDER
+        self.path = home / "keys"
 
     def read(self) -> dict[str, PublicKey]:
-        """Return the keys by name, sorted.
-
-        Raises:
-            FileIntegrityError: A file among them is no key.
-            StoreError: One cannot be read.
-        """
+        """Return the keys, sorted by name; FileIntegrityError if one of the files is not a key."""
         with store_errors(f"read the keys in {self.path}"):
             try:
                 found = sorted(os.listdir(self.path))  # noqa: PTH208
@@ -104,12 +80,7 @@ class KeyRing:
             return {name.removesuffix(KEY_SUFFIX): self._read(self.path / name) for name in names}
 
     def add(self, name: str, key: PublicKey) -> None:
-        """Make a key known. One that is known by that name stays; for another key the name has to be removed first.
-
-        Raises:
-            InvalidNameError: The name cannot be a file's, or is that of another key.
-            StoreError: The file system refuses.
-        """
+        """Add a key, unless it is there already; InvalidNameError if another key has that name."""
         validate_name(name, "name of a key")
         for other, known in self.read().items():
             if other == name and known == key:
@@ -125,21 +96,16 @@ class KeyRing:
             try:
                 replace_file(self.path / f"{name}{KEY_SUFFIX}", key.to_pem(), temporary=temporary)
             finally:
-                with suppress(OSError):  # it is no key that is known
+                with suppress(OSError):  # its name has no KEY_SUFFIX: it is not taken for a key
                     remove_file(temporary)
 
     def remove(self, name: str) -> None:
-        """Forget a key.
-
-        Raises:
-            NotFoundError: There is none of that name.
-            StoreError: The file system refuses.
-        """
+        """Remove a key; NotFoundError if there is none of that name."""
         path = self.path / f"{validate_name(name, 'name of a key')}{KEY_SUFFIX}"
         with store_errors(f"remove {path}"):
             if not os.path.lexists(path):
                 raise NotFoundError(
-                    f"there is no key {name!r} in {self.path}. `npu-persist keys list` shows those there"
+                    f"there is no key {name!r} in {self.path}. `npu-persist keys list` shows the known keys"
                 )
             remove_file(path)
 
@@ -148,8 +114,8 @@ class KeyRing:
             return read_public_key(path)
         except UsageError as error:
             raise FileIntegrityError(
-                f"{path}: {error}. Until it is replaced or removed (`npu-persist keys remove "
-                f"{path.name.removesuffix(KEY_SUFFIX)}`) no signature is taken for that of a known key",
+                f"{path}: {error}. No signature can be checked until it is replaced or removed: `npu-persist keys "
+                f"remove {path.name.removesuffix(KEY_SUFFIX)}`",
                 path=str(path),
                 expected=_FORMS,
                 got="something else",
@@ -157,18 +123,15 @@ class KeyRing:
 
 
 def parse_public_key(text: str) -> PublicKey:
-    """Read a public key: PEM, OpenSSH's line or hex digits.
-
-    Raises:
-        UsageError: It is something else.
+    """Parse a public key in PEM, OpenSSH's format or hex digits; UsageError if it is something else.
 
     >>> parse_public_key("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a").to_pem().splitlines()[1]
     b'MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo='
     """
     if "PRIVATE KEY" in text:
         raise UsageError(
-            f"expected {_FORMS}; got a private key, which belongs to whoever signs and to nobody else. `openssl pkey "
-            "-in FILE -pubout` writes its public key"
+            f"expected {_FORMS}; got a private key, which only its owner should have. `openssl pkey -in FILE "
+            "-pubout` writes its public key"
         )
     if match := _HEX.fullmatch(text):
         return PublicKey(bytes.fromhex(match[1]))
@@ -178,16 +141,11 @@ def parse_public_key(text: str) -> PublicKey:
                 data = b64decode("".join(match[1].split()), validate=True)
                 if len(data) == len(head) + KEY_LENGTH and data.startswith(head):
                     return PublicKey(data[len(head) :])
-    raise UsageError(f"expected {_FORMS}; got {len(text)} characters that are none")
+    raise UsageError(f"expected {_FORMS}; got {len(text)} other characters")
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Read a file with a public key.
-
-    Raises:
-        UsageError: It is none.
-        OSError: It cannot be read.
-    """
+    """Read a public key's file; UsageError if it is something else."""
     with path.open("rb") as file:
         data = file.read(MAX_KEY_SIZE + 1)
     if len(data) > MAX_KEY_SIZE:
@@ -196,13 +154,7 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def find_public_key(source: str | os.PathLike[str]) -> PublicKey:
-    """Read a public key that is given as a text, or as the path of a file.
-
-    Raises:
-        NotFoundError: The text is no key, and there is no such file.
-        UsageError: The file is none.
-        StoreError: It cannot be read.
-    """
+    """Read a public key that is given as text or as a file's path."""
     if isinstance(source, str) and any(pattern.fullmatch(source) for pattern in (_HEX, _PEM, _SSH)):
         return parse_public_key(source)
     path = Path(source)
@@ -216,17 +168,11 @@ def find_public_key(source: str | os.PathLike[str]) -> PublicKey:
 
 
 def read_private_key(path: Path, password: str | Callable[[], str] | None = None) -> Ed25519PrivateKey:
-    """Read the private key that signs: a PEM file (PKCS #8), as `openssl genpkey -algorithm ed25519` writes it.
+    """Read a private key, in PEM (PKCS #8, as `openssl genpkey -algorithm ed25519` writes it) or OpenSSH's format.
 
     Args:
-        path: The file; OpenSSH's format is read, too.
-        password: What it is encrypted with, or what asks for it, called only if it is; None if it is not.
-
-    Raises:
-        UsageError: It is no Ed25519 private key, or the password does not fit.
-        NotFoundError: There is no such file.
-        StoreError: It cannot be read.
-        MissingExtraError: The package `cryptography` is not installed.
+        path: The file.
+        password: The password of an encrypted key, or a function that asks for it, called only if the key is encrypted.
     """
     require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -252,33 +198,27 @@ def read_private_key(path: Path, password: str | Callable[[], str] | None = None
             if not callable(password):
                 raise
             key = load(data, password().encode())
-    except TypeError as error:  # a password for a key that is not encrypted, or none for one that is
+    except TypeError as error:  # a password for an unencrypted key, or none for an encrypted one
         wants = (
             "it is encrypted, and no password was given" if secret is None else "a password, but it is not encrypted"
         )
         raise UsageError(f"{path}: {wants}") from error
-    except UsageError:  # of whoever was asked for the password
+    except UsageError:  # of the function that asks for the password
         raise
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(
-            f"{path}: expected an Ed25519 private key in PEM, and the password that fits; {error}"
-        ) from error
+        raise UsageError(f"{path}: expected an Ed25519 private key in PEM, and its password; {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path}: expected an Ed25519 private key; got a {type(key).__name__}")
     return key
 
 
 def public_key_of(key: Ed25519PrivateKey) -> PublicKey:
-    """Return the public key that belongs to a private one."""
+    """Return a private key's public key."""
     return PublicKey(key.public_key().public_bytes_raw())
 
 
 def require_cryptography() -> None:
-    """Check that the package `cryptography` is there, before names are imported from it.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Raise MissingExtraError if the package `cryptography` is not installed."""
     try:
         import cryptography  # noqa: F401
     except ModuleNotFoundError as error:

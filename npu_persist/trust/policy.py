@@ -1,8 +1,7 @@
-"""Whether a load may import a compiled artifact: this machine's own always, a pulled one only if somebody said so.
+"""Whether a load may import a compiled artifact: those compiled here always, pulled ones only if they are trusted.
 
-The promise: a pulled artifact is imported only with a signature of a known key over exactly what is there, or where the
-caller trusts the repository it was pulled from, or all for this call. Everything else, also what cannot be read or
-checked, is a reason against it.
+A pulled artifact is trusted if a known key signed exactly what is there, or if the caller trusts its repository or all
+repositories. What cannot be read or checked is not trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
 
     Trust: TypeAlias = bool | str | Sequence[str] | None
-    """True: all for this call. Texts: what was pulled from these repositories, "org/unet" or "org/*"."""
+    """True trusts all repositories, patterns such as "org/unet" or "org/*" those that match."""
 
 _EXPECTED = "trust: expected True, or repositories such as 'org/unet' or 'org/*'"
 
@@ -33,50 +32,31 @@ class Decision(NamedTuple):
 
     is_trusted: bool
     reason: str
-    """Why, as sentences; empty for one of this machine's own."""
+    """Why, as sentences; empty for one that was compiled here."""
 
 
 class Policy:
-    """What one load trusts.
-
-    Args:
-        trust: What the caller said.
-        home: The store's directory, where the known keys are.
-
-    Raises:
-        UsageError: `trust` is nothing of that kind.
-    """
+    """The repositories and keys that one load trusts."""
 
     def __init__(self, trust: Trust, home: Path) -> None:
+        """Check the caller's `trust`; the known keys in the store's `home` are read when they are needed."""
         self._all = trust is True
         self._patterns = () if trust is None or isinstance(trust, bool) else _check_patterns(trust)
         self._home = home
 
     def require_signature(self, bundle: Bundle) -> str:
-        """Return the name of the known key that signed a bundle's manifest.
-
-        Raises:
-            SignatureError: None did.
-            IntegrityError: A file among the known keys is no key.
-            MissingExtraError: The package `cryptography` is not installed.
-            StoreError: The signature or the keys cannot be read.
-        """
+        """Return the name of the known key that signed a bundle's manifest; SignatureError if none did."""
         from npu_persist.trust.keys import KeyRing
         from npu_persist.trust.signing import check_manifest
 
         return check_manifest(bundle, KeyRing(self._home).read()).signer
 
     def decide(self, folder: Path, artifact: Artifact) -> Decision:
-        """Decide on an attached artifact.
-
-        Args:
-            folder: Where it is.
-            artifact: What was read there.
-        """
+        """Decide on the attached artifact that was read in a folder."""
         try:
             origin = read_origin(folder)
         except (IntegrityError, StoreError) as error:
-            return Decision(is_trusted=False, reason=f"It is not known where it came from: {error}.")
+            return Decision(is_trusted=False, reason=f"Its origin cannot be read: {error}.")
         if origin is None:
             return Decision(is_trusted=True, reason="")
         pulled = f"It was pulled from {origin.repo}"
@@ -90,7 +70,7 @@ class Policy:
         except (IntegrityError, MissingExtraError, StoreError) as error:
             return Decision(
                 is_trusted=False,
-                reason=f"Not trusted: a device runs what is in it. {pulled}, and no known key vouches for it: {error}. "
+                reason=f"Not trusted: it is code that runs on a device. {pulled}, and no known key signed it: {error}. "
                 f"Allow it with trust={origin.repo!r} (`--trust {origin.repo}`), or make the signer's key known with "
                 "`npu-persist keys add`.",
             )
@@ -101,9 +81,9 @@ class Policy:
         from npu_persist.trust.signing import check_signature, read_description
 
         data = read_description(folder)
-        # What is imported is what was read earlier: the signature has to be over that.
+        # The load imports what was read earlier, so the signature has to be for that.
         if Artifact.from_json(data, source=str(folder)) != artifact:
-            raise IntegrityError(f"{folder}: it changed while it was looked at")
+            raise IntegrityError(f"{folder}: it changed while it was being read")
         keys = KeyRing(self._home).read()
         return check_signature(folder / ARTIFACT_SIGNATURE_FILE, "artifact", digest_bytes(data), keys)
 
@@ -113,7 +93,7 @@ def _check_patterns(trust: object) -> tuple[str, ...]:
     if not isinstance(patterns, Sequence):
         raise UsageError(f"{_EXPECTED}; got {trust!r}")
     for pattern in patterns:
-        # One without an owner would match nothing, or everything.
+        # Without an owner it would match nothing, or everything.
         if not isinstance(pattern, str) or len([part for part in pattern.split("/") if part]) != 2:  # noqa: PLR2004
             raise UsageError(f"{_EXPECTED}; got {pattern!r}")
     return tuple(patterns)

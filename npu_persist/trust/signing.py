@@ -9,12 +9,11 @@
       ]
     }
 
-What is signed is the text `npu_persist signature 1.0`, the three values `what`, `subject` and `key`, each followed by a
-newline: a signature holds for these bytes, as this kind of thing, by this key. The manifest has the digest of every
-file of the bundle, an artifact.json that of the bundle and of its blob: both are what is trusted in the end.
+What is signed is the text `npu_persist signature 1.0` and the values of `what`, `subject` and `key`, each followed by a
+newline, so that a signature is valid only for these bytes, as this kind of file, by this key. The manifest contains the
+digest of every file of the bundle, an artifact.json those of the bundle and of its own files.
 
-The promise: a signature counts only if a known key made it over exactly what is there. What cannot be read, is for
-something else or is wrong is a `SignatureError`. Signatures are no part of the bundle: it keeps its identity.
+Signatures are not a part of the bundle: its digest stays the same.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import msgspec
+
 from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
-from npu_persist.artifact.attached import list_attached
+from npu_persist.artifact.attached import check_subject, list_attached
 from npu_persist.bundle.bundle import PARTIAL_SUFFIX
 from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, strict_json
 from npu_persist.bundle.manifest.values import ValueReader
@@ -37,26 +38,22 @@ from npu_persist.trust.keys import public_key_of, require_cryptography
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from dataclasses import dataclass
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.trust.keys import PublicKey
-else:
-    from npu_persist.files.frozen import dataclass
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1.0"
-"""The format of a file with signatures, and of what is signed."""
+"""The format of a signature file, and of the signed text."""
 
 ALGORITHM = "ed25519"
-"""The only algorithm."""
 
 MAX_SIGNATURES_SIZE = 64 * 1024
-"""Largest file with signatures, in bytes: some 300 of them."""
+"""Largest signature file, in bytes: about 300 signatures."""
 
 What = Literal["manifest", "artifact"]
 _WHATS: tuple[What, ...] = ("manifest", "artifact")
@@ -65,30 +62,23 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}", re.ASCII)
 
 
 class Signed(NamedTuple):
-    """Something that is signed by a known key."""
+    """A file that a known key signed."""
 
     path: Path
-    """The file with the signature."""
+    """The signature file."""
     signer: str
     """The key's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signatures:
-    """What a file with signatures says; the module's docstring shows it.
-
-    Attributes:
-        what: The kind of what is signed.
-        subject: The digest of what is signed.
-        signatures: Signature by public key, both in hex.
-    """
+class Signatures(msgspec.Struct, frozen=True):
+    """The content of a signature file, as in the module's docstring; signatures by public key, both in hex digits."""
 
     what: What
     subject: str
     signatures: Mapping[str, str]
 
     def to_json(self) -> bytes:
-        """Write the file."""
+        """Return the file's content."""
         entries = [
             {"algorithm": ALGORITHM, "key": key, "signature": signature}
             for key, signature in sorted(self.signatures.items())
@@ -98,27 +88,15 @@ class Signatures:
 
 
 def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> Iterator[Path]:
-    """Sign a bundle's manifest and everything that is attached to it; yield each file with signatures.
+    """Sign a bundle's manifest and its attached artifacts, and yield each signature file.
 
-    Signatures of others over the same stay in the files. Whoever signs vouches: nothing is checked here.
-
-    Raises:
-        ArtifactError: An artifact's description cannot be read, or it was compiled from another bundle.
-        SignatureError: There is a file of the signatures' name that is none.
-        StoreError: The file system refuses.
+    Other signatures for the same content stay in the files. Does not verify the files; call `verify` first.
     """
     subjects: list[tuple[Path, What, str]] = [(bundle.path / MANIFEST_SIGNATURE_FILE, "manifest", bundle.digest)]
     for folder, artifact in list_attached(bundle):
         if isinstance(artifact, ArtifactError):
             raise artifact
-        if artifact.subject != bundle.digest:
-            raise ArtifactError(
-                f"{folder}: expected what was compiled from {bundle.reference}, {bundle.digest}; got what was compiled "
-                f"from {artifact.subject}. It is not signed with this bundle; remove the folder",
-                path=str(folder),
-                expected=bundle.digest,
-                got=artifact.subject,
-            )
+        check_subject(bundle, folder, artifact)
         subjects.append((folder / ARTIFACT_SIGNATURE_FILE, "artifact", digest_bytes(read_description(folder))))
     for path, what, subject in subjects:
         _add_signature(path, what, subject, key, partial_in=bundle.path)
@@ -126,14 +104,9 @@ def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> Iterator[Path]:
 
 
 def check_bundle(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Iterator[Signed]:
-    """Check that a bundle's manifest and what is attached to it are signed by known keys; yield each with its signer.
+    """Check that known keys signed a bundle's manifest and its attached artifacts; yield each with its signer.
 
-    In a pulled bundle, artifacts that were compiled here after that need no signature.
-
-    Raises:
-        SignatureError: The first thing that is not.
-        MissingExtraError: The package `cryptography` is not installed.
-        StoreError: Something cannot be read.
+    Artifacts that were compiled here for a pulled bundle need no signature.
     """
     yield check_manifest(bundle, keys)
     is_pulled = os.path.lexists(bundle.path / ORIGIN_FILE)
@@ -147,30 +120,16 @@ def check_bundle(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Iterator[Sign
 
 
 def check_manifest(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Signed:
-    """Check that a bundle's manifest, as it was when the bundle was opened, is signed by a known key.
-
-    Raises:
-        SignatureError: It is not.
-        MissingExtraError: The package `cryptography` is not installed.
-        StoreError: The signature cannot be read.
-    """
+    """Check that a known key signed a bundle's manifest as it was when the bundle was opened."""
     path = bundle.path / MANIFEST_SIGNATURE_FILE
     return Signed(path, check_signature(path, "manifest", bundle.digest, keys))
 
 
 def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, PublicKey]) -> str:
-    """Return the name of a known key that signed something.
-
-    Args:
-        path: The file with the signatures.
-        what: The kind of thing.
-        subject: Its digest.
-        keys: The known keys by name.
+    """Return the name of a known key that signed a file of kind `what` with the digest `subject`.
 
     Raises:
-        SignatureError: There is no signature, it is for something else, of no known key, or wrong.
-        MissingExtraError: The package `cryptography` is not installed.
-        StoreError: The file cannot be read.
+        SignatureError: There is no signature, or it is for something else, by an unknown key, or wrong.
     """
     found = read_signatures(path)
     if found is None:
@@ -188,17 +147,12 @@ def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, Pub
         )
     for name, key in signers.items():
         if not _is_valid(key, bytes.fromhex(found.signatures[key.hex]), _message(what, subject, key.hex)):
-            raise SignatureError(f"{path}: the signature of {name} ({key.hex}) is wrong: it was changed, or never made")
+            raise SignatureError(f"{path}: the signature of {name} ({key.hex}) is not valid")
     return next(iter(signers))
 
 
 def read_signatures(path: Path) -> Signatures | None:
-    """Read a file with signatures, none of which is checked; None if there is no such file.
-
-    Raises:
-        SignatureError: It is something else.
-        StoreError: It cannot be read.
-    """
+    """Read a signature file without checking the signatures; None if there is no such file."""
     with store_errors(f"read {path}"):
         try:
             mode = path.lstat().st_mode
@@ -218,28 +172,23 @@ def _read_bytes(data: bytes, path: str) -> Signatures:
         return _parse(data, path)
     except ManifestError as error:
         problems = "; ".join(map(str, error.problems))
-        raise SignatureError(
-            f"{path}: expected signatures; got {len(data)} bytes that are none ({problems})"
-        ) from error
+        raise SignatureError(f"{path}: expected signatures; got {len(data)} other bytes ({problems})") from error
 
 
 def renew_signatures(path: Path, data: bytes, *, partial_in: Path) -> None:
-    """Take over what a hub has in place of a file with signatures now; those of others over the same stay in it.
+    """Update a signature file with its content on a hub, keeping other signatures for the same content.
 
-    What is none is not taken over, and nothing is checked here.
-
-    Raises:
-        StoreError: The file system refuses.
+    Malformed content is ignored, and no signature is checked.
     """
     try:
         found = _read_bytes(data, str(path))
     except SignatureError as error:
-        log.warning("not taken from the hub: %s", error)
+        log.warning("malformed signatures on the hub are ignored: %s", error)
         return
     try:
         here = read_signatures(path)
     except SignatureError as error:
-        log.warning("replaced by what the hub has: %s", error)
+        log.warning("malformed signatures are replaced by the hub's: %s", error)
         here = None
     if here is not None and (here.what, here.subject) == (found.what, found.subject):
         merged = Signatures(found.what, found.subject, {**here.signatures, **found.signatures}).to_json()
@@ -250,14 +199,10 @@ def renew_signatures(path: Path, data: bytes, *, partial_in: Path) -> None:
 
 
 def read_description(folder: Path) -> bytes:
-    """Return the bytes of a folder's `artifact.json`.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
+    """Return the bytes of a folder's `artifact.json`."""
     path = folder / ARTIFACT_FILE
     with store_errors(f"read {path}"), path.open("rb") as file:
-        return file.read(MAX_ARTIFACT_SIZE + 1)  # one more than whoever parses it takes
+        return file.read(MAX_ARTIFACT_SIZE + 1)  # one more than its parser accepts
 
 
 def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey, *, partial_in: Path) -> None:
@@ -274,7 +219,7 @@ def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey,
 
 
 def _write(path: Path, data: bytes, partial_in: Path) -> None:
-    # Not beside it: an artifact's folder holds nothing that its description does not know, at no time.
+    # Not beside it: an artifact's folder must never contain files that `artifact.json` does not name.
     temporary = partial_in / f"{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}"
     with store_errors(f"write {path}"):
         try:
@@ -308,7 +253,7 @@ def _parse(data: bytes, source: str) -> Signatures:
     entries = reader.array(got["signatures"], "signatures", lambda value, where: _entry(reader, value, where))
     signatures = dict(entries)
     if len(signatures) < len(entries):
-        problems.add("signatures", "expected one signature a key, got several")
+        problems.add("signatures", "expected one signature per key, got several")
     found = Signatures(
         what=reader.choice(got["what"], "what", _WHATS),
         subject=reader.digest(got["subject"], "subject"),

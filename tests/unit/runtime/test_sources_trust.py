@@ -67,7 +67,7 @@ def test_it_is_passed_over_with_the_reason_and_the_bundle_runs(place: Path, home
     assert not is_imported(model)
     reason = model.report.attempts[0].reason
     assert reason.startswith("cpu is for this machine:")
-    assert "Not trusted: a device runs what is in it. It was pulled from org/unet" in reason
+    assert "Not trusted: it is code that runs on a device. It was pulled from org/unet" in reason
     assert reason in str(model.report)
     assert model.report.attempts[-1].source == "graph"
 

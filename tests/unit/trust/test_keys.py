@@ -182,7 +182,7 @@ class TestPrivateKey:
         ("written", "given", "problem"),
         [
             ("secret", None, "it is encrypted, and no password was given"),
-            ("secret", "Secret", "the password that fits"),
+            ("secret", "Secret", "and its password"),
             (None, "secret", "it is not encrypted"),
         ],
     )

@@ -95,7 +95,7 @@ def test_the_signature_is_over_what_was_read(bundle: Bundle, folder: Path, store
     swapped = replace(read_artifact(folder), seconds=1.0)
     decision = Policy(None, store.home).decide(folder, swapped)
     assert not decision.is_trusted
-    assert "it changed while it was looked at" in decision.reason
+    assert "it changed while it was being read" in decision.reason
 
 
 def test_an_origin_that_cannot_be_read_is_no_reason_to_trust(folder: Path, store: Store) -> None:
@@ -103,7 +103,7 @@ def test_an_origin_that_cannot_be_read_is_no_reason_to_trust(folder: Path, store
     for trust in (None, True, "org/unet"):
         decision = decide(folder, store, trust)
         assert not decision.is_trusted
-        assert "not known where it came from" in decision.reason
+        assert "Its origin cannot be read" in decision.reason
     (folder / ORIGIN_FILE).unlink()
     (folder / ORIGIN_FILE).symlink_to("nowhere")
     assert not decide(folder, store, trust=True).is_trusted
