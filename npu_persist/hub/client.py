@@ -74,37 +74,17 @@ class RemoteFile(NamedTuple):
     sha256: str | None
 
 
-class Stream:
-    """A response whose body has not been read yet.
-
-    Attributes:
-        start: Offset in the file at which the body begins.
-        next_url: The URL of the next page; None on the last one.
-    """
-
-    def __init__(self, response: Any, doing: str, repo_id: str, commit: str) -> None:
-        content_range = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("Content-Range", ""))
-        self.start = int(content_range[1]) if response.status_code == 206 and content_range else 0  # noqa: PLR2004
-        self.next_url: str | None = response.links.get("next", {}).get("url")
-        self._response = response
-        self._doing = doing, repo_id, commit
-
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it arrives; raise `HubError` if it breaks off."""
-        with hub_errors(*self._doing):
-            yield from self._response.iter_raw()
-
-
 class Repository:
     """A repository on the hub that huggingface_hub is configured for (HF_ENDPOINT).
 
     Attributes:
         repo_id: `org/unet`.
+        token: As in huggingface_hub.
     """
 
     def __init__(self, repo_id: str, token: Token = None) -> None:
         self.repo_id = repo_id
-        self._token = token
+        self.token = token
 
     @cached_property
     def client(self) -> HfApi:
@@ -119,7 +99,7 @@ class Repository:
                 extra=EXTRA,
                 name=error.name,
             ) from error
-        return HfApi(library_name="npu_persist", token=self._token)
+        return HfApi(library_name="npu_persist", token=self.token)
 
     @property
     def is_offline(self) -> bool:
@@ -139,82 +119,113 @@ class Repository:
 
         sha = retry(ask)
         if sha is None or not is_commit(sha):
-            raise self._malformed(revision, "a commit of 40 hex digits", repr(sha))
+            raise self.malformed(revision, "a commit of 40 hex digits", repr(sha))
         return sha
 
-    def list_files(self, commit: str) -> dict[str, RemoteFile]:
-        """Return the files of a commit by path."""
-        tree = f"{self.client.endpoint}/api/models/{self.repo_id}/tree/{quote(commit, safe='')}"
+    def malformed(self, revision: str | None, expected: str, got: str) -> HubError:
+        """Return the error for a response that no hub should give."""
+        return HubError(
+            f"{self.repo_id} at {self.client.endpoint}: expected {expected}, got {got[:200]}. Check HF_ENDPOINT and "
+            "the repository",
+            repo_id=self.repo_id,
+            revision=revision,
+        )
+
+
+class RemoteCommit:
+    """One commit of a repository.
+
+    Attributes:
+        repository: The repository.
+        commit: 40 hex digits.
+    """
+
+    def __init__(self, repository: Repository, commit: str) -> None:
+        self.repository = repository
+        self.commit = commit
+
+    @cached_property
+    def files(self) -> dict[str, RemoteFile]:
+        """The files by path, as the hub lists them."""
+        repository = self.repository
+        tree = f"{repository.client.endpoint}/api/models/{repository.repo_id}/tree/{quote(self.commit, safe='')}"
         url: str | None = f"{tree}?recursive=true"
         files: dict[str, RemoteFile] = {}
         entries = pages = 0
         while url is not None:
-            page, url = self._read_page(url, commit)
+            page, url = self._read_page(url)
             entries, pages = entries + len(page), pages + 1
             if pages > MAX_PAGES:
-                raise self._malformed(commit, f"a list of at most {MAX_PAGES} pages", "more")
+                raise self._malformed(f"a list of at most {MAX_PAGES} pages", "more")
             if entries > MAX_ENTRIES:
-                raise self._malformed(commit, f"at most {MAX_ENTRIES} files and folders", "more")
-            files.update(self._parse_entry(entry, commit) for entry in page if entry.get("type") == "file")
+                raise self._malformed(f"at most {MAX_ENTRIES} files and folders", "more")
+            files.update(self._parse_entry(entry) for entry in page if entry.get("type") == "file")
         return files
 
-    def read(self, path: str, commit: str, size: int) -> bytes:
-        """Return a small file, which must have this size."""
-        doing = f"download {path} of {self.repo_id}"
-        data, _ = self._read_bounded(self.file_url(path, commit), commit, doing, size)
+    def read(self, path: str, size: int | None = None) -> bytes:
+        """Return a small file, which must have this size; None for the size in the list."""
+        size = self.files[path].size if size is None else size
+        data, _ = self._read_bounded(self._get_url(path), f"download {path}", size)
         if len(data) > size:
-            raise self.damaged(path, commit, f"{size} bytes", "more")
+            raise self.damaged(path, f"{size} bytes", "more")
         if len(data) < size:
-            raise self.incomplete(path, commit, size, len(data))
+            raise self.incomplete(path, size, len(data))
         return data
 
     @contextmanager
-    def stream(self, url: str, commit: str, doing: str, start: int = 0) -> Iterator[Stream]:
-        """Request a file or document from byte `start` on."""
-        from huggingface_hub import get_session, hf_raise_for_status
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    def open(self, path: str, start: int) -> Iterator[Stream]:
+        """Request a file from byte `start` on."""
+        with self._stream(self._get_url(path), f"download {path}", start) as stream:
+            yield stream
 
-        headers = {**build_hf_headers(library_name="npu_persist", token=self._token), "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        with ExitStack() as stack:
-            with hub_errors(doing, self.repo_id, commit):
-                request = get_session().stream("GET", url, headers=headers, timeout=_get_timeout())
-                response = stack.enter_context(request)
-                hf_raise_for_status(response)
-            yield Stream(response, doing, self.repo_id, commit)
-
-    def file_url(self, path: str, commit: str) -> str:
-        """Return the URL of a file."""
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(self.repo_id, path, revision=commit, endpoint=self.client.endpoint)
-
-    def damaged(self, path: str, commit: str, expected: str, got: str) -> FileIntegrityError:
+    def damaged(self, path: str, expected: str, got: str) -> FileIntegrityError:
         """Return the error for a file that is not what the manifest or `artifact.json` says."""
-        where = f"{path} of {self.repo_id} at {commit}"
+        where = f"{path} of {self.repository.repo_id} at {self.commit}"
         return FileIntegrityError(
-            f"{where}: expected {expected}, got {got}. The repository is damaged, or a proxy changes "
-            "its files; nothing was added to the store",
+            f"{where}: expected {expected}, got {got}. The repository is damaged, or a proxy changes its files. "
+            "Nothing was added to the store",
             path=where,
             expected=expected,
             got=got,
         )
 
-    def incomplete(self, path: str, commit: str, expected: int, got: int) -> HubError:
+    def incomplete(self, path: str, expected: int, got: int) -> HubError:
         """Return the error for a response that ended early."""
-        return HubError(
-            f"could not download {path} of {self.repo_id}: expected {expected} bytes, got {got}. Try again later",
-            repo_id=self.repo_id,
-            revision=commit,
-        )
+        repo_id = self.repository.repo_id
+        text = f"could not download {path} of {repo_id}: expected {expected} bytes, got {got}. Try again later"
+        return HubError(text, repo_id=repo_id, revision=self.commit)
 
-    def _read_bounded(self, url: str, commit: str, doing: str, limit: int) -> tuple[bytes, str | None]:
+    def _malformed(self, expected: str, got: str) -> HubError:
+        return self.repository.malformed(self.commit, expected, got)
+
+    def _get_url(self, path: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        repository = self.repository
+        return hf_hub_url(repository.repo_id, path, revision=self.commit, endpoint=repository.client.endpoint)
+
+    @contextmanager
+    def _stream(self, url: str, doing: str, start: int = 0) -> Iterator[Stream]:
+        from huggingface_hub import get_session, hf_raise_for_status
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        repository = self.repository
+        headers = build_hf_headers(library_name="npu_persist", token=repository.token)
+        headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        about = f"{doing} of {repository.repo_id}", repository.repo_id, self.commit
+        with ExitStack() as stack:
+            with hub_errors(*about):
+                request = get_session().stream("GET", url, headers=headers, timeout=_get_timeout())
+                response = stack.enter_context(request)
+                hf_raise_for_status(response)
+            yield Stream(response, about)
+
+    def _read_bounded(self, url: str, doing: str, limit: int) -> tuple[bytes, str | None]:
         """Return a body, or a little more than `limit` bytes of it, and the next page's URL."""
 
         def read() -> tuple[bytes, str | None]:
             body = bytearray()
-            with self.stream(url, commit, doing) as stream:
+            with self._stream(url, doing) as stream:
                 for piece in stream.pieces():
                     body += piece
                     if len(body) > limit:
@@ -223,38 +234,47 @@ class Repository:
 
         return retry(read)
 
-    def _read_page(self, url: str, commit: str) -> tuple[list[dict[str, Any]], str | None]:
-        doing = f"list the files of {self.repo_id}"
-        body, next_url = self._read_bounded(url, commit, doing, MAX_PAGE_SIZE)
+    def _read_page(self, url: str) -> tuple[list[dict[str, Any]], str | None]:
+        body, next_url = self._read_bounded(url, "list the files", MAX_PAGE_SIZE)
         try:
-            if len(body) > MAX_PAGE_SIZE:
-                raise ValueError("too large")  # noqa: TRY301 (reported below, with other malformed pages)
-            page = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise self._malformed(commit, f"at most {MAX_PAGE_SIZE} bytes of JSON", f"{len(body)} bytes") from error
+            page = json.loads(body) if len(body) <= MAX_PAGE_SIZE else None
+        except (ValueError, RecursionError):
+            page = None
         if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
-            raise self._malformed(commit, "a list of files and folders", "something else")
-        if next_url is not None and not next_url.startswith(f"{self.client.endpoint}/"):
-            # Another host would get the token.
-            raise self._malformed(commit, "the next page at the same hub", next_url)
+            raise self._malformed(f"a JSON list of files, of at most {MAX_PAGE_SIZE} bytes", f"{len(body)} other bytes")
+        if next_url is not None and not next_url.startswith(f"{self.repository.client.endpoint}/"):
+            raise self._malformed("the next page at the same hub", next_url)  # another host would get the token
         return page, next_url
 
-    def _parse_entry(self, entry: dict[str, Any], commit: str) -> tuple[str, RemoteFile]:
+    def _parse_entry(self, entry: dict[str, Any]) -> tuple[str, RemoteFile]:
         path, size, lfs = entry.get("path"), entry.get("size"), entry.get("lfs")
         if not isinstance(path, str) or type(size) is not int or size < 0:
-            raise self._malformed(commit, "a path and a size for each file", f"{path!r}, {size!r}")
+            raise self._malformed("a path and a size for each file", f"{path!r}, {size!r}")
         # A git tree cannot contain these. Names that only some platforms forbid are checked where they are used.
         if "\\" in path or "\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/")):
-            raise self._malformed(commit, "paths inside the repository", repr(path))
+            raise self._malformed("paths inside the repository", repr(path))
         return path, RemoteFile(size, entry.get("oid"), lfs.get("oid") if isinstance(lfs, dict) else None)
 
-    def _malformed(self, revision: str | None, expected: str, got: str) -> HubError:
-        return HubError(
-            f"{self.repo_id} at {self.client.endpoint}: expected {expected}, got {got[:200]}. Check HF_ENDPOINT "
-            "and the repository",
-            repo_id=self.repo_id,
-            revision=revision,
-        )
+
+class Stream:
+    """A response whose body has not been read yet.
+
+    Attributes:
+        start: Offset in the file at which the body begins.
+        next_url: The URL of the next page; None on the last one.
+    """
+
+    def __init__(self, response: Any, about: tuple[str, str, str]) -> None:
+        content_range = re.fullmatch(r"bytes (\d+)-.*", response.headers.get("Content-Range", ""))
+        self.start = int(content_range[1]) if response.status_code == 206 and content_range else 0  # noqa: PLR2004
+        self.next_url: str | None = response.links.get("next", {}).get("url")
+        self._response = response
+        self._about = about
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it arrives; raise `HubError` if it breaks off."""
+        with hub_errors(*self._about):
+            yield from self._response.iter_raw()
 
 
 def is_commit(revision: str | None) -> bool:

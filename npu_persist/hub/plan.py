@@ -39,12 +39,12 @@ from npu_persist.files.filesystem import path_problem
 from npu_persist.hub.pulled import CommitSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.device.machine import Machine
-    from npu_persist.hub.client import Repository
+    from npu_persist.hub.client import RemoteCommit
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +92,6 @@ class PlannedArtifact(msgspec.Struct, frozen=True):
     is_signed: bool
 
 
-class PlannedSignature(msgspec.Struct, frozen=True):
-    """A file of signatures that a pull renews.
-
-    Attributes:
-        path: Its path in the repository.
-        target: The file in the store.
-    """
-
-    path: str
-    target: Path
-
-
 class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a pull would do.
 
@@ -116,7 +104,7 @@ class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
         files: The files it needs.
         artifacts: The artifacts it downloads.
         skipped: The artifacts it does not download.
-        signatures: The signatures it renews, of what the store has already.
+        signatures: The signatures it renews in the store: their paths in the repository, and the files.
     """
 
     repo_id: str
@@ -127,7 +115,7 @@ class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[PlannedFile, ...]
     artifacts: tuple[PlannedArtifact, ...]
     skipped: tuple[SkippedArtifact, ...]
-    signatures: tuple[PlannedSignature, ...]
+    signatures: tuple[tuple[str, Path], ...]
 
     @property
     def download_size(self) -> int:
@@ -135,44 +123,44 @@ class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.size for file in self.files if not file.is_here)
 
 
-def read_summary(repository: Repository, commit: str, *, compiled: bool) -> tuple[CommitSummary, bytes]:
+def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary, bytes]:
     """Read what a commit has of a bundle, and the bytes of its manifest; with `compiled` its `artifact.json` files too.
 
     The manifest is valid, each of its files has the size that it gives, and each name in `compiled/` is valid on every
     platform. Raises `HubNotFoundError` without a manifest, `IntegrityError` if something is damaged or hostile.
     """
-    sizes = {path: file.size for path, file in repository.list_files(commit).items()}
-    where = f"{repository.repo_id} at {commit}"
+    sizes = {path: file.size for path, file in remote.files.items()}
+    repo_id, commit = remote.repository.repo_id, remote.commit
+    where = f"{repo_id} at {commit}"
     if MANIFEST_FILE not in sizes:
         raise HubNotFoundError(
             f"{where} has no bundle: expected {MANIFEST_FILE} at its root, got {len(sizes)} other files. "
             "`npu-persist push` uploads one",
-            repo_id=repository.repo_id,
+            repo_id=repo_id,
             revision=commit,
         )
     if sizes[MANIFEST_FILE] > MAX_MANIFEST_SIZE:
         raise ManifestError(
             f"{where}: expected a {MANIFEST_FILE} of at most {MAX_MANIFEST_SIZE} bytes, got {sizes[MANIFEST_FILE]}"
         )
-    data = repository.read(MANIFEST_FILE, commit, sizes[MANIFEST_FILE])
+    data = remote.read(MANIFEST_FILE)
     manifest = Manifest.from_json(data, source=f"{MANIFEST_FILE} of {where}")
     for path, entry in manifest.files.items():
         _check_size(where, path, entry.size, sizes.get(path))
     inside = [path for path in sizes if compiled and path.startswith(f"{COMPILED_DIRECTORY}/")]
     _check_names(where, inside)
     for path in (MANIFEST_SIGNATURE_FILE, *inside):
-        if path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}")):
-            size = sizes.get(path, 0)
-            if size > MAX_SIGNATURES_SIZE:
-                raise IntegrityError(f"{path} of {where}: expected at most {MAX_SIGNATURES_SIZE} bytes, got {size}")
+        size = sizes.get(path, 0)
+        if path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}")) and size > MAX_SIGNATURES_SIZE:
+            raise IntegrityError(f"{path} of {where}: expected at most {MAX_SIGNATURES_SIZE} bytes, got {size}")
     needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *manifest.files, *inside}
     summary = CommitSummary(
-        repo_id=repository.repo_id,
+        repo_id=repo_id,
         commit=commit,
         name=manifest.name,
         digest=digest_bytes(data),
         sizes={path: sizes[path] for path in sorted(needed & sizes.keys())},
-        descriptions=_read_descriptions(repository, commit, sizes, inside) if compiled else None,
+        descriptions=_read_descriptions(remote, inside) if compiled else None,
     )
     return summary, data
 
@@ -204,13 +192,13 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
     )
     chosen: list[PlannedArtifact] = []
     skipped: list[SkippedArtifact] = []
-    signatures: list[PlannedSignature] = []
+    signatures: list[tuple[str, Path]] = []
 
     def add_signature(path: str, target: Path | None) -> None:
         is_here = target is not None and not is_new and target.exists()
         files.append(PlannedFile(path, sizes[path], is_here))
         if target is not None and not is_here:
-            signatures.append(PlannedSignature(path, target))
+            signatures.append((path, target))
 
     if MANIFEST_SIGNATURE_FILE in sizes:
         add_signature(MANIFEST_SIGNATURE_FILE, None if existing is None else existing.path / MANIFEST_SIGNATURE_FILE)
@@ -284,29 +272,22 @@ def _check_names(where: str, paths: Iterable[str]) -> None:
             )
 
 
-def _read_descriptions(
-    repository: Repository, commit: str, sizes: Mapping[str, int], inside: Iterable[str]
-) -> dict[str, str]:
-    found = {}
-    for path in inside:
-        _, folder, *rest = path.split("/")
-        if rest == [ARTIFACT_FILE]:
-            found[folder] = sizes[path]
-    total = sum(found.values())
-    if len(found) > MAX_ATTACHED or total > MAX_DESCRIPTIONS or max(found.values(), default=0) > MAX_ARTIFACT_SIZE:
+def _read_descriptions(remote: RemoteCommit, inside: Iterable[str]) -> dict[str, str]:
+    parts = {path: path.split("/") for path in inside}
+    paths = {folder: path for path, (_, folder, *rest) in parts.items() if rest == [ARTIFACT_FILE]}
+    sizes = [remote.files[path].size for path in paths.values()]
+    if len(sizes) > MAX_ATTACHED or sum(sizes) > MAX_DESCRIPTIONS or max(sizes, default=0) > MAX_ARTIFACT_SIZE:
         expected = f"at most {MAX_ATTACHED} artifacts, and at most {MAX_DESCRIPTIONS} bytes of {ARTIFACT_FILE}"
+        got = f"{len(sizes)} with {sum(sizes)} bytes"
         raise ArtifactError(
-            f"{repository.repo_id} at {commit}: expected {expected} ({MAX_ARTIFACT_SIZE} each); got {len(found)} with "
-            f"{total} bytes. `--no-compiled` leaves out all compiled artifacts",
+            f"{remote.repository.repo_id} at {remote.commit}: expected {expected} ({MAX_ARTIFACT_SIZE} each); got "
+            f"{got}. `--no-compiled` leaves out all compiled artifacts",
             path=COMPILED_DIRECTORY,
             expected=expected,
-            got=f"{len(found)} with {total} bytes",
+            got=got,
         )
-    texts = {}
-    for folder, size in found.items():
-        data = repository.read(f"{COMPILED_DIRECTORY}/{folder}/{ARTIFACT_FILE}", commit, size)
-        texts[folder] = data.decode("utf-8", "replace")  # text that this changes is no valid description
-    return texts
+    # Text that decoding changes is no valid description.
+    return {folder: remote.read(path).decode("utf-8", "replace") for folder, path in paths.items()}
 
 
 def _select(

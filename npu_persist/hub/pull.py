@@ -32,7 +32,7 @@ from npu_persist.errors import (
 )
 from npu_persist.files.digest import ALGORITHM, digest_file
 from npu_persist.files.filesystem import link_or_copy, store_errors, write_file
-from npu_persist.hub.client import Repository, is_commit, is_temporary
+from npu_persist.hub.client import RemoteCommit, Repository, is_commit, is_temporary
 from npu_persist.hub.plan import make_plan, read_summary
 from npu_persist.hub.pulled import (
     CommitSummary,
@@ -226,7 +226,7 @@ def _take_snapshot(store: Store, repository: Repository, reference: HubReference
         if existing is not None:
             manifest = read_manifest(existing.path)[0]
             return _Snapshot(summary=summary, manifest=manifest, existing=existing, held={}, is_new=False)
-    summary, manifest = read_summary(repository, commit, compiled=compiled)
+    summary, manifest = read_summary(RemoteCommit(repository, commit), compiled=compiled)
     _check_digest(reference, summary)
     existing = _find_version(store, summary.name, summary.digest)
     held = _find_held(store, summary.name) if existing is None else {}
@@ -294,7 +294,7 @@ def _install(  # noqa: PLR0913, PLR0917 (from where, to where, what)
                 done += number
                 stage.update(done, detail=path)
 
-            download = Download(repository, plan.commit, store.home / "staging", count)
+            download = Download(RemoteCommit(repository, plan.commit), store.home / "staging", count)
             bundle = _Installer(store, download, reference.revision, snapshot).run(plan)
     _remember(store, snapshot.summary, reference.revision)
     if alias is not None:
@@ -318,14 +318,15 @@ class _Installer:
 
     def __init__(self, store: Store, download: Download, revision: str | None, snapshot: _Snapshot) -> None:
         self._store, self._download, self._snapshot = store, download, snapshot
-        repository, now = download.repository, datetime.now(timezone.utc).replace(microsecond=0)
-        self._origin = Origin(repository.repo_id, download.commit, revision, repository.client.endpoint, now)
+        repository, now = download.remote.repository, datetime.now(timezone.utc).replace(microsecond=0)
+        commit = download.remote.commit
+        self._origin = Origin(repository.repo_id, commit, revision, repository.client.endpoint, now)
 
     def run(self, plan: PullPlan) -> Bundle:
         sizes = {file.path: file.size for file in plan.files if not file.is_here}
         with ExitStack() as stack:
             filled = [(planned, self._fill_artifact(stack, planned, sizes)) for planned in plan.artifacts]
-            signatures = [(each.target, self._download.read(each.path, sizes[each.path])) for each in plan.signatures]
+            signatures = [(target, self._download.read(path, sizes[path])) for path, target in plan.signatures]
             bundle = self._snapshot.existing or self._publish(sizes.get(MANIFEST_SIGNATURE_FILE))
             for target, data in signatures:
                 try:

@@ -40,7 +40,7 @@ from npu_persist.errors import (
 from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_bytes
 from npu_persist.files.filesystem import is_directory, store_errors
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
-from npu_persist.hub.client import RemoteFile, Repository, hub_errors, is_commit, without_progress_bars
+from npu_persist.hub.client import RemoteCommit, Repository, hub_errors, is_commit, without_progress_bars
 from npu_persist.hub.plan import MAX_SIGNATURES_SIZE
 from npu_persist.hub.pulled import resolve
 from npu_persist.progress import Reporter
@@ -135,42 +135,38 @@ def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
         >>> result.tag, result.uploaded_bytes  # doctest: +SKIP
         ('v3', 1722304211)
     """
-    repo_id = _parse_repo_id(repo_id)
+    repo_id = _parse_repo_id(repo_id, tag)
     _check_arguments(revision, tag, commit_message, create_pr=create_pr)
     bundle = resolve(open_store(store), reference)
     if tag is None and bundle.version is not None and not create_pr:
         tag = f"v{bundle.version}"
-    hub_reference = _name_tag(repo_id, tag)
     repository, branch = Repository(repo_id, token), revision or MAIN
-    _ = repository.client  # before a large bundle is hashed
+    _ = repository.client  # is it installed? asked before a large bundle is hashed
     files, artifacts = list_files(bundle, compiled=compiled)
     commit, tags = _open_repository(repository, branch, private=private, create_pr=create_pr)
-    there = repository.list_files(commit)
-    is_tagged = _check_tag(repository, bundle, tag, tags, files)
-    stale = _list_stale(repository, commit, there, files)
-    kept = _read_kept_artifacts(repository, commit, there, stale, artifacts)
-    card = _make_card(repository, commit, there, bundle, hub_reference, kept | artifacts)
+    there = RemoteCommit(repository, commit)
+    is_tagged = _check_tag(there, bundle, tag, tags, files)
+    stale = _list_stale(there, files)
+    artifacts = _read_kept_artifacts(there, stale, artifacts) | artifacts
+    card = _make_card(there, bundle, HubReference(repo_id, tag), artifacts)
     files |= {} if card is None else {CARD_FILE: card}
     missing = {path: file for path, file in files.items() if not file.is_in(there, path)}
     uploaded = sum(file.size for file in missing.values())
     new, url = commit, f"{repository.client.endpoint}/{repo_id}/commit/{commit}"
     if missing or stale:
         message = commit_message or f"{bundle.reference if bundle.version else bundle.name} ({bundle.digest})"
-        upload = _Upload(repository, commit, branch, create_pr=create_pr)
         with (
             hub_errors(f"push {bundle.reference}", repo_id, branch),
             without_progress_bars(),
             Reporter(progress).stage("push", total=uploaded, unit="bytes", beats=True) as stage,
         ):
-            new, url = upload.run(missing, stale, message, stage)
+            new, url = _Upload(there, branch, create_pr=create_pr).run(missing, stale, message, stage)
     else:
         log.info("%s: %s has all of it already, at %s", bundle.reference, repo_id, commit)
     if tag is not None and (new != commit or not is_tagged):
         _set_tag(repository, tag, new, replace=is_tagged)
-    total = sum(file.size for file in files.values())
-    return PushResult(
-        repo_id=repo_id, commit=new, tag=tag, url=url, uploaded_bytes=uploaded, skipped_bytes=total - uploaded
-    )
+    skipped = sum(file.size for file in files.values()) - uploaded
+    return PushResult(repo_id=repo_id, commit=new, tag=tag, url=url, uploaded_bytes=uploaded, skipped_bytes=skipped)
 
 
 class LocalFile(NamedTuple):
@@ -186,11 +182,11 @@ class LocalFile(NamedTuple):
     sha256: str
     content: bytes | Path
 
-    def is_in(self, there: Mapping[str, RemoteFile], path: str) -> bool:
+    def is_in(self, there: RemoteCommit, path: str) -> bool:
         """Return whether a path on the hub has the same content."""
-        if path not in there or there[path].size != self.size:
+        remote = there.files.get(path)
+        if remote is None or remote.size != self.size:
             return False
-        remote = there[path]
         return remote.oid == self._hash_as_git() if remote.sha256 is None else remote.sha256 == self.sha256
 
     def _hash_as_git(self) -> str:
@@ -277,26 +273,18 @@ def _changed(path: Path, expected: str, got: str) -> FileIntegrityError:
     )
 
 
-def _parse_repo_id(repo_id: str) -> str:
+def _parse_repo_id(repo_id: str, tag: str | None) -> str:
+    """Check that `hf://{repo_id}@{tag}` is a valid reference."""
     try:
-        found = parse(repo_id if repo_id.startswith(HUB_SCHEME) else f"{HUB_SCHEME}{repo_id}")
+        found = parse(f"{HUB_SCHEME}{repo_id.removeprefix(HUB_SCHEME)}" + ("" if tag is None else f"@{tag}"))
     except ReferenceFormatError as error:
-        raise UsageError(f"repo_id: expected a repository such as org/unet, got {repo_id!r}") from error
-    if not isinstance(found, HubReference) or found.revision is not None or found.digest is not None:
         raise UsageError(
-            f"repo_id: expected a repository such as org/unet without a revision, got {repo_id!r}. `revision` is the "
-            "branch, `tag` the tag"
-        )
+            f"expected a repository such as org/unet, and a tag of letters, digits, '.', '_', '-' and '/'; got "
+            f"{repo_id!r} and {tag!r}"
+        ) from error
+    if not isinstance(found, HubReference) or found.revision != tag or found.digest is not None:
+        raise UsageError(f"repo_id: expected org/unet without a revision, got {repo_id!r}. `revision` is the branch")
     return found.repo_id
-
-
-def _name_tag(repo_id: str, tag: str | None) -> HubReference:
-    found = HubReference(repo_id, tag)
-    try:
-        parse(str(found))
-    except ReferenceFormatError as error:
-        raise UsageError(f"tag: expected letters, digits, '.', '_', '-' and '/', got {tag!r}") from error
-    return found
 
 
 def _check_arguments(revision: str | None, tag: str | None, commit_message: str | None, *, create_pr: bool) -> None:
@@ -342,33 +330,24 @@ def _open_repository(
 
 
 def _check_tag(
-    repository: Repository, bundle: Bundle, tag: str | None, tags: Mapping[str, str], files: Mapping[str, LocalFile]
+    there: RemoteCommit, bundle: Bundle, tag: str | None, tags: Mapping[str, str], files: Mapping[str, LocalFile]
 ) -> bool:
     """Return whether the tag exists and names this bundle; raise `HubConflictError` if it names another."""
     if tag is None or tag not in tags:
         return False
-    if files[MANIFEST_FILE].is_in(repository.list_files(tags[tag]), MANIFEST_FILE):
+    tagged = there if tags[tag] == there.commit else RemoteCommit(there.repository, tags[tag])
+    if files[MANIFEST_FILE].is_in(tagged, MANIFEST_FILE):
         return True
+    repo_id = there.repository.repo_id
     raise HubConflictError(
-        f"could not push {bundle.reference}: the tag {tag} of {repository.repo_id} names commit {tags[tag]}, which has "
-        f"another bundle than {bundle.digest}. Nothing was uploaded. Choose another tag (--tag), or delete that one",
-        repo_id=repository.repo_id,
+        f"could not push {bundle.reference}: the tag {tag} of {repo_id} names commit {tags[tag]}, which has another "
+        f"bundle than {bundle.digest}. Nothing was uploaded. Choose another tag (--tag), or delete that one",
+        repo_id=repo_id,
         revision=tag,
     )
 
 
-def _read_remote(
-    repository: Repository, commit: str, there: Mapping[str, RemoteFile], path: str, limit: int
-) -> bytes | None:
-    """Read a small file; None if it is missing or larger than `limit`."""
-    if path not in there or there[path].size > limit:
-        return None
-    return repository.read(path, commit, there[path].size)
-
-
-def _list_stale(
-    repository: Repository, commit: str, there: Mapping[str, RemoteFile], files: Mapping[str, LocalFile]
-) -> list[str]:
+def _list_stale(there: RemoteCommit, files: Mapping[str, LocalFile]) -> list[str]:
     """Return the files of the bundle on the hub that the new one does not have.
 
     Artifacts of the same bundle stay, unless their folder gets another artifact: someone else may have compiled them,
@@ -380,51 +359,37 @@ def _list_stale(
             for path, file in files.items()
             if path.startswith(_COMPILED) and path.endswith(f"/{ARTIFACT_FILE}") and not file.is_in(there, path)
         )
-        owned = {path for path in there if path.startswith(replaced)}
+        owned = {path for path in there.files if path.startswith(replaced)}
     else:
-        owned = {MANIFEST_SIGNATURE_FILE, *(path for path in there if path.startswith(_COMPILED))}
-        data = _read_remote(repository, commit, there, MANIFEST_FILE, MAX_MANIFEST_SIZE)
-        try:
-            owned.update(Manifest.from_json(data or b"", source=f"{MANIFEST_FILE} of {repository.repo_id}").files)
-        except (ManifestError, FormatVersionError):
-            log.debug("%s has no manifest that this version reads", repository.repo_id)
-    return sorted((owned & there.keys()) - files.keys())
+        owned = {MANIFEST_SIGNATURE_FILE, *(path for path in there.files if path.startswith(_COMPILED))}
+        data = _read_small(there, MANIFEST_FILE, MAX_MANIFEST_SIZE)
+        with suppress(ManifestError, FormatVersionError):  # an unreadable manifest names nothing
+            owned.update(Manifest.from_json(data or b"", source=MANIFEST_FILE).files)
+    return sorted((owned & there.files.keys()) - files.keys())
 
 
 def _read_kept_artifacts(
-    repository: Repository,
-    commit: str,
-    there: Mapping[str, RemoteFile],
-    stale: Sequence[str],
-    known: Mapping[str, Artifact],
+    there: RemoteCommit, stale: Sequence[str], known: Mapping[str, Artifact]
 ) -> dict[str, Artifact]:
     """Return the artifacts on the hub that stay beside `known`, by folder name; unreadable ones are left out."""
     found: dict[str, Artifact] = {}
-    for path in there:
+    for path in there.files:
         top, _, rest = path.partition("/")
         folder, _, name = rest.partition("/")
         if top == COMPILED_DIRECTORY and name == ARTIFACT_FILE and folder not in known and path not in stale:
-            data = _read_remote(repository, commit, there, path, MAX_ARTIFACT_SIZE)
-            try:
-                found[folder] = Artifact.from_json(data or b"", source=path)
-            except ArtifactError:  # anyone may have put anything there; pull says what is wrong with it
-                continue
+            with suppress(ArtifactError):  # anyone may have put anything there; pull says what is wrong with it
+                found[folder] = Artifact.from_json(_read_small(there, path, MAX_ARTIFACT_SIZE) or b"", source=path)
     return found
 
 
-def _make_card(  # noqa: PLR0913, PLR0917 (what the card was, and what it describes)
-    repository: Repository,
-    commit: str,
-    there: Mapping[str, RemoteFile],
-    bundle: Bundle,
-    reference: HubReference,
-    artifacts: Mapping[str, Artifact],
+def _make_card(
+    there: RemoteCommit, bundle: Bundle, reference: HubReference, artifacts: Mapping[str, Artifact]
 ) -> LocalFile | None:
     """Return the new model card; None to leave a person's alone."""
     old = None
-    if CARD_FILE in there:
-        data = _read_remote(repository, commit, there, CARD_FILE, MAX_CARD_SIZE)
+    if CARD_FILE in there.files:
         with suppress(UnicodeDecodeError):
+            data = _read_small(there, CARD_FILE, MAX_CARD_SIZE)
             old = None if data is None else data.decode()
         if old is None:
             return None
@@ -432,12 +397,17 @@ def _make_card(  # noqa: PLR0913, PLR0917 (what the card was, and what it descri
     return None if card is None else _from_bytes(card.encode())
 
 
+def _read_small(there: RemoteCommit, path: str, limit: int) -> bytes | None:
+    """Read a file on the hub; None if it is missing or larger than `limit`."""
+    return there.read(path) if path in there.files and there.files[path].size <= limit else None
+
+
 class _Upload:
     """One commit on its way to a branch."""
 
-    def __init__(self, repository: Repository, commit: str, branch: str, *, create_pr: bool) -> None:
-        self._client, self._repo_id = repository.client, repository.repo_id
-        self._parent, self._branch, self._create_pr = commit, branch, create_pr
+    def __init__(self, parent: RemoteCommit, branch: str, *, create_pr: bool) -> None:
+        self._client, self._repo_id = parent.repository.client, parent.repository.repo_id
+        self._parent, self._branch, self._create_pr = parent.commit, branch, create_pr
 
     def run(
         self, missing: Mapping[str, LocalFile], stale: Sequence[str], message: str, stage: Stage

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.manifest import FileEntry
-    from npu_persist.hub.client import Repository
+    from npu_persist.hub.client import RemoteCommit
 
     ByteCallback = Callable[[str, int], object]
     """Called with a path and the number of bytes that arrived; negative when they are downloaded again."""
@@ -31,27 +31,24 @@ class Download:
     """Downloads files of one commit.
 
     Attributes:
-        repository: The repository.
-        commit: The commit.
+        remote: The commit.
     """
 
-    def __init__(self, repository: Repository, commit: str, partial_in: Path, on_bytes: ByteCallback) -> None:
+    def __init__(self, remote: RemoteCommit, partial_in: Path, on_bytes: ByteCallback) -> None:
         """Prepare; nothing is requested yet.
 
         Args:
-            repository: The repository.
-            commit: The commit.
+            remote: The commit.
             partial_in: Folder for partial files, on the file system of the targets; `prune` empties it.
             on_bytes: Called as bytes arrive.
         """
-        self.repository = repository
-        self.commit = commit
+        self.remote = remote
         self._partial_in = partial_in
         self._on_bytes = on_bytes
 
     def read(self, path: str, size: int) -> bytes:
         """Return a small file, which must have this size."""
-        data = self.repository.read(path, self.commit, size)
+        data = self.remote.read(path, size)
         self._on_bytes(path, size)
         return data
 
@@ -62,7 +59,7 @@ class Download:
             os.rename(partial, target)  # noqa: PTH104
         try:
             with target.open("a+b") as file:
-                _Transfer(self.repository, self.commit, path, file, entry, self._on_bytes).run()
+                _Transfer(self.remote, path, file, entry, self._on_bytes).run()
         except (HubError, KeyboardInterrupt):
             if target.stat().st_size >= WORTH_KEEPING:
                 with suppress(OSError):
@@ -73,16 +70,10 @@ class Download:
 class _Transfer:
     """A file on its way into `sink`, which may hold its beginning."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 (which file, where it goes, what it must be)
-        self,
-        repository: Repository,
-        commit: str,
-        path: str,
-        sink: BinaryIO,
-        entry: FileEntry,
-        on_bytes: ByteCallback,
+    def __init__(
+        self, remote: RemoteCommit, path: str, sink: BinaryIO, entry: FileEntry, on_bytes: ByteCallback
     ) -> None:
-        self._repository, self._commit, self._path = repository, commit, path
+        self._remote, self._path = remote, path
         self._sink, self._entry, self._on_bytes = sink, entry, on_bytes
         self._hasher = Hasher()
         self._done = 0
@@ -99,7 +90,7 @@ class _Transfer:
         self._restart()
         self._complete()
         if (got := self._hasher.digest()) != self._entry.digest:
-            raise self._repository.damaged(self._path, self._commit, self._entry.digest, f"{got}, twice")
+            raise self._remote.damaged(self._path, self._entry.digest, f"{got}, twice")
 
     def _hash_beginning(self) -> None:
         buffer = memoryview(bytearray(BUFFER_SIZE)) if self._sink.seek(0, os.SEEK_END) else memoryview(b"")
@@ -116,23 +107,21 @@ class _Transfer:
 
     def _receive(self) -> None:
         self._began = self._done
-        size, repository = self._entry.size, self._repository
-        doing = f"download {self._path} of {repository.repo_id}"
-        url = repository.file_url(self._path, self._commit)
-        with repository.stream(url, self._commit, doing, self._done) as stream:
+        size = self._entry.size
+        with self._remote.open(self._path, self._done) as stream:
             if stream.start != self._done:  # the hub or a proxy does not support ranges
                 self._restart()
             if stream.start != self._done:
-                raise repository.incomplete(self._path, self._commit, size, 0)
+                raise self._remote.incomplete(self._path, size, 0)
             for piece in stream.pieces():
                 if self._done + len(piece) > size:
                     self._restart()
-                    raise repository.damaged(self._path, self._commit, f"{size} bytes", "more")
+                    raise self._remote.damaged(self._path, f"{size} bytes", "more")
                 self._sink.write(piece)
                 self._hasher.update(piece)
                 self._count(len(piece))
         if self._done < size:
-            raise repository.incomplete(self._path, self._commit, size, self._done)
+            raise self._remote.incomplete(self._path, size, self._done)
 
     def _restart(self) -> None:
         self._sink.seek(0)

@@ -7,17 +7,19 @@ import pytest
 
 from npu_persist.bundle.manifest import strict_json
 from npu_persist.bundle.origin import read_origin
+from npu_persist.bundle.reference import HubReference
 from npu_persist.errors import (
     BundleNotFoundError,
     FileIntegrityError,
     HubError,
+    HubNotFoundError,
     InvalidNameError,
     ManifestError,
     ReferenceFormatError,
     UsageError,
 )
 from npu_persist.files.digest import digest_bytes
-from npu_persist.hub.pull import pull
+from npu_persist.hub.pull import fetch, pull
 from npu_persist.hub.pulled import resolve
 from npu_persist.store import Store
 from npu_persist.trust.signing import Signatures
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     from npu_persist.progress import Progress
     from tests.support.hub_server import HubServer
+
+
+READER = "hf_reader"
 
 
 @pytest.fixture
@@ -315,6 +320,33 @@ def test_progress_tells_bytes(hub: HubServer, store: Store, tmp_path: Path) -> N
     assert all(report.total is not None and 0 <= report.done <= report.total for report in reports)
     assert reports[-1].is_finished
     assert any(report.detail == "weights.safetensors" for report in reports)
+
+
+def test_local_files_only_never_asks_the_hub(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_tiny(hub, tmp_path / "a", tag="v1")
+    with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
+        pull("org/tiny", revision="v1", local_files_only=True, store=store)
+    pull("org/tiny", revision="v1", store=store)
+    reference = HubReference("org/tiny", "v1")
+    hub.forget()
+    assert pull("org/tiny", revision="v1", local_files_only=True, alias="prod", store=store).reference == "tiny:1"
+    assert store.aliases("tiny") == {"prod": 1}
+    assert fetch(reference, ["CPU"], store, local_files_only=True).reference == "tiny:1"
+    with pytest.raises(UsageError, match="dry_run"):
+        pull("org/tiny", revision="v1", local_files_only=True, dry_run=True, store=store)
+    assert asked(hub) == []
+
+
+def test_a_token_is_used(hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_tiny(hub, tmp_path / "a")
+    hub.repos[REPO].private = True
+    hub.add_token(READER)
+    with pytest.raises(HubNotFoundError):
+        pull("org/tiny", token=READER[:-1], store=store)
+    assert pull("org/tiny", token=READER, store=store).version == 1
+    monkeypatch.setenv("HF_TOKEN", READER)
+    with pytest.raises(HubNotFoundError):
+        fetch(HubReference("org/tiny"), ["CPU"], Store(tmp_path / "other"), token=False)
 
 
 def test_a_twin_of_a_name_is_refused_before_anything_is_downloaded(

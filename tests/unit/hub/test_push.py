@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.progress import Progress
     from tests.support.hub_server import HubServer
 
 REPO = "org/tiny"
+WRITER = "hf_writer"
 WEIGHTS = b"\0" * 4096 + os.urandom(200_000)
 OWN = {"manifest.json", "model.xml", "weights.safetensors", "golden.safetensors"}
 
@@ -300,7 +302,7 @@ def test_a_hub_that_fails_is_an_error_with_its_status(hub: HubServer, bundle: Bu
     assert caught.value.status == 503
     hub.repair()
     hub.fail("GET .*/tree/", body=b"[{")
-    with pytest.raises(HubError, match="bytes of JSON"):
+    with pytest.raises(HubError, match="JSON list"):
         push(bundle.reference, REPO)
     assert set(hub.repos[REPO].tree) == {".gitattributes"}
 
@@ -320,6 +322,30 @@ def test_offline_is_an_error(hub: HubServer, bundle: Bundle, monkeypatch: pytest
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         push(bundle.reference, REPO)
     assert not hub.requests
+
+
+def test_progress_tells_bytes_and_files(hub: HubServer) -> None:
+    publish_tiny(Store(), weights=b"\0" * 4096 + os.urandom(2_000_000))
+    reports: list[Progress] = []
+    pushed = push("tiny", REPO, progress=reports.append)
+    assert all((report.stage, report.unit) == ("push", "bytes") for report in reports)
+    assert {report.total for report in reports} == {pushed.uploaded_bytes}
+    done = [report.done for report in reports]
+    assert done == sorted(done)
+    assert reports[-1].is_finished
+    assert "weights.safetensors" in {report.detail for report in reports}
+    reports.clear()
+    push("tiny", REPO, progress=reports.append)
+    assert reports == []
+    assert hub.repos[REPO].tags
+
+
+def test_a_token_is_sent(hub: HubServer, bundle: Bundle) -> None:
+    hub.add_token(WRITER)
+    with pytest.raises(HubAccessError):
+        push(bundle.reference, REPO, token=WRITER[:-1])
+    push(bundle.reference, REPO, token=WRITER, private=True)
+    assert _paths(hub) == OWN
 
 
 def test_nothing_is_printed(hub: HubServer, bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
