@@ -20,8 +20,7 @@ from _report import make_parser, median, print_header, print_json, print_table, 
 
 import npu_persist
 from npu_persist.artifact.artifact import BLOB_FILE
-from npu_persist.compilation.toolchains.record import BIN, PREFIX
-from npu_persist.compilation.toolchains.wine import HOST, INSTALL, WineToolchain, wine_environment
+from npu_persist.compilation.toolchains.wine import BIN, HOST, INSTALL, PREFIX, WineToolchain, wine_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

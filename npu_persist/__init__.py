@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.signature import Record
     from npu_persist.cache import CompileCache
     from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
-    from npu_persist.compilation.job import JobResult
-    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.compilation.jobs import CompileResult
     from npu_persist.conversion.examples import record
     from npu_persist.conversion.persist import persist
     from npu_persist.device.devices import Device
@@ -99,7 +98,6 @@ __all__ = [
     "CompilationError",
     "CompileCache",
     "CompileMemoryError",
-    "CompileProgress",
     "CompileTimeoutError",
     "ConversionError",
     "Device",
@@ -120,7 +118,7 @@ __all__ = [
     "InputError",
     "IntegrityError",
     "InvalidNameError",
-    "JobResult",
+    "CompileResult",
     "JobsError",
     "LayerTime",
     "Machine",
@@ -178,9 +176,8 @@ _ROOMS = {
     "Bundle": "bundle.bundle",
     "Compatibility": "artifact.compatibility",
     "CompileCache": "cache",
-    "CompileProgress": "compilation.process",
     "Device": "device.devices",
-    "JobResult": "compilation.job",
+    "CompileResult": "compilation.jobs",
     "LayerTime": "runtime.report",
     "Machine": "device.machine",
     "Measurement": "benchmark.results",

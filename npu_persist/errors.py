@@ -312,7 +312,7 @@ class JobsError(CompilationError):
     """Some of several compilations failed; the others are done and attached.
 
     Attributes:
-        results: What came of each (`JobResult`), in the order in which they were asked for.
+        results: What came of each (`CompileResult`), in the order in which they were asked for.
     """
 
     def __init__(self, message: str, *, results: tuple[Any, ...] = ()) -> None:

@@ -135,7 +135,7 @@ class Subject:
 
     def linger(self) -> None:
         """Wait until what was compiled is in the compile cache: AUTO's devices compile beside the first inferences."""
-        from npu_persist.compilation.execution import is_settled
+        from npu_persist.compilation.local import is_settled
 
         spec = self._spec
         while not is_settled(self.model.compiled):

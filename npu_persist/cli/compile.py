@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 import npu_persist
 from npu_persist.cli.arguments import add_config, add_group, add_reference, add_verb, parse_buckets, parse_pairs
 from npu_persist.cli.output import format_seconds, format_size, pick
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.cli.output import Output
-    from npu_persist.compilation.job import JobResult
-    from npu_persist.compilation.toolchains import Toolchain
+    from npu_persist.compilation.jobs import CompileResult
+    from npu_persist.compilation.toolchains.toolchain import Toolchain
     from npu_persist.device.machine import Machine
 
 
@@ -91,7 +93,7 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
             timeout=arguments.timeout,
             memory_limit=None if limit is None else parse_size(limit, "--memory-limit"),
             jobs=arguments.jobs,
-            progress=None,
+            progress=output.progress,
             store=arguments.store,
         )
     except JobsError as error:
@@ -103,7 +105,7 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
     return failed.exit_code
 
 
-def _describe_result(result: JobResult) -> dict[str, Any]:
+def _describe_result(result: CompileResult) -> dict[str, Any]:
     return {
         **pick(result, "label", "graph", "target", "shapes", "path"),
         **pick(result.artifact, "size", "weightless", "toolchain", "compiler", "requirements"),
@@ -112,7 +114,7 @@ def _describe_result(result: JobResult) -> dict[str, Any]:
     }
 
 
-def _compile_text(results: Sequence[JobResult], output: Output) -> str:
+def _compile_text(results: Sequence[CompileResult], output: Output) -> str:
     from npu_persist.bundle.buckets import describe_shapes
 
     numbers = ["SIZE", "TIME", "MEMORY"]
@@ -199,7 +201,7 @@ def _compatibility_text(entry: Compatibility, output: Output) -> str:
 
 def run_targets(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist targets`."""
-    from npu_persist.compilation.toolchains import choose_toolchain
+    from npu_persist.compilation.toolchains.available import choose_toolchain
     from npu_persist.device.devices import list_devices
     from npu_persist.device.platforms import PLATFORMS
 
@@ -247,14 +249,15 @@ def add_toolchain(verbs: Any) -> None:
 def run_toolchain_install(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist toolchain install`."""
     from npu_persist.compilation.toolchains.install import install
-    from npu_persist.compilation.toolchains.record import read_record
+    from npu_persist.compilation.toolchains.wine import read_record
 
     path = install(_find_home(arguments), output.note)
     record = read_record(path)
-    data = {"path": path, "openvino": record.build, "compiler": record.compiler, "wheels": record.wheels}
+    wheels = msgspec.to_builtins(record.wheels)
+    data = {"path": path, "openvino": record.build, "compiler": record.compiler, "wheels": wheels}
     output.show(data, f"{path}: OpenVINO {record.build}, NPU compiler {record.compiler}")
     for name, wheel in record.wheels.items():
-        if not wheel["tested"]:
+        if not wheel.tested:
             output.warning(f"{name}: this package was not tested with this wheel")
 
 
@@ -289,8 +292,7 @@ def run_toolchain_remove(arguments: argparse.Namespace, output: Output) -> None:
 
 def run_toolchain_check(arguments: argparse.Namespace, output: Output) -> int:
     """`npu-persist toolchain check [NAME]`: all that are usable, or the one of that name."""
-    from npu_persist.compilation.toolchains import choose_toolchain, find_toolchains
-    from npu_persist.compilation.toolchains.probe import PROBED
+    from npu_persist.compilation.toolchains.available import PROBED, choose_toolchain, find_toolchains
 
     home = _find_home(arguments)
     chosen = choose_toolchain(arguments.name, home)
@@ -314,7 +316,7 @@ def run_toolchain_check(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _check(toolchain: Toolchain, platform: str) -> dict[str, Any]:
-    from npu_persist.compilation.toolchains.probe import probe
+    from npu_persist.compilation.toolchains.available import probe
 
     result = {"toolchain": toolchain.name, "platform": platform, "compiler": None, "seconds": None, "problem": None}
     try:
@@ -325,7 +327,7 @@ def _check(toolchain: Toolchain, platform: str) -> dict[str, Any]:
 
 def describe_toolchains(home: Path) -> list[dict[str, Any]]:
     """Return each toolchain's name and state, in the order in which they are tried."""
-    from npu_persist.compilation.toolchains import find_toolchains
+    from npu_persist.compilation.toolchains.available import find_toolchains
 
     return [{"name": each.name, **dataclasses.asdict(each.examine())} for each in find_toolchains(home)]
 

@@ -18,8 +18,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, describe_files
-from npu_persist.compilation.execution import executing_devices, is_settled
-from npu_persist.compilation.local import Compiled, compile_graph, describe
+from npu_persist.compilation.local import Compiled, compile_graph, describe, executing_devices, is_settled
 from npu_persist.errors import ArtifactError, NpuPersistError
 from npu_persist.files.filesystem import link_or_copy, store_errors
 

@@ -1,8 +1,4 @@
-"""`compile`: a bundle's graphs, compiled ahead of time and attached to the bundle, for machines that are not here too.
-
-The promise: nothing is started that is known to fail; what is compiled was verified before; each artifact that could be
-made is attached, whatever became of the others.
-"""
+"""`compile`: compile a bundle's graphs ahead of time, for this or another machine, and attach the artifacts."""
 
 from __future__ import annotations
 
@@ -12,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
-from npu_persist.compilation.job import Job, JobResult, verify
-from npu_persist.compilation.parallel import run_by, run_in_threads
+from npu_persist.compilation.jobs import CompileJob, CompileResult, run_by, run_in_threads, verify
 from npu_persist.device.core import require_version
 from npu_persist.errors import JobsError, TargetError, UsageError
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from npu_persist.artifact.artifact import Shapes
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Graph
-    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.progress import ProgressCallback
     from npu_persist.store.api import AnyStore
 
 log = logging.getLogger(__name__)
@@ -45,9 +40,9 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     memory_limit: int | None = None,
     jobs: int = 1,
     executor: Executor | None = None,
-    progress: Callable[[str, CompileProgress], object] | None = None,
+    progress: ProgressCallback | None = None,
     store: AnyStore = None,
-) -> tuple[JobResult, ...]:
+) -> tuple[CompileResult, ...]:
     """Compile a bundle ahead of time, and attach what comes out: `npu_persist.compile`.
 
     Each compilation runs in a process of its own. `load` takes an attached artifact that fits the machine in place of
@@ -65,28 +60,29 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
             `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out where its axes share their
             names with those of others. None: those of the bundle, if it was persisted with some.
         weightless: Whether the blob leaves the weights to the bundle's weights file. None: as is best for the device;
-            for an NPU the smaller blob, which may take two compilations (see `compilation.platform`).
+            for an NPU the smaller blob, which may take two compilations.
         toolchain: What reaches the NPU's compiler: "plugin", "libraries" or "wine"; None: the first that can.
         timeout: Seconds for each compilation; None for no limit.
         memory_limit: Bytes of memory for each compilation's process; None for no limit.
         jobs: How many compilations run side by side.
         executor: What runs the compilations in place of this process, for instance dask.distributed's
             `client.get_executor()`. Its workers need this package, and the bundle under the same path.
-        progress: Called about twice a second with a compilation's label and how far it is; by one thread at a time, and
-            not for what an executor runs.
+        progress: Called about twice a second with the stage "compile", whose detail is a compilation's label, its
+            memory and the compiler's last line; not for what an executor runs.
         store: A store, its directory, or None for the default one.
 
     Returns:
         One result for each graph, target and bucket.
 
     Raises:
-        BundleNotFoundError: The reference leads nowhere.
-        TargetError: A target is none.
+        BundleNotFoundError: There is no such bundle.
+        TargetError: There is no such target.
         IntegrityError: The graph or the weights are not what was persisted.
         DynamicShapeError: A graph has an axis without a largest size, and there are no buckets; or they do not fit it.
         ToolchainError: Nothing here can compile for a target.
         CompilationError: The compiler refused the graph; `CompileTimeoutError` and `CompileMemoryError` where a limit
-            was reached. Of several compilations some failed: `JobsError`, whose `results` has all.
+            was reached. `JobsError` where some of several failed: its
+            `results` has all.
         StoreError: The artifact could not be attached: no space, no permission.
         UsageError: An argument is not of the types above; `PropertyError` for one of `config`.
 
@@ -100,25 +96,25 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     """
     wanted = read_targets(targets)
     properties = _check_config(config, wanted)
-    _check_options(
-        weightless=weightless,
-        timeout=timeout,
-        memory_limit=memory_limit,
-        jobs=jobs,
-        executor=executor,
-        progress=progress,
-    )
+    _check_limits(timeout, memory_limit)
+    _check_jobs(jobs, executor)
+    if weightless not in (None, True, False):
+        raise UsageError(f"weightless: expected True, False or None; got {weightless!r}")
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress: expected a function of one argument, or None; got {progress!r}")
     bundle = open_store(store).resolve(reference)
     require_version(bundle.manifest.producer.openvino, bundle.reference)
     graphs = [bundle.graph(graph)] if graph is not None else bundle.manifest.graphs
     work = [
-        Job(
+        CompileJob(
             bundle=str(bundle.path),
             digest=bundle.digest,
             reference=bundle.reference if len(bundle.manifest.graphs) == 1 else f"{bundle.reference} {one.name}",
             graph=one.name,
-            target=target,
-            shapes=shapes,
+            target=str(target),
+            device=target.device,
+            platform=target.platform,
+            shapes=None if shapes is None else dict(shapes),
             config=properties,
             weightless=weightless,
             toolchain=toolchain,
@@ -129,20 +125,20 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
         for target in wanted
         for shapes in _find_shapes(bundle, one, target, buckets)
     ]
-    _check_recipes(bundle, work)
-    if executor is None:
-        check_toolchain(wanted, toolchain)
-        for one in graphs:
-            verify(bundle, one.name)
-    results = run_in_threads(work, jobs, progress) if executor is None else run_by(executor, work)
-    return _raise_if_any(results)
+    _check_sendable(work[0].make_recipe(bundle))
+    if executor is not None:
+        return _raise_failures(run_by(executor, work))
+    check_toolchain(wanted, toolchain)
+    for one in graphs:
+        verify(bundle, one.name)
+    return _raise_failures(run_in_threads(work, jobs, progress))
 
 
 def read_targets(targets: object) -> tuple[Target, ...]:
     """Return the targets that texts name, each once.
 
     Raises:
-        TargetError: One of them names none.
+        TargetError: One of them is no target.
         UsageError: There are none, or something else than texts.
     """
     texts = [targets] if isinstance(targets, str) else targets
@@ -152,14 +148,9 @@ def read_targets(targets: object) -> tuple[Target, ...]:
 
 
 def check_toolchain(targets: Sequence[Target], toolchain: str | None) -> None:
-    """Refuse targets that nothing here can compile for.
-
-    Raises:
-        ToolchainError: One is for another machine's NPU, and no toolchain can serve it.
-        UsageError: There is no such toolchain.
-    """
+    """Raise `ToolchainError` if there are targets for another machine's NPU and nothing here can compile for them."""
     if any(target.platform is not None for target in targets):
-        from npu_persist.compilation.toolchains import choose_toolchain
+        from npu_persist.compilation.toolchains.available import choose_toolchain
 
         choose_toolchain(toolchain)
 
@@ -194,43 +185,39 @@ def _check_config(config: object, targets: Sequence[Target]) -> dict[str, Any]:
             f"config: expected OpenVINO properties by name, for instance {{'NPU_TURBO': 'YES'}}; got {config!r}"
         )
     if any(target.platform is not None for target in targets):
-        from npu_persist.compilation.cross import check_config
+        from npu_persist.compilation.other_npu import check_config
 
         check_config(config)
     return dict(config)
 
 
-def _check_recipes(bundle: Bundle, jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        if unsendable := job.make_recipe(bundle).unsendable:
-            raise UsageError(
-                "config: the compilation runs in a process of its own, which is given properties as texts and numbers; "
-                f"{', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': 'LATENCY'}}"
-            )
+def _check_sendable(recipe: Recipe) -> None:
+    if unsendable := recipe.unsendable:
+        raise UsageError(
+            "config: the compilation runs in a process of its own, which is given properties as texts and numbers; "
+            f"{', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': 'LATENCY'}}"
+        )
 
 
-def _check_options(  # noqa: PLR0913 (each is checked)
-    *, weightless: object, timeout: object, memory_limit: object, jobs: object, executor: object, progress: object
-) -> None:
-    if weightless not in (None, True, False):
-        raise UsageError(f"weightless: expected True, False or None; got {weightless!r}")
+def _check_limits(timeout: object, memory_limit: object) -> None:
     for name, value, unit, kinds in (
         ("timeout", timeout, "seconds", (int, float)),
         ("memory_limit", memory_limit, "bytes", (int,)),
     ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not value > 0):
             raise UsageError(f"{name}: expected {unit} above 0, or None; got {value!r}")
+
+
+def _check_jobs(jobs: object, executor: object) -> None:
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise UsageError(f"jobs: expected how many compilations run side by side, at least 1; got {jobs!r}")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise UsageError(f"executor: expected a concurrent.futures.Executor, or None; got {executor!r}")
     if executor is not None and jobs != 1:
-        raise UsageError("jobs, executor: expected one of them; the executor says how much it runs side by side")
-    if progress is not None and not callable(progress):
-        raise UsageError(f"progress: expected a function of two arguments, or None; got {progress!r}")
+        raise UsageError("jobs, executor: expected one of them; the executor decides how many run side by side")
 
 
-def _raise_if_any(results: Sequence[JobResult]) -> tuple[JobResult, ...]:
+def _raise_failures(results: Sequence[CompileResult]) -> tuple[CompileResult, ...]:
     failed = [(result, result.error) for result in results if result.error is not None]
     for result in results:
         if result.artifact is not None:
@@ -238,14 +225,11 @@ def _raise_if_any(results: Sequence[JobResult]) -> tuple[JobResult, ...]:
     if failed and len(results) == 1:
         raise failed[0][1]
     if failed:
-        reasons = "\n".join(f"  {result.label}: {_without(str(error), result.label)}" for result, error in failed)
+        reasons = "\n".join(
+            f"  {result.label}: {str(error).removeprefix(f'{result.label}: ')}" for result, error in failed
+        )
         others = "; the others are attached" if len(failed) < len(results) else ""
         raise JobsError(
-            f"{len(failed)} of {len(results)} compilations failed{others}:\n{reasons}",
-            results=tuple(results),
+            f"{len(failed)} of {len(results)} compilations failed{others}:\n{reasons}", results=tuple(results)
         )
     return tuple(results)
-
-
-def _without(text: str, label: str) -> str:
-    return text.removeprefix(f"{label}: ")

@@ -1,8 +1,4 @@
-"""Compilation in this process: read a graph, compile it, export what came out, and import it again.
-
-The promise: a graph is checked before OpenVINO reads it, a blob is imported from the very bytes that were checked, and
-whatever OpenVINO refuses comes out as one of our errors.
-"""
+"""Compile in this process: read and check a graph, compile it, export the blob, import it again."""
 
 from __future__ import annotations
 
@@ -12,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.bundle.manifest import derived_bin
+from npu_persist.bundle.signature import describe_port
 from npu_persist.bundle.weights import check_graph
-from npu_persist.compilation.ports import check_ports, describe_outputs, fix_inputs
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
@@ -26,13 +22,20 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.artifact.artifact import Kind
+    from npu_persist.artifact.artifact import Kind, Shapes
+    from npu_persist.bundle.manifest import Dimension, Graph, Port
     from npu_persist.compilation.recipe import Recipe
 
 _IN_MEMORY = 64 * 1024 * 1024
 """Bytes up to which a blob is read rather than mapped."""
 
 _WEIGHTLESS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
+
+_TYPE_NAMES = {
+    "bool": "boolean", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",
+    "uint32": "u32", "uint64": "u64", "float16": "f16", "float32": "f32", "float64": "f64",
+}  # fmt: skip
+"""Numpy's names of types to OpenVINO's. `Type.to_dtype` is no help: it calls bf16 float16, and i4 int8."""
 
 
 @dataclass
@@ -192,11 +195,11 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
 
     path, entry = directory / BLOB_FILE, artifact.files.get(BLOB_FILE)
     if entry is None or path.is_symlink() or path.stat().st_size != entry.size or entry.size == 0:
-        raise _not_described(path, f"{entry.size if entry else 'some'} bytes", "another size, or no regular file")
+        raise _describe_mismatch(path, f"{entry.size if entry else 'some'} bytes", "another size, or no regular file")
     # A mapping that could be written to, for OpenVINO asks for that; nothing is.
     blob: Any = np.fromfile(path, np.uint8) if entry.size <= _IN_MEMORY else np.memmap(path, np.uint8, "c")
     if check and (digest := digest_bytes(memoryview(blob))) != entry.digest:
-        raise _not_described(path, entry.digest, digest)
+        raise _describe_mismatch(path, entry.digest, digest)
     properties = dict(recipe.properties)
     if artifact.weightless:
         properties |= _find_weights(recipe)
@@ -206,12 +209,12 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
         graph = replace(recipe.graph, inputs=fix_inputs(recipe.graph, recipe.shapes))
         check_ports(recipe.bundle.reference, graph, model)
     except (RuntimeError, GraphIntegrityError) as error:
-        said = str(error).strip()
+        reason = str(error).strip()
         raise ArtifactError(
-            f"{path}: OpenVINO does not take it for {recipe}: {said}",
+            f"{path}: OpenVINO refuses it for {recipe}: {reason}",
             path=str(path),
             expected=f"a blob for {recipe.device}",
-            got=said,
+            got=reason,
         ) from error
     return Compiled(model, keep=[tensor, blob])
 
@@ -233,10 +236,109 @@ def _ask_requirements(model: ov.CompiledModel) -> str | None:
         return None
 
 
-def _not_described(path: Path, expected: str, got: str) -> ArtifactError:
+def _describe_mismatch(path: Path, expected: str, got: str) -> ArtifactError:
     return ArtifactError(
         f"{path}: expected {expected}; got {got}. It is compiled again",
         path=str(path),
         expected=expected,
         got=got,
     )
+
+
+def fix_inputs(graph: Graph, shapes: Shapes | None) -> tuple[Port, ...]:
+    """Return a graph's inputs, with the sizes that were asked for in place of the open ones."""
+    return tuple(replace(port, shape=(shapes or {}).get(port.name, port.shape)) for port in graph.inputs)
+
+
+def describe_outputs(graph: Graph, model: ov.Model | ov.CompiledModel) -> tuple[Port, ...]:
+    """Return a graph's outputs, with their sizes as a model has them."""
+    return tuple(
+        replace(port, shape=_shape(port, found.get_partial_shape()))
+        for port, found in zip(graph.outputs, model.outputs, strict=True)
+    )
+
+
+def _shape(port: Port, found: ov.PartialShape) -> tuple[int | Dimension, ...]:
+    if found.rank.is_dynamic:
+        return port.shape
+    return tuple(
+        axis.get_length() if axis.is_static else promised for axis, promised in zip(found, port.shape, strict=True)
+    )
+
+
+def check_ports(reference: str, graph: Graph, model: ov.Model | ov.CompiledModel) -> None:
+    """Compare the inputs and outputs of a graph that was read with the manifest.
+
+    Inputs must be exactly as described, bounds included, or of the sizes that were asked for. An output's size may be
+    known less exactly to one of the two.
+
+    Raises:
+        GraphIntegrityError: They differ in their count, in a dtype or in a shape.
+    """
+    for kind, promised, ports in (("input", graph.inputs, model.inputs), ("output", graph.outputs, model.outputs)):
+        if len(promised) != len(ports):
+            raise _port_error(reference, graph, f"{len(promised)} {kind}s", f"{len(ports)}")
+        for expected, port in zip(promised, ports, strict=True):
+            if not _agrees(expected, port, is_exact=kind == "input"):
+                found = f"{port.get_element_type().get_type_name()}{port.get_partial_shape()}"
+                raise _port_error(reference, graph, f"{kind} {expected.name} is {describe_port(expected)}", found)
+
+
+def _agrees(expected: Port, port: ov.Output, *, is_exact: bool) -> bool:
+    if port.get_element_type().get_type_name() != _TYPE_NAMES[expected.dtype]:
+        return False
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return not is_exact
+    if len(shape) != len(expected.shape):
+        return False
+    for promised, axis in zip(map(_bounds, expected.shape), shape, strict=True):
+        highest = axis.get_max_length()
+        found = axis.get_min_length(), float("inf") if highest < 0 else highest
+        if is_exact and found != promised:
+            return False
+        if found[1] < promised[0] or promised[1] < found[0]:
+            return False
+    return True
+
+
+def _bounds(axis: int | Dimension) -> tuple[int, float]:
+    if isinstance(axis, int):
+        return axis, axis
+    return axis.min, float("inf") if axis.max is None else axis.max
+
+
+def _port_error(reference: str, graph: Graph, promised: str, found: str) -> GraphIntegrityError:
+    return GraphIntegrityError(
+        f"{reference}: the manifest says {promised}; {graph.path} has {found}. Persist the model again, or get another "
+        "copy of the bundle"
+    )
+
+
+def executing_devices(model: ov.CompiledModel) -> tuple[str, ...]:
+    """Return the devices that execute a compiled model now; empty where OpenVINO does not say.
+
+    AUTO answers with the CPU for as long as the device that it prefers still compiles.
+    """
+    return tuple(name.strip("()") for name in _ask(model))
+
+
+def is_settled(model: ov.CompiledModel) -> bool:
+    """Tell whether a compiled model stays where it runs now: AUTO writes a device that it will leave as `(CPU)`."""
+    return not any(name.startswith("(") for name in _ask(model))
+
+
+def is_from_cache(model: ov.CompiledModel) -> bool:
+    """Tell whether OpenVINO took a compiled model from its own cache, the CACHE_DIR."""
+    try:
+        return bool(model.get_property("LOADED_FROM_CACHE"))
+    except RuntimeError:  # not a property of this device
+        return False
+
+
+def _ask(model: ov.CompiledModel) -> list[str]:
+    try:
+        found = model.get_property("EXECUTION_DEVICES")
+    except RuntimeError:  # not a property of this device
+        return []
+    return found.split() if isinstance(found, str) else [str(name) for name in found]

@@ -1,6 +1,6 @@
-"""What is compiled for what, and with what: everything that decides what comes out, and so the artifact's key.
+"""Everything that decides what a compilation makes, and so the key of the artifact.
 
-The promise: two recipes have the same key only if either one's artifact may stand for the other's.
+Two recipes have the same key only if one's artifact may be used for the other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Graph
 
-OURS = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
+CACHE_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
 """Properties that steer OpenVINO's caching: the compile cache sets them itself."""
 
 _WEIGHTLESS = frozenset({"CPU"})
@@ -56,7 +56,7 @@ class Recipe:
         Raises:
             PropertyError: There is one.
         """
-        if ours := sorted(OURS & self.properties.keys()):
+        if ours := sorted(CACHE_PROPERTIES & self.properties.keys()):
             raise PropertyError(
                 f"{', '.join(ours)}: expected no property that steers OpenVINO's own caching, which checks nothing; "
                 "load keeps a compile cache of its own (cache=False does without). Leave it out"

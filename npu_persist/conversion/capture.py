@@ -10,7 +10,7 @@ import torch
 from torch.jit._trace import TracerWarning
 
 from npu_persist.bundle.manifest import Signature
-from npu_persist.compilation.messages import first_lines
+from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.monitor import watch_forward
 from npu_persist.conversion.structure import describe_parameters
 from npu_persist.errors import ConversionError

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from npu_persist.bundle.manifest import Difference, Tolerance
-from npu_persist.compilation.messages import first_lines
+from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.dependence import inputs_by_output
 from npu_persist.conversion.dynamic import other_sizes, resize
 from npu_persist.device.core import get_core

@@ -21,7 +21,7 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
 from npu_persist.bundle.manifest import Dimension, Port
-from npu_persist.compilation.messages import first_lines
+from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.rewrites import MODEL_REWRITES, OPERATIONS
 from npu_persist.errors import ConversionError
 

@@ -14,7 +14,7 @@ from npu_persist import __version__
 from npu_persist.bundle.buckets import require_bounds
 from npu_persist.bundle.manifest import Conversion, FileEntry, Golden, Graph, Manifest, Producer
 from npu_persist.compilation.compile import compile_bundle
-from npu_persist.compilation.dimensions import name_outputs, require_related
+from npu_persist.compilation.output_sizes import name_outputs, require_related
 from npu_persist.conversion.bucket_axes import infer_axes
 from npu_persist.conversion.buckets import check_buckets, resolve_buckets
 from npu_persist.conversion.call import Call, bind_call

@@ -16,7 +16,7 @@ import numpy as np
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, require_bounds, resolve
 from npu_persist.bundle.manifest import Dimension
 from npu_persist.bundle.signature import CallPlan, describe_port, find_root, size_of
-from npu_persist.compilation.ports import fix_inputs
+from npu_persist.compilation.local import fix_inputs
 from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, GraphIntegrityError, InputError, ManifestError, UsageError
 from npu_persist.runtime.golden import make_random
@@ -108,7 +108,7 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     `persist` with buckets wrote the names into the manifest; otherwise the graph is read, and asked. DynamicShapeError
     where an output's size follows from something else: what padding adds could not be cut off.
     """
-    from npu_persist.compilation.dimensions import find_unrelated, name_outputs, require_related
+    from npu_persist.compilation.output_sizes import find_unrelated, name_outputs, require_related
     from npu_persist.compilation.local import read_graph
 
     graph = recipe.graph

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from npu_persist.bundle.buckets import describe_shapes
-from npu_persist.compilation.execution import executing_devices, is_settled
+from npu_persist.compilation.local import executing_devices, is_settled
 from npu_persist.device.devices import get_kind, named_devices
 from npu_persist.errors import DeviceWarning, UsageError
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from npu_persist.bundle.signature import describe_value
-from npu_persist.compilation.execution import executing_devices
+from npu_persist.compilation.local import executing_devices
 from npu_persist.errors import InferenceError, InputError, ModelClosedError, UsageError
 
 if TYPE_CHECKING:

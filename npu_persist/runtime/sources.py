@@ -17,10 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from npu_persist.bundle.manifest import ORIGIN_FILE
-from npu_persist.compilation.execution import is_from_cache
-from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
+from npu_persist.compilation.local import compile_graph, export_blob, import_blob, is_from_cache, read_graph
 from npu_persist.device.devices import get_kind
-from npu_persist.errors import ArtifactError, CompilationError, DeviceNotFoundError, StoreError, UsageError
+from npu_persist.errors import (
+    ArtifactError,
+    CompilationError,
+    CompileTimeoutError,
+    DeviceNotFoundError,
+    StoreError,
+    UsageError,
+)
 from npu_persist.runtime.report import Attempt, History, merge_notes
 
 if TYPE_CHECKING:
@@ -51,6 +57,28 @@ _NAMED = 5
 
 _PRECISION = "INFERENCE_PRECISION_HINT"
 """A property that changes answers: only those who ask for it get it."""
+
+
+class FillRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `runtime.fill_cache`, a process of its own, is to compile, and where to keep it.
+
+    Attributes:
+        bundle: The bundle's folder.
+        graph: Name of the graph.
+        device: OpenVINO's device string.
+        config: OpenVINO's properties.
+        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        home: The store's home, which has the compile cache.
+        key: The key of the cache entry that must be there in the end.
+    """
+
+    bundle: str
+    graph: str
+    device: str
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]] | None
+    home: str
+    key: str
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,32 +281,34 @@ class _Search:
         return OwnCache(self._recipe, cache)
 
     def _compile_in_process(self, cache: CompileCache, timeout: float) -> Found:
-        from npu_persist.compilation.worker import run as run_in_worker  # with subprocess, which costs 10 ms
+        from npu_persist.compilation.process import python  # with subprocess, which costs 10 ms
+        from npu_persist.compilation.process.supervisor import Limits
 
         began = time.perf_counter()
         recipe = self._recipe
-        job = {
-            "bundle": str(recipe.bundle.path),
-            "graph": recipe.graph.name,
-            "device": recipe.device,
-            "config": dict(recipe.properties),
-            "shapes": recipe.shapes,
-            "home": str(cache.path.parent),
-            "key": recipe.key,
-        }
+        request = FillRequest(
+            bundle=str(recipe.bundle.path),
+            graph=recipe.graph.name,
+            device=recipe.device,
+            config=dict(recipe.properties),
+            shapes=None if recipe.shapes is None else dict(recipe.shapes),
+            home=str(cache.path.parent),
+            key=recipe.key,
+        )
         try:
             with self._compiling(beats=False) as stage:
-                run_in_worker(
-                    "npu_persist.runtime.sources:fill_cache",
-                    job,
-                    timeout=timeout,
-                    progress=None if stage is None else lambda event: stage.update(detail=event.line),
-                )
+                report = None if stage is None else lambda text: stage.update(detail=text)
+                python.run_module("npu_persist.runtime.fill_cache", request, bool, Limits(timeout, report=report))
         except BaseException as error:
             with suppress(StoreError):  # what the ended process was writing is a leftover for prune, too
                 cache.sweep()
             if isinstance(error, CompilationError):
                 self._reject("graph", str(error), began)
+            if isinstance(error, CompileTimeoutError):
+                raise CompileTimeoutError(
+                    f"{error}. That was compile_timeout={timeout}: allow more time, or name another device in "
+                    "fallback=(...)"
+                ) from error
             raise
         self._reject("graph", "compiled in a process of its own, for the cache", began)
         found = self._find_cached("compiled in a process of its own")
@@ -370,46 +400,6 @@ class _Search:
     def _note(self, text: str) -> None:
         log.info("%s: %s", self._recipe.bundle.reference, text)
         self._notes.append(text)
-
-
-def fill_cache(  # noqa: PLR0913 (a recipe in words, and where to)
-    *,
-    bundle: str,
-    graph: str,
-    device: str,
-    config: Mapping[str, Any],
-    shapes: Mapping[str, Sequence[int]] | None,
-    home: str,
-    key: str,
-) -> bool:
-    """Compile a bundle and keep it in the compile cache: what `compile_timeout` runs in a process of its own."""
-    from pathlib import Path
-
-    from npu_persist.bundle.bundle import Bundle
-    from npu_persist.cache import CompileCache
-    from npu_persist.compilation.recipe import Recipe
-    from npu_persist.runtime.verification import Verification
-    from npu_persist.trust.policy import Policy
-
-    opened = Bundle.open(bundle)
-    folder = Path(home)
-    cache = CompileCache(folder)
-    weights = opened.manifest.weights.path
-    with Verification("full", folder) as verification:
-        verification.start(opened.file(weights), opened.manifest.files[weights])
-        sizes = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
-        recipe = Recipe(opened, opened.graph(graph), device, dict(config), sizes)
-        found = find_compiled(
-            recipe, Sources(verification=verification, attached=(), policy=Policy(None, folder), cache=cache)
-        )
-        verification.finish()
-    if found.compiled is None:
-        raise found.error or CompilationError(f"{recipe} could not be compiled")
-    if found.compiled.pending is not None:
-        found.compiled.pending.join()
-    if recipe.key != key or cache.find(key) is None:
-        raise CompilationError(f"{opened.reference} was compiled for {device}, but could not be kept.\n{found.history}")
-    return True
 
 
 class Candidate(NamedTuple):

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.compilation.process.supervisor import supervise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from npu_persist.compilation.process.supervisor import Limits, ProcessResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +44,11 @@ def poison(folder: Path, *modules: str) -> Path:
         (folder / module).mkdir(parents=True)
         (folder / module / "__init__.py").write_text(f"raise AssertionError('{module} was imported')\n")
     return folder
+
+
+def crash(limits: Limits | None) -> ProcessResult[Any]:
+    """Supervise a process that crashes."""
+    return supervise([sys.executable, "-c", "import os; os.abort()"], b"", limits)
 
 
 def is_alive(pid: int) -> bool:

@@ -1,7 +1,4 @@
-"""How much memory a process holds, from the system's own books.
-
-The promise: a number is the system's, in bytes; where the system does not tell, there is None and no guess.
-"""
+"""How much memory a process holds, as the system counts it; None where it does not tell."""
 
 from __future__ import annotations
 

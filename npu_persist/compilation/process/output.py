@@ -1,8 +1,4 @@
-"""What a supervised process says, heard by threads: its messages apart from its log; and how it is ended.
-
-The promise: when the block ends the process is gone and the threads have ended, whoever else holds its pipes; what is
-held of all that it said is bounded.
-"""
+"""Read what a supervised process writes: its messages apart from its log."""
 
 from __future__ import annotations
 
@@ -10,31 +6,33 @@ import json
 import os
 import re
 import selectors
-import signal
-import subprocess
 import sys
 import threading
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any, cast, final
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
 
 LOG_LINES = 20
 """How many of the process's last lines are kept."""
 
-_SAID_LINES = 8
-"""How many of them an error says."""
+_LINES_IN_ERRORS = 8
+"""How many of them an error shows."""
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
-"""Bytes of a line; what is beyond them is dropped, and a message that long is none."""
+"""Bytes that are kept of a line. A longer one is no message."""
 
 _LONGEST_LOG_LINE = 500
 """Characters that are kept of a line of the log."""
 
 _LAST_BYTES = 1024 * 1024
 """Most that is read of a pipe that something else holds open when the process is gone."""
+
+_MESSAGES = frozenset({"stage", "message", "result", "failure"})
 
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 """Escape sequences of terminals (ECMA-48): colours and titles."""
@@ -43,8 +41,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 @final
-class Hearing:
-    """What a process says, heard by threads, for as long as the block lasts; then the process is gone.
+class OutputReader:
+    """Reads a process's output in threads for as long as the block lasts; then the process is ended.
 
     Attributes:
         answered: Set when there is an answer.
@@ -57,9 +55,10 @@ class Hearing:
         self,
         process: subprocess.Popen[bytes],
         request: bytes,
-        tidy: Callable[[str], str | None] | None,
+        end: Callable[[], None],
         *,
-        shares_children: bool,
+        tidy: Callable[[str], str | None] | None,
+        messages: SimpleQueue[Any] | None,
     ) -> None:
         self.answered = threading.Event()
         self.answer: dict[str, Any] | None = None
@@ -67,16 +66,20 @@ class Hearing:
         self.line: str | None = None
         self._process = process
         self._request = request
+        self._end_process = end
         self._tidy = tidy
-        self._end_process = _end_one if shares_children else _end_all
-        self._over, self._end = os.pipe()
-        streams = ((process.stdout, self._hear_stdout), (process.stderr, self._hear_stderr))
+        self._messages = messages
+        self._block_ended, self._end_block = os.pipe()
         self._threads = [
-            threading.Thread(target=hear, args=(stream,), daemon=True)
-            for stream, hear in ((process.stdin, self._send), *streams)
+            threading.Thread(target=serve, args=(stream,), daemon=True)
+            for stream, serve in (
+                (process.stdin, self._send_request),
+                (process.stdout, self._read_stdout),
+                (process.stderr, self._read_stderr),
+            )
         ]
 
-    def __enter__(self) -> Hearing:
+    def __enter__(self) -> OutputReader:
         try:
             for thread in self._threads:
                 thread.start()
@@ -86,45 +89,47 @@ class Hearing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_process(self._process)
-        os.close(self._end)  # the threads end, whoever else holds the pipes
+        self._end_process()
+        os.close(self._end_block)  # the threads end, even if another process holds the pipes
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        os.close(self._over)
+        os.close(self._block_ended)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             cast("IO[bytes]", stream).close()
 
-    def say_log(self) -> str:
+    def describe_log(self) -> str:
         """Return the last lines as a sentence for an error."""
-        return f"Its last words: {' | '.join([*self.log][-_SAID_LINES:]) or 'none'}"
+        return f"Last output: {' | '.join([*self.log][-_LINES_IN_ERRORS:]) or 'none'}"
 
-    def _send(self, stream: IO[bytes]) -> None:
-        # A thread: the process may not read, and then this would wait for ever. Raw, since closing the stream would
-        # write what is buffered.
+    def _send_request(self, stream: IO[bytes]) -> None:
+        # In a thread, because the process may never read it. Raw, because closing the stream would write its buffer.
         view = memoryview(self._request)
         try:
             while view:
                 view = view[os.write(stream.fileno(), view) :]
-        except OSError:  # it has ended, and its last words say why
+        except OSError:  # it has ended, and its output says why
             return
 
-    def _hear_stdout(self, stream: IO[bytes]) -> None:
+    def _read_stdout(self, stream: IO[bytes]) -> None:
         for line in self._lines(stream):
             message = _parse(line)
             if message is None:
-                self._keep(line)
+                self._add_to_log(line)
             elif "stage" in message:
                 self.line = _clean(str(message["stage"]).encode())
+            elif "message" in message:
+                if self._messages is not None:
+                    self._messages.put(message["message"])
             elif self.answer is None:
                 self.answer = message
                 self.answered.set()
 
-    def _hear_stderr(self, stream: IO[bytes]) -> None:
+    def _read_stderr(self, stream: IO[bytes]) -> None:
         for line in self._lines(stream):
-            self._keep(line)
+            self._add_to_log(line)
 
-    def _keep(self, line: bytes) -> None:
+    def _add_to_log(self, line: bytes) -> None:
         text: str | None = _clean(line)
         if text and self._tidy is not None:
             text = self._tidy(text)
@@ -144,7 +149,7 @@ class Hearing:
             yield bytes(line)
 
     def _pieces(self, descriptor: int) -> Iterator[bytes]:
-        """Yield what comes until the pipe ends, or the block does: something that outlives the process may hold it."""
+        """Yield what comes until the pipe or the block ends: a process that outlives this one may hold the pipe."""
         if sys.platform == "win32":
             while piece := os.read(descriptor, _PIECE):
                 yield piece
@@ -152,24 +157,24 @@ class Hearing:
         left = _LAST_BYTES
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
-            selector.register(self._over, selectors.EVENT_READ)
+            selector.register(self._block_ended, selectors.EVENT_READ)
             while True:
                 ready = [key.fd for key, _ in selector.select()]
                 if descriptor not in ready or left <= 0:
                     return
                 if not (piece := os.read(descriptor, _PIECE)):
                     return
-                left -= len(piece) if self._over in ready else 0
+                left -= len(piece) if self._block_ended in ready else 0
                 yield piece
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     if line.startswith(b"{") and len(line) < _LONGEST_LINE:
         try:
-            message = json.loads(line.decode(errors="replace"))  # no caller waits for ever for a damaged text
+            message = json.loads(line.decode(errors="replace"))  # a damaged text still answers
         except (ValueError, RecursionError):
             return None
-        if isinstance(message, dict) and len(message) == 1 and message.keys() <= {"stage", "result", "failure"}:
+        if isinstance(message, dict) and len(message) == 1 and message.keys() <= _MESSAGES:
             return message
     return None
 
@@ -177,30 +182,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def _clean(line: bytes) -> str:
     text = line[: 4 * _LONGEST_LOG_LINE].decode(errors="replace")
     return _UNPRINTABLE.sub(" ", _ESCAPE.sub("", text)).strip()[:_LONGEST_LOG_LINE]
-
-
-def _end_one(process: subprocess.Popen[bytes]) -> None:
-    """End a process, and wait for it."""
-    process.kill()
-    process.wait()
-
-
-def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children, and wait for the process."""
-    if sys.platform == "win32":
-        if process.poll() is None:
-            # https://learn.microsoft.com/windows-server/administration/windows-commands/taskkill: /t takes children.
-            subprocess.run(  # noqa: S603
-                ["taskkill", "/f", "/t", "/pid", str(process.pid)],  # noqa: S607 (a part of Windows)
-                capture_output=True,
-                check=False,
-            )
-            process.kill()
-    else:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # reaped already
-            pass
-        except PermissionError:  # macOS, of a group of zombies
-            process.kill()
-    process.wait()

@@ -1,113 +1,148 @@
-"""A function in a process of its own: what OpenVINO does inside a compilation nothing else can end.
+"""Run a module of this package in a Python process of its own: what OpenVINO does there can be ended.
 
-The promise: the process finds the same modules as the caller, and runs nothing of the caller's program or of the
-working directory.
-
-The request is two lines of JSON, `sys.path` and the job; the answer is what the function returned, or its exception:
-
-    {"result": {...}}   or   {"failure": "<pickled exception, base64>"}
+`run_module` starts it as `python -m` does, with this process's module path and without the working directory. At its
+end the module calls `serve` with the function that does the job. The request and the result are typed JSON; an error of
+this package is raised again for the caller.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import pickle
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+import traceback
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from npu_persist.compilation.process.supervision import Answer, CompileProgress, supervise
-from npu_persist.errors import CompilationError
+import msgspec
+
+from npu_persist import errors
+from npu_persist.compilation.process.supervisor import Limits, ProcessResult, supervise
+from npu_persist.errors import CompilationError, CompileMemoryError, NpuPersistError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-_START = """\
-import sys
-sys.path[:] = filter(None, sys.path)
-import json
-sys.path[:] = json.loads(sys.stdin.readline())
-from npu_persist.compilation.process import python
-python.main()
-"""
-"""The working directory, which `-c` puts first, may hold a `json.py` of whoever is there."""
+    Send = Callable[[Any], None]
+    """Sends a message to the caller's `on_message`."""
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+_START = (
+    "import sys; _, module, *sys.path[:] = sys.argv; import runpy; runpy.run_module(module, None, '__main__', True)"
+)
+"""Not plain `-m`: it puts the working directory first, which may hold a `json.py` of somebody else's."""
 
 
-def run_python(  # noqa: PLR0913 (each limit is one)
-    target: str,
-    job: Mapping[str, Any],
+class Failure(msgspec.Struct, frozen=True):
+    """An error as it is sent.
+
+    Attributes:
+        kind: Name of its class in `npu_persist.errors`.
+        message: Its text.
+        attributes: Its attributes that are texts or numbers.
+    """
+
+    kind: str
+    message: str
+    attributes: dict[str, str | int] = {}
+
+
+def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
+    module: str,
+    request: msgspec.Struct,
+    result: type[ResultT],
+    limits: Limits | None = None,
     *,
-    timeout: float | None = None,
-    memory_limit: int | None = None,
-    progress: Callable[[CompileProgress], object] | None = None,
-    cancelled: threading.Event | None = None,
+    name: str = "the compilation",
+    on_message: Callable[[Any], object] | None = None,
     tidy: Callable[[str], str | None] | None = None,
-    env: Mapping[str, str] | None = None,
-) -> Answer:
-    """Call a function in a process of its own.
+) -> ProcessResult[ResultT]:
+    """Run a module in a process of its own.
 
     Args:
-        target: The function, as `module:name`.
-        job: Its keyword arguments: what JSON can hold.
-        timeout: Seconds after which the process is ended; None for never.
-        memory_limit: Bytes of resident memory at which it is ended; None for no limit.
-        progress: Called about twice a second.
-        cancelled: Ends the process when it is set.
-        tidy: Called with each line of the log, in threads; returns what is kept of it, or None.
-        env: Its environment; None for this process's own.
-
-    Returns:
-        The answer, whose `result` is what the function returned: what JSON can hold.
+        module: Its full name; it ends in `if __name__ == "__main__": serve(…)`.
+        request: What its job is given.
+        result: The type of what the job returns.
+        limits: As for `supervise`, like all that follows.
+        name: What errors call the process.
+        on_message: Called with what the job sends meanwhile.
+        tidy: Called with each line of the log.
 
     Raises:
-        CompileTimeoutError: It took longer.
-        CompileMemoryError: It held more memory.
-        CompilationError: The process ended without an answer, cannot be started, or was cancelled.
-        NpuPersistError: What the function raised.
+        CompilationError: As for `supervise`.
+        NpuPersistError: What the job raised.
     """
     if getattr(sys, "frozen", False) or not sys.executable:
         raise CompilationError(
-            "a compilation in a process of its own (compile_timeout, ahead of time) needs a Python interpreter to run "
-            "in, and this program has none beside itself (it was frozen). Load without compile_timeout, or compile "
-            "ahead of time elsewhere"
+            f"{name} runs in a process of its own, which needs a Python interpreter, and this frozen program has none. "
+            "Load without compile_timeout, or compile ahead of time elsewhere"
         )
     answer = supervise(
-        [sys.executable, "-c", _START],
-        f"{json.dumps(sys.path)}\n{json.dumps({'target': target, 'job': dict(job)})}\n".encode(),
-        timeout=timeout,
-        memory_limit=memory_limit,
-        progress=progress,
-        cancelled=cancelled,
+        [sys.executable, "-c", _START, module, *sys.path],
+        _encode(request),
+        limits,
+        name=name,
+        on_message=on_message,
         tidy=tidy,
-        env=env,
     )
-    if "failure" in answer.message:
-        # From our own process, through a pipe that nobody else has.
-        raise pickle.loads(base64.b64decode(answer.message["failure"]))  # noqa: S301
-    return answer
+    if answer.failure is not None:
+        failure = msgspec.convert(answer.failure, Failure)
+        raise _restore_error(failure)
+    return replace(answer, result=msgspec.convert(answer.result, result))
 
 
-def main() -> None:
-    """Run the job that the caller wrote to standard input, and wait for the end; called in the process."""
-    answers = os.fdopen(os.dup(1), "w")
+def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None:
+    """Do the one job that this process was started for, and wait to be ended.
+
+    Args:
+        job: Called with the request and a function that sends messages; returns the result.
+        request: The type of the request.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a plugin prints is no answer
-    request = json.loads(sys.stdin.readline())
+
+    def send(**message: Any) -> None:
+        answers.write(_encode(message))
+        answers.flush()
+
+    given = msgspec.convert(json.loads(sys.stdin.buffer.readline()), request)
     waiting = threading.Thread(target=_end_with_caller, daemon=True)
     waiting.start()
-    from importlib import import_module
-
-    module, _, name = request["target"].partition(":")
     try:
-        message = {"result": getattr(import_module(module), name)(**request["job"])}
+        result = job(given, lambda message: send(message=message))
     except Exception as error:  # noqa: BLE001 (the caller raises it)
-        message = {"failure": base64.b64encode(pickle.dumps(error)).decode()}
-    answers.write(f"{json.dumps(message)}\n")
-    answers.flush()
+        send(failure=_describe_error(error))
+    else:
+        send(result=result)
     waiting.join()
 
 
+def _encode(message: object) -> bytes:
+    # Not msgspec's encoder: it refuses the names of files that are not UTF-8.
+    return f"{json.dumps(msgspec.to_builtins(message))}\n".encode()
+
+
 def _end_with_caller() -> None:
-    sys.stdin.read()  # ends when the caller's end of the pipe is closed
+    sys.stdin.buffer.read()  # ends when the caller's end of the pipe is closed
     os._exit(0)
+
+
+def _describe_error(error: Exception) -> Failure:
+    if isinstance(error, NpuPersistError):
+        attributes = {name: value for name, value in vars(error).items() if isinstance(value, (str, int))}
+        if isinstance(error, StoreError) and error.errno is not None:  # which OSError keeps elsewhere
+            attributes["errno"] = error.errno
+        return Failure(type(error).__name__, str(error), attributes)
+    traceback.print_exception(error)
+    kind = CompileMemoryError if isinstance(error, MemoryError) else CompilationError
+    return Failure(kind.__name__, f"{type(error).__name__}: {error}")
+
+
+def _restore_error(failure: Failure) -> NpuPersistError:
+    error: NpuPersistError = getattr(errors, failure.kind)(failure.message)
+    for name, value in failure.attributes.items():
+        setattr(error, name, value)
+    return error

@@ -1,49 +1,52 @@
-"""Make the toolchain for wine: fetch, check, build, try, and only then put into place.
+"""Install the toolchain for wine: download two wheels, check them, build the host program, and try it.
 
-The promise: what is in a toolchain's place was complete and compiled a graph when it came there; an interrupted install
-leaves a staging folder, which the next one removes. Nothing is installed on the system, and site-packages stay as they
-are.
+A toolchain is put into its place only after it has compiled a graph. An interrupted installation leaves a staging
+folder, which the next one removes. Nothing is installed on the system or into site-packages.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
 import filecmp
 import functools
+import hashlib
 import logging
 import os
 import platform
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.compilation.toolchains.available import PROBED, probe
 from npu_persist.compilation.toolchains.native import installed_version
-from npu_persist.compilation.toolchains.probe import PROBED, probe
-from npu_persist.compilation.toolchains.record import (
-    BIN,
-    PREFIX,
-    SOURCE,
-    Record,
-    digest_source,
-    list_files,
-    read_record,
-    verify,
-    write_record,
-)
-from npu_persist.compilation.toolchains.wheels import check_wheel, extract, list_members
 from npu_persist.compilation.toolchains.wine import (
+    BIN,
     GCC,
     HOST,
     INSTALL,
+    PREFIX,
+    SOURCE,
+    Record,
+    WheelRecord,
     WineToolchain,
     compile_in,
+    digest_source,
     end_wine,
     find_missing,
+    install_command,
+    list_files,
     list_installed,
-    say_packages,
+    read_record,
+    verify,
     wine_environment,
+    write_record,
 )
 from npu_persist.errors import CompilationError, ToolchainError
 from npu_persist.files.filesystem import rename_new, store_errors
@@ -75,33 +78,44 @@ _DOWNLOAD_TIME, _BUILD_TIME, _PREFIX_TIME = 1800.0, 300.0, 300.0
 _STAGING = "staging"
 _log = logging.getLogger(__name__)
 
+PINNED = {
+    "openvino-2026.4.1-22982-cp311-cp311-win_amd64.whl": (
+        "bfddae6d6d3ad240157b946f180c33d0ddfaaae7487995d929a4e6b4bc12b283"
+    ),
+    "msvc_runtime-14.44.35112-cp311-cp311-win_amd64.whl": (
+        "aba7fbe71897d25ed53fbb7f391e9f50289378a8a9ae218ba18530c663448391"
+    ),
+}
+"""SHA-256 of the wheels that were tested."""
+
+_MAX_SIZE = 1024**3
+_MAX_RECORD = 16 * 1024**2
+
 
 def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
-    """Install the toolchain for this OpenVINO, unless a sound one is there.
+    """Install the toolchain for this OpenVINO, unless one is there that works.
 
     Args:
         home: The folder of toolchains.
-        tell: Called with what is done now.
+        tell: Called with each step.
 
     Returns:
         Its folder.
 
     Raises:
-        ToolchainError: Something is missing here, or is not as it must be, or does not compile.
+        ToolchainError: A program is missing, a download is wrong, or what was installed does not compile.
         StoreError: The disk is full, or the folder cannot be written to.
     """
-    _refuse_system()
+    _require_system()
     version = installed_version()
     target = WineToolchain(home).folder
     if WineToolchain(home).examine().usable:
-        with suppress(CompilationError):  # it is damaged; wine's own folder shows that only at work
+        with suppress(CompilationError):  # it is damaged; damage of wine's own folder shows only at work
             verify(target, read_record(target))
             probe(functools.partial(compile_in, target), PROBED[-1])
             return target
     if missing := find_missing(building=True):
-        raise ToolchainError(
-            f"toolchain wine: not all that it needs is here. Run: {say_packages(missing)} && {INSTALL}"
-        )
+        raise ToolchainError(f"toolchain wine: programs are missing. Run: {install_command(missing)} && {INSTALL}")
     sweep(home)
     with staged(home / _STAGING) as staging:
         made = staging / "toolchain"
@@ -112,7 +126,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         checked = {wheel.name: check_wheel(wheel) for wheel in wheels.values()}
         _build(wheels, made, staging)
         tell("making wine's folder")
-        with _ended(made / PREFIX):
+        with _ending_wine(made / PREFIX):
             _make_prefix(made / PREFIX, staging)
             tell("compiling one operation")
             outcome = probe(functools.partial(compile_in, made), PROBED[-1])
@@ -122,7 +136,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
             compiler=outcome.compiler,
             wine=_run(["wine", "--version"], 60, staging).strip().splitlines()[-1],
             source=digest_source(),
-            wheels={name: {"sha256": digest, "tested": tested} for name, (digest, tested) in checked.items()},
+            wheels={name: WheelRecord(*found) for name, found in checked.items()},
             files=list_files(made),
         )
         if not outcome.openvino.startswith(version):
@@ -132,7 +146,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
             if os.path.lexists(target):  # of another format, or damaged
                 end_wine(target / PREFIX)
                 os.rename(target, staging / "replaced")  # noqa: PTH104
-            with suppress(FileExistsError):  # another process was faster, and what it made is as good
+            with suppress(FileExistsError):  # another process was faster, and installed the same
                 rename_new(made, target)
     return target
 
@@ -162,7 +176,7 @@ def sweep(home: Path) -> list[Path]:
     return list(prune_staging(home / _STAGING))
 
 
-def _refuse_system() -> None:
+def _require_system() -> None:
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
         raise ToolchainError(
             "toolchain wine: for Linux on x86-64 only. OpenVINO's wheel for Windows brings the compiler itself; "
@@ -199,8 +213,8 @@ def _make_prefix(prefix: Path, staging: Path) -> None:
     env = wine_environment(prefix)
     _run(["wineboot", "-i"], _PREFIX_TIME, staging, env)
     _run(["wineserver", "-w"], _PREFIX_TIME, staging, env)
-    # Wine copies its 700 libraries, 650 MB, and would copy them again after each upgrade. It takes links to those that
-    # it has anyway just as well; what it writes to is told not to be brought up to date.
+    # Wine copies its 700 libraries, 650 MB, and would copy them again after each upgrade. Links to the installed ones
+    # work as well, and the time stamp keeps wine from updating them.
     (prefix / ".update-timestamp").write_text("disable\n", encoding="ascii")
     builtins = [folder / "x86_64-windows" for pattern in _BUILTINS for folder in Path("/").glob(pattern)]
     for path in (prefix / "drive_c").rglob("*"):
@@ -214,7 +228,7 @@ def _make_prefix(prefix: Path, staging: Path) -> None:
 
 
 @contextmanager
-def _ended(prefix: Path) -> Iterator[None]:
+def _ending_wine(prefix: Path) -> Iterator[None]:
     """End wine's background processes after the block, so that nothing writes to the folder any more."""
     try:
         yield
@@ -223,9 +237,9 @@ def _ended(prefix: Path) -> Iterator[None]:
 
 
 def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str, str] | None = None) -> str:
-    """Run a program to its end and return what it said.
+    """Run a program to its end and return its output.
 
-    What it says goes to a file: wine's background processes outlive it, and would hold a pipe open.
+    It goes through a file: wine's background processes outlive the program, and would hold a pipe open.
     """
     log = staging / "log"
     with log.open("wb") as file:
@@ -237,8 +251,118 @@ def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str
             raise ToolchainError(f"{Path(command[0]).name} was not done after {timeout:.0f} s: {command}") from error
         except OSError as error:
             raise ToolchainError(f"cannot run {command[0]}: {error.strerror or error}") from error
-    said = log.read_text(encoding="utf-8", errors="replace")
+    output = log.read_text(encoding="utf-8", errors="replace")
     if done.returncode:
-        last = " | ".join(said.strip().splitlines()[-5:]) or "nothing"
-        raise ToolchainError(f"{' '.join(command[:4])} ... ended with {done.returncode}; it said: {last}")
-    return said
+        last = " | ".join(output.strip().splitlines()[-5:]) or "nothing"
+        raise ToolchainError(f"{' '.join(command[:4])} ... ended with {done.returncode}. Last output: {last}")
+    return output
+
+
+def check_wheel(path: Path) -> tuple[str, bool]:
+    """Return a wheel's SHA-256, and whether it is a wheel that was tested.
+
+    Raises:
+        ToolchainError: It has the name of one that was tested, but is another.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1024**2):
+            digest.update(piece)
+    found, expected = digest.hexdigest(), PINNED.get(path.name)
+    if expected not in {None, found}:
+        raise ToolchainError(
+            f"{path.name}: expected the wheel with SHA-256 {expected}, got {found}. Check the package index that pip "
+            "uses (`python -m pip config list`), and run `npu-persist toolchain install` again"
+        )
+    return found, expected is not None
+
+
+def extract(wheel: Path, members: Mapping[str, Path]) -> None:
+    """Write files of a wheel to new files.
+
+    Args:
+        wheel: The wheel.
+        members: Names inside of the wheel → where each goes. Folders are made.
+
+    Raises:
+        ToolchainError: The wheel is damaged or has not got one of them, or one is not as its RECORD says.
+    """
+    with _reading(wheel) as archive:
+        record = _read_record(archive)
+    for name, target in members.items():
+        with _reading(wheel) as archive:
+            data = _read(archive, name, record)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            file.write(data)
+
+
+def list_members(wheel: Path, prefix: str, suffix: str) -> list[str]:
+    """Return the names inside of a wheel that begin and end so.
+
+    Raises:
+        ToolchainError: It is no wheel.
+    """
+    with _reading(wheel) as archive:
+        return [name for name in archive.namelist() if name.startswith(prefix) and name.endswith(suffix)]
+
+
+class _Problem(Exception):  # noqa: N818 (it does not leave this module)
+    pass
+
+
+_DAMAGE = (
+    _Problem,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    csv.Error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+"""What zipfile raises on damaged archives, and on members that are encrypted or of unknown compression."""
+
+
+@contextmanager
+def _reading(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except _DAMAGE as error:
+        problem = str(error) if isinstance(error, _Problem) else f"it is damaged ({type(error).__name__}: {error})"
+        raise ToolchainError(
+            f"{wheel.name}: {problem}. Check the package index that pip uses (`python -m pip config list`), and run "
+            "`npu-persist toolchain install` again"
+        ) from error
+
+
+def _read_record(archive: zipfile.ZipFile) -> dict[str, tuple[str, int]]:
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise _Problem("it has two files of one name")
+    records = [name for name in names if name.endswith(".dist-info/RECORD") and name.count("/") == 1]
+    if len(records) != 1:
+        raise _Problem(f"expected one .dist-info/RECORD, got {len(records)}")
+    if archive.getinfo(records[0]).file_size > _MAX_RECORD:
+        raise _Problem("its RECORD is too large")
+    rows = csv.reader(archive.read(records[0]).decode().splitlines())
+    return {row[0]: (row[1], int(row[2])) for row in rows if len(row) == 3 and row[2].isdecimal()}  # noqa: PLR2004
+
+
+def _read(archive: zipfile.ZipFile, name: str, record: Mapping[str, tuple[str, int]]) -> bytes:
+    if name not in archive.namelist():
+        raise _Problem(f"it has no {name}")
+    if name not in record:
+        raise _Problem(f"its RECORD does not tell the digest of {name}")
+    digest, size = record[name]
+    info = archive.getinfo(name)
+    if info.file_size != size or size > _MAX_SIZE:
+        raise _Problem(f"{name}: expected {size} bytes, got {info.file_size}")
+    with archive.open(info) as file:
+        data = file.read(size + 1)
+    found = f"sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b'=').decode()}"
+    if len(data) != size or found != digest:
+        raise _Problem(f"{name}: expected {size} bytes with {digest}, got {len(data)} with {found}")
+    return data

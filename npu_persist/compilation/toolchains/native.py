@@ -1,19 +1,17 @@
-"""Compile with the OpenVINO of this interpreter: what runs in the worker process, and the two toolchains on it.
-
-The promise: site-packages stay as they are; the process that asks does not import OpenVINO for it.
+"""Compile with the OpenVINO of this interpreter, in a process of its own: the toolchains `plugin` and `libraries`.
 
 `plugin` is the NPU plugin as installed: pip's OpenVINO for Windows brings the compiler, that for Linux does not
-(openvino issue 36374), but finds it beside libopenvino.so if somebody put it there.
+(openvino issue 36374), but finds it beside libopenvino.so if it was put there.
 
-`libraries` is the same plugin with the compiler's libraries in a folder of the user's: NPU_PERSIST_NPU_COMPILER names
-those of Intel's archives of OpenVINO or of the driver's compiler package, of the same version. OpenVINO looks for them
-where its own library is; so it is loaded from a folder of links to all of them.
+`libraries` is the same plugin with the compiler's libraries in a folder that NPU_PERSIST_NPU_COMPILER names: those of
+Intel's archives of OpenVINO or of the driver's compiler package, of the same version. OpenVINO looks for them where its
+own library is; so it is loaded from a folder of links to all of them. site-packages stay as they are.
 
     job/libopenvino.so.2641 -> site-packages/openvino/libs/libopenvino.so.2641    and so on
     job/libopenvino_intel_npu_compiler.so -> $NPU_PERSIST_NPU_COMPILER/...
 
-No such libraries were at hand for a test. Seen with libraries of our own in their place: OpenVINO's plugin loads them
-from there, and what they lack is an error with OpenVINO's words.
+Tested with libraries of our own in their place, as no such libraries were available: OpenVINO's plugin loads them from
+there, and what they lack is an error of OpenVINO's.
 """
 
 from __future__ import annotations
@@ -27,21 +25,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.compilation.process import run_python
-from npu_persist.compilation.toolchains.base import DEVICE, CompileJob, Outcome, State, checked_blob
-from npu_persist.compilation.toolchains.log import CompilerLog, explain
+import msgspec
+
+from npu_persist.compilation.process.python import run_module, serve
+from npu_persist.compilation.toolchains.toolchain import (
+    CompilerLog,
+    CompilerRequest,
+    CompilerResult,
+    State,
+    checked_blob,
+    extract_reason,
+)
 from npu_persist.errors import CompilationError, ToolchainError
 from npu_persist.files.filesystem import store_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from typing_extensions import Unpack
-
-    from npu_persist.compilation.toolchains.base import Limits
+    from npu_persist.compilation.process.supervisor import Limits
 
 COMPILER_VARIABLE = "NPU_PERSIST_NPU_COMPILER"
 """Environment variable that names a folder with the compiler's libraries."""
+
+_DEVICE = "NPU"
 
 _WINDOWS = ("openvino_intel_npu_compiler.dll", "openvino_intel_npu_compiler_loader.dll")
 _LINUX = ("libopenvino_intel_npu_compiler.so", "libopenvino_intel_npu_compiler_loader.so")
@@ -75,10 +79,10 @@ class PluginToolchain:
             return State(False, reason, advice=_REINSTALL)  # noqa: FBT003
         return State(False, f"{reason}: pip's OpenVINO for Linux comes without")  # noqa: FBT003
 
-    def compile(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+    def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
         """See `Toolchain`."""
-        _refuse_unusable(self.name, self.examine())
-        return _compile(job, None, limits)
+        _require_usable(self.name, self.examine())
+        return _compile(request, limits)
 
 
 class LibrariesToolchain:
@@ -111,19 +115,19 @@ class LibrariesToolchain:
         reason = f"the compiler is in {self._folder}, OpenVINO in {libraries}"
         return State(True, reason, installed_version())  # noqa: FBT003
 
-    def compile(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+    def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
         """See `Toolchain`."""
-        _refuse_unusable(self.name, self.examine())
+        _require_usable(self.name, self.examine())
         libraries = find_libraries()
         if self._folder is None or libraries is None:
             raise ToolchainError(f"toolchain {self.name}: {self.examine().reason}")
         with tempfile.TemporaryDirectory(prefix="npu_persist-") as links:
-            # The user's go last: what is in both places comes from the folder that was named.
+            # The named folder goes last: its libraries replace OpenVINO's.
             for path in [*libraries.iterdir(), *(self._folder / name for name in (*_LINUX, _RUNTIME))]:
                 link = Path(links, path.name)
                 link.unlink(missing_ok=True)
                 link.symlink_to(path.absolute())
-            return _compile(job, links, limits)
+            return _compile(msgspec.structs.replace(request, libraries=links), limits)
 
 
 _REINSTALL = "python -m pip install --force-reinstall openvino"
@@ -146,51 +150,54 @@ def find_libraries() -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def compile_graph(  # noqa: PLR0913 (what a job is, as JSON can hold it)
-    *,
-    graph: str,
-    weights: str,
-    output: str,
-    properties: Mapping[str, str],
-    shapes: Mapping[str, list[int]] | None,
-    links: str | None,
-) -> dict[str, Any]:
-    """Compile and write the blob; called in the worker process.
+class NativeResult(msgspec.Struct, frozen=True):
+    """What the process answers.
 
-    Args:
-        graph: Path of the IR.
-        weights: Path of its weights.
-        output: Path of the blob.
-        properties: Properties of the NPU.
-        shapes: New shapes of inputs by name.
-        links: The folder to load OpenVINO from; None for its own.
+    Attributes:
+        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the blob; None where it has none.
+        openvino: OpenVINO's full version.
+    """
 
-    Returns:
-        Its requirements, OpenVINO's version and the compiler's.
+    requirements: str | None
+    openvino: str
+
+
+def _compile(request: CompilerRequest, limits: Limits | None) -> CompilerResult:
+    log = CompilerLog()
+    with checked_blob(request):
+        answer = run_module("npu_persist.compilation.toolchains.native", request, NativeResult, limits, tidy=log)
+    found = answer.result
+    return CompilerResult(
+        found.requirements, answer.seconds, answer.peak_memory, found.openvino, log.compiler, answer.log
+    )
+
+
+def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
+    """Compile and write the blob: what the process does that runs this module.
 
     Raises:
-        CompilationError: OpenVINO or its compiler refused, in their words.
+        CompilationError: OpenVINO or its compiler refused the graph.
     """
-    if links is not None:
-        _load_from(Path(links))
+    if request.libraries is not None:
+        _load_from(Path(request.libraries))
     from npu_persist.device.core import get_core, get_version
 
     core = get_core()
     # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with
     # the exception's code in it, and crash (seen on Windows).
-    _ask(core, DEVICE, "NPU_COMPILER_VERSION")
+    _ask(core, _DEVICE, "NPU_COMPILER_VERSION")
     try:
-        core.set_property(DEVICE, dict(properties))
-        model = core.read_model(graph, weights)
-        if shapes:
-            model.reshape(dict(shapes))
-        compiled = core.compile_model(model, DEVICE)
+        core.set_property(_DEVICE, request.device_properties())
+        model = core.read_model(request.graph, request.weights)
+        if request.shapes:
+            model.reshape(request.shapes)
+        compiled = core.compile_model(model, _DEVICE)
         blob = compiled.export_model()
     except RuntimeError as error:
-        raise CompilationError(f"the NPU's compiler refused the graph: {explain(str(error))}") from error
-    with store_errors(f"write {output}"):
-        Path(output).write_bytes(blob)
-    return {"requirements": _ask(compiled, "RUNTIME_REQUIREMENTS"), "openvino": get_version()}
+        raise CompilationError(f"the NPU's compiler refused the graph: {extract_reason(str(error))}") from error
+    with store_errors(f"write {request.output}"):
+        Path(request.output).write_bytes(blob)
+    return NativeResult(_ask(compiled, "RUNTIME_REQUIREMENTS"), get_version())
 
 
 def _ask(where: Any, *question: str) -> str | None:
@@ -207,24 +214,10 @@ def _load_from(folder: Path) -> None:
     ctypes.CDLL(str(core), ctypes.RTLD_GLOBAL)  # `import openvino` finds that it is there, and so its folder counts
 
 
-def _compile(job: CompileJob, links: str | None, limits: Limits) -> Outcome:
-    log = CompilerLog()
-    work = {
-        "graph": str(job.graph.absolute()),
-        "weights": str(job.weights.absolute()),
-        "output": str(job.output.absolute()),
-        "properties": job.device_properties(),
-        "shapes": None if job.shapes is None else {name: list(shape) for name, shape in job.shapes.items()},
-        "links": links,
-    }
-    with checked_blob(job):
-        answer = run_python("npu_persist.compilation.toolchains.native:compile_graph", work, tidy=log, **limits)
-    found = answer.result
-    return Outcome(
-        found["requirements"], answer.seconds, answer.peak_memory, found["openvino"], log.compiler, answer.log
-    )
-
-
-def _refuse_unusable(name: str, state: State) -> None:
+def _require_usable(name: str, state: State) -> None:
     if not state.usable:
         raise ToolchainError(f"toolchain {name}: {state.reason}. {state.advice or 'Use another one'}")
+
+
+if __name__ == "__main__":
+    serve(compile_here, CompilerRequest)

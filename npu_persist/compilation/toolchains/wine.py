@@ -1,10 +1,26 @@
-"""The NPU compiler of OpenVINO's Windows wheel, under wine: Linux without an NPU, and without Intel's archives.
+"""The NPU compiler of OpenVINO's Windows wheel, under wine: for Linux without an NPU and without Intel's archives.
 
-The promise: every byte of what runs is compared with its digest before each use; the compiler's process and its memory
-limit are those of a native program (wine runs it in the process that was started).
+An installed toolchain:
 
-The program gets relative paths of ASCII through a folder of links, for a Windows program cannot be told every path that
-Linux has, and OpenVINO's export there takes no other characters:
+    <toolchains>/wine-2026.4.1/
+      toolchain.json     written last
+      bin/               host.exe, OpenVINO's libraries for Windows, Microsoft's runtime
+      prefix/            wine's own folder
+
+    {
+      "format_version": 1,
+      "openvino": "2026.4.1",
+      "build": "2026.4.1-22982-e213a147257-releases/2026/4",
+      "compiler": "2026.5.0-1-a4b1ef7632b-...",
+      "wine": "wine-8.0 (Debian 8.0~repack-4)",
+      "source": "blake3:...",
+      "wheels": {"openvino-2026.4.1-...whl": {"sha256": "...", "tested": true}},
+      "files": {"host.exe": {"size": 262307, "digest": "blake3:..."}}
+    }
+
+Every file of bin/ is compared with its digest before each use. wine runs the host program in the process that was
+started, so its limits are those of a native program. It gets relative ASCII paths through a folder of links, because
+OpenVINO's export takes no others on Windows:
 
     job/model.xml -> the graph    job/model.bin -> its weights    job/out -> the folder of the blob
 """
@@ -20,23 +36,29 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.compilation.process import Answer, SilentError, supervise
-from npu_persist.compilation.toolchains.base import CompileJob, Outcome, State, checked_blob
-from npu_persist.compilation.toolchains.log import CompilerLog, explain
+import msgspec
+
+from npu_persist.compilation.process.supervisor import Limits, ProcessResult, SilentError, supervise
 from npu_persist.compilation.toolchains.native import installed_version
-from npu_persist.compilation.toolchains.record import BIN, PREFIX, Record, digest_source, read_record, verify
+from npu_persist.compilation.toolchains.toolchain import (
+    CompilerLog,
+    CompilerRequest,
+    CompilerResult,
+    State,
+    checked_blob,
+    extract_reason,
+)
 from npu_persist.errors import CompilationError, ToolchainError, UsageError
+from npu_persist.files.digest import digest_bytes, digest_file, is_digest
+from npu_persist.files.filesystem import component_problem, write_file
 from npu_persist.store.folder import default_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from typing_extensions import Unpack
-
-    from npu_persist.compilation.toolchains.base import Limits
 
 HOME_VARIABLE = "NPU_PERSIST_TOOLCHAINS"
 """Environment variable that names the folder of installed toolchains."""
@@ -49,8 +71,23 @@ INSTALL = "npu-persist toolchain install"
 
 HOST = "host.exe"
 
-FIRST_WORD = 60.0
-"""Seconds within which the host program says what it does; that takes one or two, while wine starts."""
+RECORD_FILE = "toolchain.json"
+"""Name of an installed toolchain's description."""
+
+BIN = "bin"
+"""Name of the folder of the files that it describes."""
+
+SOURCE = "host.c"
+"""The host program's source, in this package."""
+
+PREFIX = "prefix"
+"""Wine's own folder."""
+
+FIRST_LINE = 60.0
+"""Seconds within which the host program writes its first line; it takes one or two, while wine starts."""
+
+_FORMAT_VERSION = 1
+_MAX_RECORD = 1024**2
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +97,44 @@ _PACKAGES = {"wine": "wine", "wineserver": "wine", "wineboot": "wine", GCC: "gcc
 _FOLDER = re.compile(r"wine-([0-9]{1,6}(\.[0-9]{1,6}){1,3})", re.ASCII)
 _BUILTIN_OFF = "mscoree=d;mshtml=d;winemenubuilder.exe,winedbg.exe=d;msvcp140,vcruntime140,vcruntime140_1=n"
 """No .NET, no browser, no menus of the desktop, no debugger; Microsoft's runtime as installed, not wine's own."""
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """One file of `bin`."""
+
+    size: int
+    digest: str
+
+
+class WheelRecord(msgspec.Struct, frozen=True):
+    """One wheel that files were taken from, and whether it was tested with this package."""
+
+    sha256: str
+    tested: bool
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in `toolchain.json`.
+
+    Attributes:
+        openvino: OpenVINO's version.
+        build: The same in full, as its libraries say it.
+        compiler: The compiler's name of itself.
+        wine: Wine's version when it was installed.
+        source: Digest of the host program's source.
+        wheels: The wheels that it was made of, by name.
+        files: The files of `bin`, by name.
+        format_version: The format of `toolchain.json`.
+    """
+
+    openvino: str
+    build: str
+    compiler: str | None
+    wine: str
+    source: str
+    wheels: dict[str, WheelRecord]
+    files: dict[str, FileRecord]
+    format_version: int = _FORMAT_VERSION
 
 
 class WineToolchain:
@@ -87,7 +162,7 @@ class WineToolchain:
             return State(False, "for Linux on x86-64 only")  # noqa: FBT003
         if not self.folder.is_dir():
             packages = find_missing(building=True)
-            advice = f"{say_packages(packages)} && {INSTALL}" if packages else INSTALL
+            advice = f"{install_command(packages)} && {INSTALL}" if packages else INSTALL
             others = ", ".join(sorted(version for version, _ in list_installed(self._home)))
             reason = f"it is installed for OpenVINO {others}, not for {self._version}" if others else "not installed"
             return State(False, reason, advice=advice)  # noqa: FBT003
@@ -97,16 +172,16 @@ class WineToolchain:
         except ToolchainError as error:
             return State(False, str(error), advice=INSTALL)  # noqa: FBT003
         if packages := find_missing(building=False):
-            return State(False, "wine is not installed", advice=say_packages(packages))  # noqa: FBT003
+            return State(False, "wine is not installed", advice=install_command(packages))  # noqa: FBT003
         return State(True, f"installed in {self.folder}", record.openvino, record.compiler)  # noqa: FBT003
 
-    def compile(self, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
+    def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
         """See `Toolchain`."""
         state = self.examine()
         if not state.usable:
             raise ToolchainError(f"toolchain wine: {state.reason}. Run: {state.advice or 'see npu-persist doctor'}")
         verify(self.folder, read_record(self.folder))
-        return compile_in(self.folder, job, **limits)
+        return compile_in(self.folder, request, limits)
 
     def _check(self, record: Record) -> None:
         if record.source != digest_source():
@@ -122,36 +197,36 @@ class WineToolchain:
             )
 
 
-def compile_in(folder: Path, job: CompileJob, **limits: Unpack[Limits]) -> Outcome:
-    """Compile with what is in a toolchain's folder, as it is.
+def compile_in(folder: Path, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
+    """Compile with the toolchain in a folder, without verifying it.
 
     Raises:
         CompilationError: See `Toolchain.compile`.
         StoreError: See `Toolchain.compile`.
     """
-    if job.platform is None:
+    if request.platform is None:
         raise UsageError("the wine toolchain has no NPU of its own: name a platform, such as NPU:4000")
     log = CompilerLog()
-    with tempfile.TemporaryDirectory(prefix="npu_persist-") as links, checked_blob(job):
-        _link(Path(links), job)
+    with tempfile.TemporaryDirectory(prefix="npu_persist-") as links, checked_blob(request):
+        _link(Path(links), request)
         try:
-            answer = _run_host(folder, job, links, log, limits)
+            answer = _run_host(folder, request, links, log, limits)
         except SilentError as silence:
-            # Wine's background processes are there, but do not answer: something ended the first of them at their start
+            # Wine's background processes are there, but do not answer: the first of them was killed while it started
             # (seen with wine 8.0: for half an hour). New ones do.
             _log.warning("%s; ending wine's background processes in %s, and trying again", silence, folder / PREFIX)
             end_wine(folder / PREFIX)
             try:
-                answer = _run_host(folder, job, links, log, limits)
+                answer = _run_host(folder, request, links, log, limits)
             except SilentError as error:
                 raise ToolchainError(f"wine does not start: {error}. Install the toolchain again: {INSTALL}") from error
         result = _read_answer(answer)
-    return Outcome(
-        result["requirements"],
+    return CompilerResult(
+        result.requirements,
         answer.seconds,
         answer.peak_memory,
-        result["openvino"],
-        log.compiler or _format_version(result["compiler"]),
+        result.openvino,
+        log.compiler or _format_version(result.compiler),
         answer.log,
     )
 
@@ -196,7 +271,7 @@ def find_missing(*, building: bool) -> list[str]:
     return sorted({package for program, package in needed.items() if shutil.which(program) is None})
 
 
-def say_packages(packages: list[str]) -> str:
+def install_command(packages: list[str]) -> str:
     """Return the command that installs them."""
     return f"apt-get install {' '.join(packages)}"
 
@@ -214,46 +289,124 @@ def wine_environment(prefix: Path) -> dict[str, str]:
     return others | ours
 
 
-def _run_host(folder: Path, job: CompileJob, links: str, log: CompilerLog, limits: Limits) -> Answer:
+def _run_host(
+    folder: Path, request: CompilerRequest, links: str, log: CompilerLog, limits: Limits | None
+) -> ProcessResult[Any]:
     return supervise(
         ["wine", str(folder / BIN / HOST)],
-        _write_request(job).encode(),
+        _write_request(request).encode(),
+        limits,
         tidy=log,
         env=wine_environment(folder / PREFIX),
         cwd=links,
         # The first program starts those that all use. Ended at that, with wineboot, they would not answer the next
         # programs for five minutes or more (wine 8.0).
         shares_children=True,
-        first_word=FIRST_WORD,
-        **limits,
+        first_line=FIRST_LINE,
     )
 
 
-def _link(links: Path, job: CompileJob) -> None:
-    for name, path in (("model.xml", job.graph), ("model.bin", job.weights), ("out", job.output.parent)):
+def _link(links: Path, request: CompilerRequest) -> None:
+    for name, path in (
+        ("model.xml", Path(request.graph)),
+        ("model.bin", Path(request.weights)),
+        ("out", Path(request.output).parent),
+    ):
         (links / name).symlink_to(path.absolute())
 
 
-def _write_request(job: CompileJob) -> str:
-    fields = {"model": "model.xml", "weights": "model.bin", "output": f"out/{job.output.name}"}
-    fields |= {f"property.{name}": value for name, value in job.device_properties().items()}
-    fields |= {f"shape.{name}": ",".join(map(str, shape)) for name, shape in (job.shapes or {}).items()}
+def _write_request(request: CompilerRequest) -> str:
+    fields = {"model": "model.xml", "weights": "model.bin", "output": f"out/{Path(request.output).name}"}
+    fields |= {f"property.{name}": value for name, value in request.device_properties().items()}
+    fields |= {f"shape.{name}": ",".join(map(str, shape)) for name, shape in (request.shapes or {}).items()}
     for name, value in fields.items():
         if {"\n", "\r", "\0"} & {*name, *value} or (name.startswith("property.") and "=" in name):
             raise UsageError(f"{name}={value}: the names of inputs and the properties cannot have line breaks here")
     return "".join(f"{name}={value}\n" for name, value in fields.items()) + "end\n"
 
 
-def _read_answer(answer: Answer) -> dict[str, Any]:
-    if "failure" in answer.message:
-        failure = answer.message["failure"]
-        text = explain(str(failure["text"]), answer.log)
-        if failure["stage"] == "start":
-            raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {text}")
-        raise CompilationError(f"the NPU's compiler refused the graph: {text}")
-    result: dict[str, Any] = answer.result
-    return result
+class _HostResult(msgspec.Struct, frozen=True):
+    requirements: str | None
+    openvino: str
+    compiler: str | None
+
+
+class _HostFailure(msgspec.Struct, frozen=True):
+    stage: str
+    text: str
+
+
+def _read_answer(answer: ProcessResult[Any]) -> _HostResult:
+    if answer.failure is not None:
+        failure = msgspec.convert(answer.failure, _HostFailure)
+        reason = extract_reason(failure.text, answer.log)
+        if failure.stage == "start":
+            raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {reason}")
+        raise CompilationError(f"the NPU's compiler refused the graph: {reason}")
+    return msgspec.convert(answer.result, _HostResult)
 
 
 def _format_version(number: str | None) -> str | None:
     return None if number is None or not number.isdecimal() else f"{int(number) >> 16}.{int(number) & 0xFFFF}"
+
+
+def digest_source() -> str:
+    """Return the digest of the host program's source, as this package has it."""
+    return digest_bytes((files("npu_persist.compilation.toolchains") / SOURCE).read_bytes())
+
+
+def list_files(folder: Path) -> dict[str, FileRecord]:
+    """Return size and digest of every file in a toolchain's `bin`."""
+    found = sorted((folder / BIN).iterdir())
+    return {path.name: FileRecord(path.stat().st_size, digest_file(path)) for path in found}
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a toolchain's description."""
+    write_file(folder / RECORD_FILE, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+def read_record(folder: Path) -> Record:
+    """Read a toolchain's description.
+
+    Raises:
+        ToolchainError: It is missing, damaged or of another format.
+    """
+    path = folder / RECORD_FILE
+    try:
+        with path.open("rb") as file:
+            record = msgspec.json.decode(file.read(_MAX_RECORD), type=Record)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damage(path, f"it cannot be read ({type(error).__name__}: {error})") from error
+    if record.format_version != _FORMAT_VERSION:
+        raise _damage(path, f"expected format_version {_FORMAT_VERSION}, got {record.format_version}")
+    for name, described in record.files.items():
+        if component_problem(name) or not is_digest(described.digest):
+            raise _damage(path, f"expected a file's name and digest, got {name!r} and {described.digest!r}")
+    return record
+
+
+def verify(folder: Path, record: Record) -> None:
+    """Compare every file with its digest: 0.1 s for 126 MB, little beside the shortest compilation.
+
+    Raises:
+        ToolchainError: One is missing, or not what was installed, or was not installed.
+    """
+    where = folder / BIN
+    try:
+        found = set(os.listdir(where))  # noqa: PTH208
+        if found != set(record.files):
+            names = ", ".join(sorted(found ^ set(record.files)))
+            raise _damage(where, f"expected the files of {RECORD_FILE}; missing or unexpected: {names}")
+        for name, described in record.files.items():
+            size = (where / name).stat().st_size
+            if size != described.size:
+                raise _damage(where / name, f"expected {described.size} bytes, got {size}")
+            if (digest := digest_file(where / name)) != described.digest:
+                raise _damage(where / name, f"expected {described.digest}, got {digest}")
+    except OSError as error:
+        raise _damage(where, f"it cannot be read ({error.strerror or error})") from error
+
+
+def _damage(path: Path, problem: str) -> ToolchainError:
+    return ToolchainError(f"{path}: {problem}. Install the toolchain again: {INSTALL}")

@@ -31,12 +31,13 @@ from npu_persist.errors import (
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_power, publish_scaled, publish_text
 from tests.support.loads import attempts, is_right, spoil
+from tests.support.processes import crash
 from tests.support.second_device import SECOND
 
 if TYPE_CHECKING:
     import openvino as ov
 
-    from npu_persist.compilation.process import CompileProgress
+    from npu_persist.progress import Progress
 
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 """The NPU's plugin without an NPU."""
@@ -174,10 +175,12 @@ def test_buckets_that_do_not_fit_are_refused(store: Store) -> None:
 
 def test_progress_has_the_label_and_how_far_it_is(store: Store) -> None:
     publish_affine(store)
-    seen: list[tuple[str, CompileProgress]] = []
-    npu_persist.compile("affine", "CPU", progress=lambda *event: seen.append(event), store=store)
-    assert {label for label, _ in seen} == {"affine:1 for CPU"}
-    assert all(beat.elapsed >= 0 for _, beat in seen)
+    events: list[Progress] = []
+    npu_persist.compile("affine", "CPU", progress=events.append, store=store)
+    assert {(event.stage, event.total, event.unit) for event in events} == {("compile", 1, "compilations")}
+    assert (events[0].detail, events[0].done, events[-1].done) == ("", 0, 1)
+    assert all(event.detail.startswith("affine:1 for CPU, ") for event in events[1:])
+    assert [event.seconds for event in events] == sorted(event.seconds for event in events)
 
 
 def test_an_error_in_progress_ends_the_compilation(store: Store) -> None:
@@ -273,7 +276,7 @@ def test_without_an_npu_here_the_kinds_of_others_are_named(store: Store) -> None
     if any(name.startswith("NPU") for name in get_core().available_devices):
         pytest.skip("this machine has an NPU")
     publish_affine(store)
-    with pytest.raises(DeviceNotFoundError, match=r"another machine, name its kind: NPU:3720, NPU:4000"):
+    with pytest.raises(DeviceNotFoundError, match=r"another machine, name it: NPU:3720, NPU:4000"):
         npu_persist.compile("affine", "NPU", store=store)
 
 
@@ -314,7 +317,7 @@ def test_wrong_arguments_say_what_is_expected(
 
 def test_a_compiler_that_crashes_is_an_error_with_its_last_words(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = publish_affine(store)
-    monkeypatch.setattr("npu_persist.compilation.job.run_python", lambda _, __, **limits: _run_crash(limits))
+    monkeypatch.setattr("npu_persist.compilation.jobs.run_module", lambda *arguments: crash(arguments[-1]))
     with pytest.raises(CompilationError, match="signal 6"):
         npu_persist.compile("affine", "CPU", store=store)
     assert inside(bundle) == []
@@ -326,13 +329,7 @@ def test_a_system_without_memory_is_that_compilations_error(store: Store, monkey
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("npu_persist.compilation.job.run_python", fail)
+    monkeypatch.setattr("npu_persist.compilation.jobs.run_module", fail)
     with pytest.raises(CompileMemoryError, match="affine:1 for CPU"):
         npu_persist.compile("affine", "CPU", store=store)
     assert inside(bundle) == []
-
-
-def _run_crash(limits: dict[str, Any]) -> Any:
-    from npu_persist.compilation.process import run_python
-
-    return run_python("os:abort", {}, **limits)

@@ -10,16 +10,16 @@ import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import npu_persist
 from npu_persist.artifact.attached import list_attached
-from npu_persist.compilation import parallel as side_by_side
-from npu_persist.compilation.job import JobResult, run_job
+from npu_persist.compilation import jobs as side_by_side
+from npu_persist.compilation.jobs import CompileResult, run_job
 from npu_persist.errors import (
     BundleNotFoundError,
     CompilationError,
@@ -55,7 +55,7 @@ def test_so_many_as_were_asked_for_run_at_a_time(store: Store, monkeypatch: pyte
     running = {"now": 0, "most": 0}
     both, counting = threading.Barrier(2), threading.Lock()
 
-    def run(*arguments: Any) -> JobResult:
+    def run(*arguments: Any, **options: Any) -> CompileResult:
         with counting:
             running["now"] += 1
             running["most"] = max(running.values())
@@ -63,7 +63,7 @@ def test_so_many_as_were_asked_for_run_at_a_time(store: Store, monkeypatch: pyte
             with_other = both.wait(timeout=60)  # a third would be counted, one alone would not get here
             assert with_other in {0, 1}
         try:
-            return run_job(*arguments)
+            return run_job(*arguments, **options)
         finally:
             with counting:
                 running["now"] -= 1
@@ -162,13 +162,13 @@ def test_an_executor_that_loses_its_worker_is_that_jobs_error(store: Store) -> N
 
 def test_a_worker_that_does_not_have_the_bundle_says_so(store: Store, tmp_path: Path) -> None:
     publish_affine(store)
-    elsewhere = Changing(lambda job: replace(job, bundle=str(tmp_path / "elsewhere")))
+    elsewhere = Changing(lambda job: msgspec.structs.replace(job, bundle=str(tmp_path / "elsewhere")))
     with pytest.raises(BundleNotFoundError, match="elsewhere"):
         npu_persist.compile("affine", "CPU", executor=elsewhere, store=store)
     npu_persist.compile("affine", "CPU", store=store)
     other = copy_bundle(store, tmp_path / "other")
     publish_dynamic(store)
-    mixed = Changing(lambda job: replace(job, bundle=str(other)))
+    mixed = Changing(lambda job: msgspec.structs.replace(job, bundle=str(other)))
     with pytest.raises(FileIntegrityError, match="got another bundle"):
         npu_persist.compile("dynamic", "CPU", executor=mixed, store=store)
 
@@ -193,7 +193,8 @@ import sys
 import npu_persist
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-npu_persist.compile("power", "CPU", store=sys.argv[1], progress=lambda label, beat: print(label, flush=True))
+show = lambda event: event.detail and print(event.detail, flush=True)
+npu_persist.compile("power", "CPU", store=sys.argv[1], progress=show)
 """
 
 
@@ -208,7 +209,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_nothing(store: Store) -> Non
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "power:1 for CPU\n"
+    assert process.stdout.readline().startswith("power:1 for CPU, ")
     children = children_of(process.pid)
     assert len(children) == 1
     process.send_signal(signal.SIGINT)

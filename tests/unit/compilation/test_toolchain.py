@@ -6,20 +6,22 @@ import platform
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import pytest
 
-from npu_persist.compilation.toolchains import CompileJob, State, choose_toolchain, find_toolchains, wine
-from npu_persist.compilation.toolchains import wine as under_wine
-from npu_persist.compilation.toolchains.choice import find_nearest
-from npu_persist.compilation.toolchains.log import CompilerLog, explain
+from npu_persist.compilation.process.supervisor import Limits
+from npu_persist.compilation.toolchains import wine
+from npu_persist.compilation.toolchains.available import find_nearest
+from npu_persist.compilation.toolchains.available import choose_toolchain, find_nearest, find_toolchains
 from npu_persist.compilation.toolchains.native import (
     COMPILER_VARIABLE,
     LibrariesToolchain,
     PluginToolchain,
     installed_version,
 )
+from npu_persist.compilation.toolchains.toolchain import CompilerLog, CompilerRequest, State, extract_reason
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE, WineToolchain, find_home
 from npu_persist.errors import (
     CompilationError,
@@ -33,9 +35,6 @@ from tests.support.programs import BEHAVIOUR
 from tests.support.programs import installed as installed  # noqa: PLC0414 (a fixture is found by its name here)
 from tests.support.programs import programs as programs  # noqa: PLC0414
 
-if TYPE_CHECKING:
-    from npu_persist.compilation.process import CompileProgress
-
 
 def describe(**members: Any) -> str:
     texts = dict.fromkeys(("openvino", "build", "compiler", "wine", "source"), "")
@@ -43,15 +42,15 @@ def describe(**members: Any) -> str:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> CompileJob:
+def job(tmp_path: Path) -> CompilerRequest:
     (tmp_path / "g.xml").write_text("a graph")
     (tmp_path / "g.bin").write_text("weights")
     (tmp_path / "out").mkdir()
-    return CompileJob(tmp_path / "g.xml", tmp_path / "g.bin", tmp_path / "out" / "model.blob", "4000")
+    return CompilerRequest(*(str(tmp_path / name) for name in ("g.xml", "g.bin", "out/model.blob")), "4000")
 
 
-def change(job: CompileJob, **members: Any) -> CompileJob:
-    return CompileJob(**{**vars(job), **members})
+def change(job: CompilerRequest, **members: Any) -> CompilerRequest:
+    return msgspec.structs.replace(job, **members)
 
 
 class TestChoice:
@@ -142,7 +141,7 @@ class TestExamine:
             describe(files={"../x": {"size": 1, "digest": f"blake3:{'0' * 64}"}}),
         ],
     )
-    def test_a_damaged_description(self, installed: Path, job: CompileJob, text: str) -> None:
+    def test_a_damaged_description(self, installed: Path, job: CompilerRequest, text: str) -> None:
         toolchain = WineToolchain(installed)
         (toolchain.folder / "toolchain.json").write_text(text)
         state = toolchain.examine()
@@ -167,33 +166,35 @@ class TestExamine:
 
 
 class TestCompile:
-    def test_gives_blob_and_facts(self, installed: Path, job: CompileJob) -> None:
-        told: list[CompileProgress] = []
-        outcome = WineToolchain(installed).compile(job, progress=told.append)
-        assert job.output.read_bytes().endswith(b"OVNPU")
+    def test_gives_blob_and_facts(self, installed: Path, job: CompilerRequest) -> None:
+        reported: list[str] = []
+        outcome = WineToolchain(installed).compile(job, Limits(report=reported.append))
+        assert Path(job.output).read_bytes().endswith(b"OVNPU")
         assert (outcome.compiler, outcome.openvino) == ("2026.5.0-of-a-test", f"{installed_version()}-22982-of-a-test")
         assert outcome.seconds > 0
         assert "a-pass: Inserted 3 barriers" in outcome.log
-        assert told
+        assert reported
 
     @pytest.mark.parametrize("how", ["mute", "mute until ended"])
     def test_wine_that_does_not_answer_is_ended_and_started_again(
-        self, installed: Path, job: CompileJob, monkeypatch: pytest.MonkeyPatch, how: str
+        self, installed: Path, job: CompilerRequest, monkeypatch: pytest.MonkeyPatch, how: str
     ) -> None:
         (mark,) = installed.glob("wine-*/prefix")
         (mark / "ended").unlink(missing_ok=True)
         monkeypatch.setenv(BEHAVIOUR, how)
-        monkeypatch.setattr(under_wine, "FIRST_WORD", 1.0)
+        monkeypatch.setattr(wine, "FIRST_LINE", 1.0)
         if how == "mute":
             with pytest.raises(ToolchainError, match=r"wine does not start: .* 1 s.*toolchain install"):
                 WineToolchain(installed).compile(job)
-            assert not job.output.exists()
+            assert not Path(job.output).exists()
         else:
             WineToolchain(installed).compile(job)
-            assert job.output.read_bytes().endswith(b"OVNPU")
+            assert Path(job.output).read_bytes().endswith(b"OVNPU")
         assert (mark / "ended").exists()
 
-    def test_request(self, installed: Path, job: CompileJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_request(
+        self, installed: Path, job: CompilerRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("FAKE_NOTES", str(tmp_path))
         properties = {"NPU_COMPILATION_MODE_PARAMS": "optimization-level=2 a=b", "LOG_LEVEL": "LOG_NONE"}
         shapes: dict[str, tuple[int, ...]] = {"a=b é": (1, 128), "scalar": ()}
@@ -223,7 +224,7 @@ class TestCompile:
             {"properties": {"A=B": "1"}},
         ],
     )
-    def test_what_cannot_be_said(self, installed: Path, job: CompileJob, members: dict[str, Any]) -> None:
+    def test_what_cannot_be_said(self, installed: Path, job: CompilerRequest, members: dict[str, Any]) -> None:
         with pytest.raises(UsageError):
             WineToolchain(installed).compile(change(job, **members))
 
@@ -240,34 +241,34 @@ class TestCompile:
         ],
     )
     def test_that_goes_wrong_leaves_no_blob(
-        self, installed: Path, job: CompileJob, monkeypatch: pytest.MonkeyPatch, behaviour: str, message: str
+        self, installed: Path, job: CompilerRequest, monkeypatch: pytest.MonkeyPatch, behaviour: str, message: str
     ) -> None:
         monkeypatch.setenv(BEHAVIOUR, behaviour)
         with pytest.raises(CompilationError, match=message):
             WineToolchain(installed).compile(job)
-        assert not job.output.exists()
+        assert not Path(job.output).exists()
 
-    def test_limits(self, installed: Path, job: CompileJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_limits(self, installed: Path, job: CompilerRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(BEHAVIOUR, "hang")
         toolchain = WineToolchain(installed)
         with pytest.raises(CompileTimeoutError):
-            toolchain.compile(job, timeout=0.3)
+            toolchain.compile(job, Limits(timeout=0.3))
         with pytest.raises(CompileMemoryError):
-            toolchain.compile(job, memory_limit=1_000_000)
+            toolchain.compile(job, Limits(memory_limit=1_000_000))
         cancelled = threading.Event()
         with pytest.raises(CompilationError, match="cancelled"):
-            toolchain.compile(job, cancelled=cancelled, progress=lambda _: cancelled.set())
+            toolchain.compile(job, Limits(cancelled=cancelled, report=lambda _: cancelled.set()))
 
     def test_a_full_disk(
-        self, small_disk: Path, installed: Path, job: CompileJob, monkeypatch: pytest.MonkeyPatch
+        self, small_disk: Path, installed: Path, job: CompilerRequest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(BEHAVIOUR, "fill the disk")
         with pytest.raises(StoreError, match="the disk is full"):
-            WineToolchain(installed).compile(change(job, output=small_disk / "model.blob"))
+            WineToolchain(installed).compile(change(job, output=str(small_disk / "model.blob")))
         assert list(small_disk.iterdir()) == []
         monkeypatch.setenv("PATH", os.defpath)  # where umount is
 
-    def test_damage_is_seen_before_anything_runs(self, installed: Path, job: CompileJob) -> None:
+    def test_damage_is_seen_before_anything_runs(self, installed: Path, job: CompilerRequest) -> None:
         toolchain = WineToolchain(installed)
         for path in sorted((toolchain.folder / "bin").iterdir()):
             sound = path.read_bytes()
@@ -278,11 +279,11 @@ class TestCompile:
             with pytest.raises(ToolchainError, match=f"{path.name}: expected {len(sound)} bytes"):
                 toolchain.compile(job)
             path.unlink()
-            with pytest.raises(ToolchainError, match=f"missing or strange: {path.name}"):
+            with pytest.raises(ToolchainError, match=f"missing or unexpected: {path.name}"):
                 toolchain.compile(job)
             path.write_bytes(sound)
         (toolchain.folder / "bin" / "version.dll").touch()  # Windows takes libraries from the program's folder first
-        with pytest.raises(ToolchainError, match=r"missing or strange: version\.dll"):
+        with pytest.raises(ToolchainError, match=r"missing or unexpected: version\.dll"):
             toolchain.compile(job)
         shutil.rmtree(toolchain.folder / "bin")
         with pytest.raises(ToolchainError, match="it cannot be read"):
@@ -320,4 +321,4 @@ class TestLog:
         ],
     )
     def test_an_error_is_the_compilers_own_words(self, message: str, words: str) -> None:
-        assert explain(message) == words
+        assert extract_reason(message) == words

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npu_persist
-from npu_persist.compilation.messages import first_lines
+from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.errors import ConversionError
 
 

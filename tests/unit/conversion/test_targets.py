@@ -74,7 +74,7 @@ def test_a_missing_toolchain_is_said_before_the_module_is_traced(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NPU_PERSIST_TOOLCHAINS", str(tmp_path / "none"))
-    monkeypatch.setattr("npu_persist.compilation.toolchains.choice.PluginToolchain", Unusable)
+    monkeypatch.setattr("npu_persist.compilation.toolchains.available.PluginToolchain", Unusable)
     net = Net()
     with pytest.raises(ToolchainError, match="no toolchain can compile"):
         npu_persist.persist(net, "net", EXAMPLE, targets=["NPU:4000"], store=store)
@@ -85,7 +85,7 @@ class Unusable:
     name = "plugin"
 
     def examine(self) -> object:
-        from npu_persist.compilation.toolchains import State
+        from npu_persist.compilation.toolchains.toolchain import State
 
         return State(usable=False, reason="not on this machine")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import npu_persist
 from npu_persist import load
 from npu_persist.bundle.manifest import Dimension, Manifest, Parameter, Port, Signature, TensorNode, ValueNode
-from npu_persist.compilation.ports import check_ports
+from npu_persist.compilation.local import check_ports
 from npu_persist.device import core
 from npu_persist.errors import (
     BundleNotFoundError,

@@ -16,7 +16,7 @@ from npu_persist import is_compiled, load
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, read_artifact
 from npu_persist.cache import CompileCache
 from npu_persist.compilation import recipe as recipes
-from npu_persist.compilation import worker
+from npu_persist.compilation.process import python as processes
 from npu_persist.errors import (
     CompileTimeoutError,
     DeviceNotFoundError,
@@ -133,7 +133,7 @@ class TestCache:
         spoil(path / ARTIFACT_FILE, replace(read_artifact(path), files=described).to_json())
         model = load("affine", "CPU", store=store)
         assert is_right(model)
-        assert "does not take it" in model.report.attempts[0].reason
+        assert "refuses it" in model.report.attempts[0].reason
         assert load("affine", "CPU", store=store).report.from_cache
 
     def test_an_entry_under_another_key_is_not_used(self, store: Store, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ class TestCompileTimeout:
             (store.home / "compile-cache" / "staging" / "0123456789abcdef").mkdir(parents=True)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(worker, "run", interrupt)
+        monkeypatch.setattr(processes, "run_module", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load("affine", "CPU", compile_timeout=5, store=store)
         assert not list((store.home / "compile-cache" / "staging").iterdir())

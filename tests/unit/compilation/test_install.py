@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist.compilation.toolchains import install as installing
+from npu_persist.compilation.toolchains.available import probe
 from npu_persist.compilation.toolchains.install import install, sweep, uninstall
 from npu_persist.compilation.toolchains.native import installed_version
-from npu_persist.compilation.toolchains.probe import probe
-from npu_persist.compilation.toolchains.record import Record, read_record, verify, write_record
-from npu_persist.compilation.toolchains.wine import WineToolchain
+from npu_persist.compilation.toolchains.wine import Record, WineToolchain, read_record, verify, write_record
 from npu_persist.errors import CompilationError, StoreError, ToolchainError
 from tests.support.programs import BEHAVIOUR
 from tests.support.programs import installed as installed  # noqa: PLC0414 (a fixture is found by its name here)
@@ -37,7 +36,7 @@ def test_makes_all_of_it(tmp_path: Path) -> None:
     record = read_record(path)
     assert set(record.files) == {"host.exe", *installing.LIBRARIES, *installing.RUNTIME}
     assert (record.wine, record.compiler) == ("wine-8.0 (of a test)", "2026.5.0-of-a-test")
-    assert [wheel["tested"] for wheel in record.wheels.values()] == [False, False]
+    assert [wheel.tested for wheel in record.wheels.values()] == [False, False]
     assert len(told) == 4
     assert WineToolchain(tmp_path / "home").examine().usable
     assert left_in(tmp_path / "home") == ["staging", path.name]
@@ -132,7 +131,7 @@ def test_on_another_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 @pytest.mark.parametrize("program", ["wineboot", "x86_64-w64-mingw32-gcc"])
 def test_a_program_that_fails_is_quoted(programs: Path, tmp_path: Path, program: str) -> None:
     (programs / program).write_text("#!/bin/sh\necho it does not work >&2\nexit 7\n")
-    with pytest.raises(ToolchainError, match=f"{program} .*ended with 7; it said: it does not work"):
+    with pytest.raises(ToolchainError, match=rf"{program} .*ended with 7\. Last output: it does not work"):
         install(tmp_path / "home")
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.compilation.toolchains import CompileJob, choose_toolchain
+from npu_persist.compilation.toolchains.available import choose_toolchain, probe
 from npu_persist.compilation.toolchains.native import (
     COMPILER_VARIABLE,
     LibrariesToolchain,
     PluginToolchain,
     find_libraries,
 )
-from npu_persist.compilation.toolchains.probe import probe
+from npu_persist.compilation.toolchains.toolchain import CompilerRequest
 from npu_persist.errors import CompilationError, ToolchainError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_some_are_missing(libraries: Path, tmp_path: Path) -> None:
     state = LibrariesToolchain().examine()
     assert not state.usable
     assert f"{libraries} has no libopenvino_intel_npu_compiler.so" in state.reason
-    job = CompileJob(tmp_path / "g.xml", tmp_path / "g.bin", tmp_path / "g.blob", "4000")
+    job = CompilerRequest(*(str(tmp_path / f"g.{end}") for end in ("xml", "bin", "blob")), "4000")
     with pytest.raises(ToolchainError, match=f"toolchain libraries: .*export {COMPILER_VARIABLE}="):
         LibrariesToolchain().compile(job)
 

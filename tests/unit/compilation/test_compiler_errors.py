@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist.bundle.manifest import Dimension, Port
-from npu_persist.compilation.messages import Layer, explain, find_layers, first_lines
+from npu_persist.compilation.compiler_errors import Layer, explain_refusal, find_layers, first_lines
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.errors import CompilationError
 from npu_persist.store import Store
@@ -78,13 +78,15 @@ def test_the_module_is_read_from_the_name(name: str, module: str | None) -> None
 
 def test_the_error_has_the_compilers_words_the_layers_and_the_way_around(bundle: Bundle) -> None:
     error = CompilationError("Exception from src\\a.cpp:7:\nIE.Softmax: no kernel")
-    text = str(explain(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1 for NPU:4000", error))
+    text = str(explain_refusal(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1 for NPU:4000", error))
     assert text.startswith("graph:1 for NPU:4000: IE.Softmax: no kernel. It is about ")
-    text_root = str(explain(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1", CompilationError("ReLU: no kernel")))
+    text_root = str(
+        explain_refusal(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1", CompilationError("ReLU: no kernel"))
+    )
     assert "ReLU in the module itself (aten::relu/Relu)" in text_root
     assert text_root.endswith("buckets=[{'x': (8, 4)}]")
     fixed = Recipe(bundle, bundle.graph(), "NPU", {}, {"x": (2, 4)})
-    assert "buckets" not in str(explain(fixed, "graph:1", error))
+    assert "buckets" not in str(explain_refusal(fixed, "graph:1", error))
 
 
 def test_of_many_layers_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_of_many_layers_some_are_named_and_the_others_counted(tmp_path: Path) ->
     for number in range(9):
         node = ops.relu(node, name=f"layer.{number}/aten::relu/Relu")
     bundle = publish_graph(Store(tmp_path), make_model([x], [("y", node)]), [port], [Port("y", "float32", (4,))])
-    text = str(explain(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1", CompilationError("ReLU: no")))
+    text = str(explain_refusal(Recipe(bundle, bundle.graph(), "NPU", {}), "graph:1", CompilationError("ReLU: no")))
     assert "ReLU in layer.4 " in text
     assert "layer.5" not in text
     assert text.endswith(" and 4 more")

@@ -11,7 +11,7 @@ from openvino import opset13 as ops
 
 from npu_persist.bundle.manifest import Dimension, Port
 from npu_persist.bundle.signature import size_of
-from npu_persist.compilation.dimensions import find_unrelated, name_outputs
+from npu_persist.compilation.output_sizes import find_unrelated, name_outputs
 from tests.support.graphs import make_model, parameter
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,20 +10,20 @@ import pytest
 import npu_persist
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import read_blob
-from npu_persist.compilation import cross as platform
-from npu_persist.compilation.process import run_python
-from npu_persist.compilation.toolchains import CompileJob, Outcome
+from npu_persist.compilation import other_npu
+from npu_persist.compilation.toolchains.toolchain import CompilerRequest, CompilerResult
 from npu_persist.errors import CompilationError, CompileTimeoutError, PropertyError, StoreError, ToolchainError
 from npu_persist.store import Store
 from tests.support.blobs import DESCRIPTOR, npu_blob, npu_trailer
 from tests.support.graphs import publish_affine, publish_dynamic, publish_scaled, publish_text
+from tests.support.processes import crash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.compilation.process.supervisor import Limits
 
 
 class Compiler:
@@ -32,24 +33,24 @@ class Compiler:
 
     def __init__(self, *, full: int | Exception = 20_000, weightless: int | Exception = 2_000) -> None:
         self.sizes = {False: full, True: weightless}
-        self.jobs: list[tuple[CompileJob, dict[str, Any]]] = []
+        self.requests: list[tuple[CompilerRequest, Limits]] = []
         self.leaves_weights = True
 
-    def compile(self, job: CompileJob, **limits: Any) -> Outcome:
-        self.jobs.append((job, limits))
-        size = self.sizes[job.weightless]
+    def compile(self, request: CompilerRequest, limits: Limits) -> CompilerResult:
+        self.requests.append((request, limits))
+        size = self.sizes[request.weightless]
         if isinstance(size, Exception):
             raise size
         trailer = npu_trailer(
-            init_sizes=(16,) if job.weightless and self.leaves_weights else (),
-            descriptor=DESCRIPTOR.replace("4000", str(job.platform)),
+            init_sizes=(16,) if request.weightless and self.leaves_weights else (),
+            descriptor=DESCRIPTOR.replace("4000", str(request.platform)),
         )
-        job.output.write_bytes(npu_blob(trailer, size))
-        return Outcome(None, 2.0, 300 if job.weightless else 500, "2026.4.1-full", "8.4 of a test", ())
+        Path(request.output).write_bytes(npu_blob(trailer, size))
+        return CompilerResult(None, 2.0, 300 if request.weightless else 500, "2026.4.1-full", "8.4 of a test", ())
 
     @property
     def asked(self) -> list[bool]:
-        return [job.weightless for job, _ in self.jobs]
+        return [request.weightless for request, _ in self.requests]
 
 
 @pytest.fixture
@@ -62,9 +63,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compiler], Compiler]:
     """Let a compiler be the toolchain."""
 
     def use_it(compiler: Compiler) -> Compiler:
-        for module in ("npu_persist.compilation.toolchains", "npu_persist.compilation.cross"):
-            monkeypatch.setattr(f"{module}.choose_toolchain", lambda _: compiler)
-        monkeypatch.setattr(platform, "SMALL_WEIGHTS", 1000)
+        for module in ("toolchains.available", "other_npu"):
+            monkeypatch.setattr(f"npu_persist.compilation.{module}.choose_toolchain", lambda _: compiler)
+        monkeypatch.setattr(other_npu, "SMALL_WEIGHTS", 1000)
         return compiler
 
     return use_it
@@ -93,10 +94,10 @@ def test_the_description_says_what_compiled_it_and_what_it_needs(
     assert artifact.properties == {"NPU_TURBO": "True"}  # as `load` writes what it is given
     bundle = store.resolve("scaled")
     assert (artifact.inputs, artifact.outputs) == (bundle.graph().inputs, bundle.graph().outputs)
-    job, limits = compiler.jobs[0]
-    assert job.properties == {"NPU_TURBO": "YES"}  # as the compiler reads it
-    assert (job.platform, job.weights.name) == ("4000", "model.bin")
-    assert limits["memory_limit"] == 10**9
+    request, limits = compiler.requests[0]
+    assert request.properties == {"NPU_TURBO": "YES"}  # as the compiler reads it
+    assert (request.platform, Path(request.weights).name) == ("4000", "model.bin")
+    assert limits.memory_limit == 10**9
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_what_is_forced_is_all_that_is_compiled(
 def test_both_compilations_share_the_time_limit(store: Store, use: Callable[[Compiler], Compiler]) -> None:
     compiler = use(Compiler(weightless=12_000))
     compile_scaled(store, timeout=100)
-    first, second = (limits["timeout"] for _, limits in compiler.jobs)
+    first, second = (limits.timeout or 0 for _, limits in compiler.requests)
     assert 0 < second < first <= 100
 
 
@@ -180,14 +181,14 @@ def test_a_misspelt_property_is_refused(store: Store, use: Callable[[Compiler], 
     compiler = use(Compiler())
     with pytest.raises(PropertyError, match="did you mean 'NPU_TURBO'"):
         compile_scaled(store, config={"NPU_TURBOO": "YES"})
-    assert compiler.jobs == []
+    assert compiler.requests == []
 
 
 def test_a_compiler_that_dies_is_an_error_and_leaves_nothing(store: Store, use: Callable[[Compiler], Compiler]) -> None:
     class Dying(Compiler):
-        def compile(self, job: CompileJob, **limits: Any) -> Outcome:
-            job.output.write_bytes(b"half a blob")
-            run_python("os:abort", {}, **limits)
+        def compile(self, request: CompilerRequest, limits: Limits) -> CompilerResult:
+            Path(request.output).write_bytes(b"half a blob")
+            crash(limits)
             raise AssertionError("it lives")
 
     use(Dying())

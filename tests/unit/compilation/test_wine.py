@@ -17,20 +17,19 @@ import pytest
 from openvino import opset13 as op
 
 from npu_persist.artifact.blob import read_blob
-from npu_persist.compilation.process import supervise
-from npu_persist.compilation.toolchains import CompileJob
-from npu_persist.compilation.toolchains.probe import probe
+from npu_persist.compilation.process.supervisor import Limits, supervise
+from npu_persist.compilation.toolchains.available import probe
+from npu_persist.compilation.toolchains.toolchain import CompilerRequest
 from npu_persist.compilation.toolchains.wine import compile_in, wine_environment
 from npu_persist.device.core import get_version
 from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError, StoreError
 from tests.support.processes import ROOT, is_alive, wait_for
 
 if TYPE_CHECKING:
-    from npu_persist.compilation.process import CompileProgress
     from npu_persist.compilation.toolchains.wine import WineToolchain
 
 
-def make_job(folder: Path, output: Path | None = None, **members: Any) -> CompileJob:
+def make_job(folder: Path, output: Path | None = None, **members: Any) -> CompilerRequest:
     """Write a product of a matrix and return the job to compile it."""
     folder.mkdir(parents=True, exist_ok=True)
     x = op.parameter([-1, 16], np.float32, name="x")
@@ -38,7 +37,8 @@ def make_job(folder: Path, output: Path | None = None, **members: Any) -> Compil
     product = op.matmul(x, op.constant(np.ones((16, 4), np.float32)), transpose_a=False, transpose_b=False)
     ov.save_model(ov.Model([product], [x], "product"), folder / "model.xml", compress_to_fp16=False)
     members = {"platform": "4000", "shapes": {"x": (4, 16)}, **members}
-    return CompileJob(folder / "model.xml", folder / "model.bin", output or folder / "model.blob", **members)
+    paths = (folder / "model.xml", folder / "model.bin", output or folder / "model.blob")
+    return CompilerRequest(*map(str, paths), **members)
 
 
 @pytest.mark.parametrize("platform", ["3720", "4000", "5010", "5020"])
@@ -54,14 +54,14 @@ def test_compiles_for(wine: WineToolchain, platform: str) -> None:
 def test_takes_shapes_properties_and_any_folder(wine: WineToolchain, tmp_path: Path) -> None:
     # Names that are none on Windows, not ASCII, and longer than the 259 characters of a Windows path.
     folder = tmp_path.joinpath("ünï:cødé ?", *["x" * 60] * 5, "con ")
-    told: list[CompileProgress] = []
+    reported: list[str] = []
     properties = {"NPU_COMPILATION_MODE_PARAMS": "optimization-level=0", "NPU_TURBO": "YES"}
     job = make_job(folder, shapes={"input = é": (4, 16)}, properties=properties)
-    wine.compile(job, progress=told.append)
-    blob = read_blob(job.output, "NPU")
+    wine.compile(job, Limits(report=reported.append))
+    blob = read_blob(Path(job.output), "NPU")
     assert blob.is_elf
-    assert blob.size == job.output.stat().st_size
-    assert told[-1].line is not None
+    assert blob.size == Path(job.output).stat().st_size
+    assert reported[-1]
 
 
 def test_a_scalar_stays_one(wine: WineToolchain, tmp_path: Path) -> None:
@@ -69,9 +69,10 @@ def test_a_scalar_stays_one(wine: WineToolchain, tmp_path: Path) -> None:
     for parameter in (x, y):
         parameter.output(0).tensor.set_names({parameter.friendly_name})
     ov.save_model(ov.Model([op.add(x, y)], [x, y], "sum"), tmp_path / "model.xml")
-    job = CompileJob(tmp_path / "model.xml", tmp_path / "model.bin", tmp_path / "a.blob", "4000", {"x": (), "y": (3,)})
+    graph, weights = str(tmp_path / "model.xml"), str(tmp_path / "model.bin")
+    job = CompilerRequest(graph, weights, str(tmp_path / "a.blob"), "4000", {"x": (), "y": (3,)})
     assert wine.compile(job).requirements is not None
-    job = CompileJob(job.graph, job.weights, tmp_path / "b.blob", "4000", {"y": ()})
+    job = CompilerRequest(graph, weights, str(tmp_path / "b.blob"), "4000", {"y": ()})
     with pytest.raises(CompilationError, match="host: y is no scalar, and cannot be made one"):
         wine.compile(job)
 
@@ -79,7 +80,7 @@ def test_a_scalar_stays_one(wine: WineToolchain, tmp_path: Path) -> None:
 def test_weightless(wine: WineToolchain, tmp_path: Path) -> None:
     job = make_job(tmp_path, weightless=True)
     wine.compile(job)
-    assert read_blob(job.output, "NPU").kind == "NPU"
+    assert read_blob(Path(job.output), "NPU").kind == "NPU"
 
 
 @pytest.mark.parametrize(
@@ -96,12 +97,12 @@ def test_refuses_in_its_own_words(wine: WineToolchain, tmp_path: Path, members: 
     job = make_job(tmp_path, **members)
     with pytest.raises(CompilationError, match=message):
         wine.compile(job)
-    assert not job.output.exists()
+    assert not Path(job.output).exists()
 
 
 def test_a_graph_that_is_none(wine: WineToolchain, tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    job.graph.write_text("<net")
+    Path(job.graph).write_text("<net")
     with pytest.raises(CompilationError, match="refused the graph"):
         wine.compile(job)
 
@@ -116,19 +117,20 @@ def test_a_full_disk(wine: WineToolchain, tmp_path: Path, small_disk: Path) -> N
 def test_a_memory_limit_is_that_of_the_compiler(wine: WineToolchain, tmp_path: Path) -> None:
     job = make_job(tmp_path)
     with pytest.raises(CompileMemoryError, match="more than its limit of 50 MB"):
-        wine.compile(job, memory_limit=50_000_000)
-    assert not job.output.exists()
+        wine.compile(job, Limits(memory_limit=50_000_000))
+    assert not Path(job.output).exists()
 
 
 CALLER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
 from pathlib import Path
-from npu_persist.compilation.toolchains import CompileJob
+from npu_persist.compilation.process.supervisor import Limits
+from npu_persist.compilation.toolchains.toolchain import CompilerRequest
 from npu_persist.compilation.toolchains.wine import WineToolchain
-graph, output = map(Path, sys.argv[1:])
-job = CompileJob(graph, graph.with_suffix(".bin"), output, "4000", {"x": (4, 16)})
-WineToolchain().compile(job, progress=lambda progress: print(progress.line, flush=True))
+graph, output = sys.argv[1:]
+job = CompilerRequest(graph, str(Path(graph).with_suffix(".bin")), output, "4000", {"x": (4, 16)})
+WineToolchain().compile(job, Limits(report=lambda text: print(text, flush=True)))
 """
 
 
@@ -180,7 +182,7 @@ def test_several_at_once(wine: WineToolchain) -> None:
 def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
     job = make_job(tmp_path)
     with subprocess.Popen(
-        [sys.executable, "-c", CALLER, str(job.graph), str(job.output)],
+        [sys.executable, "-c", CALLER, job.graph, job.output],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -202,8 +204,8 @@ def test_ended_while_wine_starts_it_leaves_wine_sound(wine: WineToolchain, tmp_p
     job = make_job(tmp_path / "job")
     try:
         with pytest.raises(CompileTimeoutError):
-            compile_in(tmp_path, job, timeout=moment)
-        compile_in(tmp_path, job, timeout=60)
+            compile_in(tmp_path, job, Limits(timeout=moment))
+        compile_in(tmp_path, job, Limits(timeout=60))
     finally:
         environment = wine_environment(tmp_path / "prefix")
         subprocess.run(["wineserver", "-k"], env=environment, check=False, timeout=60)  # noqa: S607

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from npu_persist.compilation.process import Answer, CompileProgress, run_python, supervise, supervision
-from npu_persist.compilation.process import output as hearing
+from npu_persist.compilation.process import output, supervisor
 from npu_persist.compilation.process.memory import Memory, read_memory
+from npu_persist.compilation.process.supervisor import Limits, ProcessResult, supervise
 from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError
 from tests.support.processes import ROOT, is_alive, wait_for
 
@@ -24,9 +25,14 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and groups a
 DONE = "print('{\"result\": 7}', flush=True); sys.stdin.read()"
 
 
-def start(code: str, **options: Any) -> Answer:
-    options.setdefault("timeout", 60)
-    return supervise([sys.executable, "-c", f"import os, sys, time\n{code}"], b"", **options)
+LIMITS = ("timeout", "memory_limit", "cancelled", "report")
+MINUTE = Limits(timeout=60)
+
+
+def start(code: str, **options: Any) -> ProcessResult[Any]:
+    """Supervise Python code, with `Limits` and options of `supervise` by their names."""
+    limits = Limits(**{"timeout": 60, **{name: options.pop(name) for name in LIMITS if name in options}})
+    return supervise([sys.executable, "-c", f"import os, sys, time\n{code}"], b"", limits, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +57,8 @@ class TestAnswer:
         assert answer.peak_memory is None or answer.peak_memory > 1_000_000
 
     def test_may_be_a_failure(self) -> None:
-        assert start('print(\'{"failure": {"text": "no"}}\')').message == {"failure": {"text": "no"}}
+        answer = start('print(\'{"failure": {"text": "no"}}\')')
+        assert (answer.result, answer.failure) == (None, {"text": "no"})
 
     def test_comes_from_what_ended_right_after_it(self) -> None:
         for _ in range(5):
@@ -60,10 +67,10 @@ class TestAnswer:
     def test_of_a_request(self) -> None:
         request = b"x" * 3_000_000 + b"\n"
         code = "import sys; print('{\"result\": %d}' % len(sys.stdin.readline()), flush=True); sys.stdin.read()"
-        assert supervise([sys.executable, "-c", code], request, timeout=60).result == len(request)
+        assert supervise([sys.executable, "-c", code], request, MINUTE).result == len(request)
 
     def test_of_a_process_that_does_not_read(self) -> None:
-        assert supervise([sys.executable, "-c", "print('{\"result\": 1}')"], b"x" * 3_000_000, timeout=60).result == 1
+        assert supervise([sys.executable, "-c", "print('{\"result\": 1}')"], b"x" * 3_000_000, MINUTE).result == 1
 
     def test_is_the_first(self) -> None:
         assert start('print(\'{"result": 1}\\n{"result": 2}\', flush=True); sys.stdin.read()').result == 1
@@ -87,7 +94,7 @@ class TestLog:
 
     def test_keeps_the_last_lines(self) -> None:
         answer = start("for i in range(100000): print('line', i)\n" + DONE)
-        assert answer.log == tuple(f"line {i}" for i in range(100000 - hearing.LOG_LINES, 100000))
+        assert answer.log == tuple(f"line {i}" for i in range(100000 - output.LOG_LINES, 100000))
 
     def test_of_binary_garbage(self) -> None:
         code = (
@@ -109,7 +116,7 @@ class TestLog:
         assert start(f"{deep}\n{long}\n{DONE}").result == 7
 
     def test_is_in_the_error_of_a_crash(self) -> None:
-        with pytest.raises(CompilationError, match=r"exit code 3 .* without an answer\. Its last words: one \| two"):
+        with pytest.raises(CompilationError, match=r"exit code 3 .* without an answer\. Last output: one \| two"):
             start("sys.stderr.write('one\\n\\x1b[31mtwo\\x1b[0m'); sys.stderr.flush(); os._exit(3)")
 
     @posix
@@ -128,7 +135,7 @@ class TestLog:
 
 class TestLimits:
     def test_of_time(self) -> None:
-        with pytest.raises(CompileTimeoutError, match=r"limit: 3 s\)\. Its last words: at work"):
+        with pytest.raises(CompileTimeoutError, match=r"limit: 3 s\)\. Last output: at work"):
             start("print('at work', flush=True); time.sleep(600)", timeout=3)
 
     @pytest.mark.parametrize("timeout", [0, -1])
@@ -152,7 +159,7 @@ class TestLimits:
         assert peak is None or 200_000_000 < peak < 300_000_000
 
     def test_of_memory_where_the_system_does_not_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(supervision, "read_memory", lambda _: Memory(None, None))
+        monkeypatch.setattr(supervisor, "read_memory", lambda _: Memory(None, None))
         with pytest.raises(CompilationError, match="memory_limit: this system does not tell"):
             start(DONE, memory_limit=100_000_000)
         assert start(DONE).peak_memory is None
@@ -160,24 +167,49 @@ class TestLimits:
     def test_cancelled(self) -> None:
         cancelled = threading.Event()
         with pytest.raises(CompilationError, match="was cancelled"):
-            start("time.sleep(600)", cancelled=cancelled, progress=lambda _: cancelled.set())
+            start("time.sleep(600)", cancelled=cancelled, report=lambda _: cancelled.set())
 
 
-class TestProgress:
-    def test_is_told_while_it_works(self) -> None:
-        told: list[CompileProgress] = []
-        start('print(\'{"stage": "compile"}\', flush=True); time.sleep(1.2)\n' + DONE, progress=told.append)
-        assert [each.elapsed for each in told] == sorted(each.elapsed for each in told)
-        assert len(told) >= 3
-        assert told[-1].line == "compile"
-        assert told[-1].memory is None or told[-1].memory > 1_000_000
+class TestReport:
+    def test_has_the_memory_and_the_last_line(self) -> None:
+        reported: list[str] = []
+        start('print(\'{"stage": "compile"}\', flush=True); time.sleep(1.2)\n' + DONE, report=reported.append)
+        assert len(reported) >= 3
+        found = re.fullmatch(r"(?:(\d+) MB, )?compile", reported[-1])
+        assert found is not None
+        assert found[1] is None or int(found[1]) > 1
 
     def test_that_raises_ends_it(self) -> None:
-        def refuse(_: CompileProgress) -> None:
+        def refuse(_: str) -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            start("time.sleep(600)", progress=refuse)
+            start("time.sleep(600)", report=refuse)
+
+
+class TestMessages:
+    def test_come_in_order_before_the_result(self) -> None:
+        received: list[Any] = []
+        code = "for i in range(1000): print('{\"message\": [%d, null]}' % i, flush=i % 7 == 0)\n"
+        assert start(code + DONE, on_message=received.append).result == 7
+        assert received == [[i, None] for i in range(1000)]
+
+    def test_are_dropped_where_nobody_wants_them(self) -> None:
+        answer = start("print('{\"message\": 1}', flush=True)\n" + DONE)
+        assert (answer.result, answer.log) == (7, ())
+
+    def test_that_are_refused_end_it(self) -> None:
+        def refuse(_: object) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            start("print('{\"message\": 1}', flush=True); time.sleep(600)", on_message=refuse)
+
+    def test_of_a_process_that_dies(self) -> None:
+        received: list[Any] = []
+        with pytest.raises(CompilationError, match="the test's process ended with exit code 3"):
+            start("print('{\"message\": 1}', flush=True); os._exit(3)", on_message=received.append, name="the test")
+        assert received == [1]
 
 
 @posix
@@ -205,7 +237,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         with pytest.raises(CompileTimeoutError):
             start(
                 self.CHILDREN.format(note=str(note)) + "time.sleep(600)",
-                progress=lambda _: wait_for(lambda: note.exists() and len(note.read_text().split()) == 2),
+                report=lambda _: wait_for(lambda: note.exists() and len(note.read_text().split()) == 2),
                 timeout=0.1,
                 shares_children=True,
             )
@@ -234,7 +266,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
 
     @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1, 0.3])
     def test_killed_at_any_moment(self, delay: float) -> None:
-        def kill_it(_: CompileProgress) -> None:
+        def kill_it(_: str) -> None:
             children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
             time.sleep(delay)
             for pid in children.read_text().split():
@@ -243,7 +275,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         if not Path("/proc/self/task").is_dir():
             pytest.skip("no /proc to find the process in")
         with pytest.raises(CompilationError, match="signal 9"):
-            start("time.sleep(600)", progress=kill_it)
+            start("time.sleep(600)", report=kill_it)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     @pytest.mark.parametrize("moment", ["started", "at work"])
@@ -252,11 +284,13 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         code = (
             "import signal, sys\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from npu_persist.compilation.process import run_python\n"
-            f"print('started', flush=True)\nrun_python('a_job:hang', {{'note': {str(note)!r}}})\n"
+            "from npu_persist.compilation.process.python import run_module\n"
+            f"print('started', flush=True)\nrun_module('a_job', {str(note)!r}, str)\n"
         )
         (tmp_path / "a_job.py").write_text(
-            "import os, time\ndef hang(*, note):\n    open(note, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
+            "import os, time\nfrom npu_persist.compilation.process.python import serve\n"
+            "def hang(note, send):\n    open(note, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
+            "serve(hang, str)\n"
         )
         path = os.pathsep.join([str(ROOT), str(tmp_path)])
         with subprocess.Popen(
@@ -284,13 +318,6 @@ def test_many_at_once() -> None:
     for thread in threads:
         thread.join()
     assert answers == [7] * 8
-
-
-def test_a_function_that_returns_what_json_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_job.py").write_text("def answer():\n    return object()\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(CompilationError, match="not JSON serializable"):
-        run_python("a_job:answer", {}, timeout=60)
 
 
 def test_memory_of_another_process() -> None:

@@ -1,11 +1,11 @@
-"""How the sizes of a graph's outputs follow from those of its inputs, found by giving it other sizes.
+"""Find how the sizes of a graph's outputs follow from those of its inputs, by giving it other sizes.
 
-The promise: an output's axis gets a name (`n`, `2*n+1`, `(n+1)//2`: see `signature.size_of`) only if every size that
-was tried agrees with it, smallest and largest among them; an axis of which nothing can be said keeps none.
+An output's axis gets a name (`n`, `2*n+1`, `(n+1)//2`: see `signature.size_of`) only if every size that was tried
+agrees with it, the smallest and the largest among them; otherwise it has none.
 
-OpenVINO knows the size of each output for given sizes of the inputs, but no formula for it. The sizes that
-convolutions, pooling, concatenation and interpolation give are steps of equal width and height, `factor * ((n + shift)
-// stride) + offset`: a line, or two steps next to each other, say all of it.
+OpenVINO knows the size of each output for given sizes of the inputs, but no formula for it. Convolutions, pooling,
+concatenation and interpolation give steps of equal width and height, `factor * ((n + shift) // stride) + offset`: a
+line, or two neighbouring steps, determine all of it.
 """
 
 from __future__ import annotations

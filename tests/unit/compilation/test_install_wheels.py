@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.compilation.toolchains import wheels
-from npu_persist.compilation.toolchains.wheels import check_wheel, extract, list_members
+from npu_persist.compilation.toolchains import install
+from npu_persist.compilation.toolchains.install import check_wheel, extract, list_members
 from npu_persist.errors import ToolchainError
 from tests.support.wheels import write_wheel
 
@@ -72,7 +72,7 @@ def test_two_records(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_bomb(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "_MAX_SIZE", 1000)
+    monkeypatch.setattr(install, "_MAX_SIZE", 1000)
     write_wheel(wheel, {"pkg/libs/a.dll": bytes(1_000_000)})
     with pytest.raises(ToolchainError, match="expected 1000000 bytes"):
         extract(wheel, {"pkg/libs/a.dll": tmp_path / "a.dll"})
@@ -104,7 +104,7 @@ def test_a_wheel_that_was_tested_must_be_that_one(wheel: Path, monkeypatch: pyte
     write_wheel(wheel, GOOD)
     digest, tested = check_wheel(wheel)
     assert not tested
-    monkeypatch.setitem(wheels.PINNED, wheel.name, digest)
+    monkeypatch.setitem(install.PINNED, wheel.name, digest)
     assert check_wheel(wheel) == (digest, True)
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("more", b"more")

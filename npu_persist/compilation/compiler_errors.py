@@ -1,8 +1,4 @@
-"""Says where in the torch module stands what a compiler refuses, as far as the compiler tells.
-
-The promise: the compiler's own words stay; a layer is named only where they name it, or an attribute or a kind of
-operation that only such layers have.
-"""
+"""Explain a compiler's refusal: its message, and the layers of the torch module that it is about, if it names them."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     from npu_persist.compilation.recipe import Recipe
 
 _MOST = 5
-"""Layers that are named; a count stands for the others."""
+"""Layers that are named; the others are counted."""
 
 _ATTRIBUTE = re.compile(r"[Aa]ttribute[s]?:? ['\"]?(\w+)|['\"](\w+)['\"]")
 _WORD = re.compile(r"\w+")
@@ -28,7 +24,7 @@ _OPERATION = re.compile(r"\bIE\.(\w+)")
 
 _TRACED = re.compile(r"(?:(.*)/)?\w+::\w+(?:/.*)?")
 _PLUMBING = frozenset({"Const", "Parameter", "Result", "Convert"})
-"""Kinds of layers that stand everywhere."""
+"""Kinds of layers that are everywhere."""
 
 
 class Layer(NamedTuple):
@@ -40,7 +36,7 @@ class Layer(NamedTuple):
 
     @property
     def module(self) -> str | None:
-        """Path of the torch module that it was traced in, empty for the module itself; None where that is not known.
+        """Path of the torch module that it was traced in, empty for the module itself; None where it is not known.
 
         >>> Layer("encoder.layer.0/aten::softmax/Softmax", "Softmax", frozenset()).module
         'encoder.layer.0'
@@ -54,8 +50,8 @@ class Layer(NamedTuple):
         return f"{self.kind} in {self.module or 'the module itself'} ({self.name})"
 
 
-def explain(recipe: Recipe, label: str, error: CompilationError) -> CompilationError:
-    """Return the error for a graph that a compiler refused: its own words, the layers, and what to do about sizes."""
+def explain_refusal(recipe: Recipe, label: str, error: CompilationError) -> CompilationError:
+    """Return the error for a graph that a compiler refused: its message, the layers, and what to do about sizes."""
     text = f"{label}: {first_lines(str(error), 4000)}"
     layers = find_layers(recipe.bundle.file(recipe.graph.path), str(error))
     if layers:
@@ -72,7 +68,7 @@ def explain(recipe: Recipe, label: str, error: CompilationError) -> CompilationE
 
 
 def find_layers(graph: Path, message: str) -> list[Layer]:
-    """Return the layers that a message is about: those that it names, else those with what it names."""
+    """Return the layers that a message names, else those with an attribute, a type or an operation that it names."""
     layers = list(_read_layers(graph))
     named = [layer for layer in layers if _names(message, layer.name)]
     if named:

@@ -1,0 +1,324 @@
+"""Compile one graph of a bundle ahead of time, for one target and one set of sizes; or several side by side.
+
+A job ends with its artifact attached to the bundle, or with an error and nothing left behind. It can run in another
+process or on another machine that has the bundle's folder under the same path.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from npu_persist.artifact import attached
+from npu_persist.artifact.artifact import Artifact
+from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.bundle.bundle import Bundle
+from npu_persist.compilation.local import compile_graph, export_blob, read_graph
+from npu_persist.compilation.process.python import run_module, serve
+from npu_persist.compilation.process.supervisor import Limits
+from npu_persist.compilation.recipe import Recipe
+from npu_persist.device.platforms import PLATFORMS
+from npu_persist.errors import (
+    CompilationError,
+    CompileMemoryError,
+    DeviceNotFoundError,
+    FileIntegrityError,
+    NpuPersistError,
+    UsageError,
+)
+from npu_persist.files.filesystem import store_errors
+from npu_persist.progress import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor, Future
+
+    from npu_persist.artifact.artifact import Shapes
+    from npu_persist.progress import ProgressCallback
+
+_LOOK = 0.5
+"""Seconds between two moments in which Windows lets Ctrl-C through."""
+
+
+class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to compile. It goes as it is to the process that compiles.
+
+    Attributes:
+        bundle: The bundle's folder.
+        digest: The bundle's digest.
+        reference: What to call the bundle, and the graph if there are several.
+        graph: Name of the graph.
+        target: What for: "NPU:4000".
+        device: OpenVINO's device string there.
+        platform: Number of the NPU's platform; None for a device of this machine.
+        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        config: OpenVINO's properties.
+        weightless: Whether the blob leaves the weights in their file; None: what is best.
+        toolchain: Name of the toolchain for another machine's NPU; None: the first that is usable.
+        timeout: Seconds; None for no limit.
+        memory_limit: Bytes; None for no limit.
+    """
+
+    bundle: str
+    digest: str
+    reference: str
+    graph: str
+    target: str
+    device: str
+    platform: str | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None
+    config: dict[str, Any] = {}
+    weightless: bool | None = None
+    toolchain: str | None = None
+    timeout: float | None = None
+    memory_limit: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What to call the job: `unet:3 for NPU:4000`."""
+        sizes = f", {describe_shapes(self.shapes)}" if self.shapes else ""
+        return f"{self.reference} for {self.target}{sizes}"
+
+    def make_recipe(self, bundle: Bundle) -> Recipe:
+        """Return what OpenVINO is to compile.
+
+        Raises:
+            PropertyError: A property steers OpenVINO's caching.
+        """
+        return Recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """How one compilation ended.
+
+    Attributes:
+        label: What to call it: `unet:3 for NPU:4000`.
+        graph: Name of the graph.
+        target: What for: "NPU:4000".
+        shapes: The bucket; None: the sizes of the graph.
+        artifact: What was attached; None if it failed.
+        path: The artifact's folder; None if it failed.
+        error: Why it failed; None if it did not.
+        seconds: How long it took, all in all.
+        peak_memory: Most bytes that the compiler's process held; None where that is not known.
+    """
+
+    label: str
+    graph: str
+    target: str
+    shapes: Shapes | None
+    artifact: Artifact | None
+    path: Path | None
+    error: NpuPersistError | None
+    seconds: float
+    peak_memory: int | None
+
+
+def run_in_threads(
+    jobs: Sequence[CompileJob], count: int, progress: ProgressCallback | None = None
+) -> list[CompileResult]:
+    """Run jobs whose bundles were verified, each in a process of its own; Ctrl-C ends all of them.
+
+    Args:
+        jobs: The jobs.
+        count: How many at a time.
+        progress: Called about twice a second.
+    """
+    cancelled = threading.Event()
+    with (
+        Reporter(progress).stage("compile", total=len(jobs), unit="compilations") as stage,
+        ThreadPoolExecutor(count, thread_name_prefix="npu_persist compile") as pool,
+    ):
+
+        def run(job: CompileJob) -> CompileResult:
+            return run_job(
+                job,
+                cancelled=cancelled,
+                report=None if progress is None else lambda text: stage.update(detail=f"{job.label}, {text}"),
+            )
+
+        try:
+            futures = [pool.submit(run, job) for job in jobs]
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=_LOOK, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                if done:
+                    stage.update(len(jobs) - len(waiting))
+            return [future.result() for future in futures]
+        except BaseException:
+            cancelled.set()  # the pool's end waits for the threads, and these end their processes
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_by(executor: Executor, jobs: Sequence[CompileJob]) -> list[CompileResult]:
+    """Run jobs by an executor, whose workers have the bundles under the same paths, and verify them there."""
+    futures: list[Future[CompileResult]] = []
+    try:
+        futures += [executor.submit(run_unverified, job) for job in jobs]
+        while wait(futures, timeout=_LOOK).not_done:
+            pass
+        return [_get_result(job, future) for job, future in zip(jobs, futures, strict=True)]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def run_unverified(job: CompileJob) -> CompileResult:
+    """Verify, compile and attach; an error is in the result."""
+    return _run(job, Limits(job.timeout, job.memory_limit), is_verified=False)
+
+
+def run_job(
+    job: CompileJob, *, cancelled: threading.Event | None = None, report: Callable[[str], object] | None = None
+) -> CompileResult:
+    """Compile what was verified, and attach it; an error is in the result.
+
+    Args:
+        job: What to compile.
+        cancelled: Ends it when it is set.
+        report: Called about twice a second with what the compiler does.
+    """
+    return _run(job, Limits(job.timeout, job.memory_limit, cancelled, report), is_verified=True)
+
+
+def verify(bundle: Bundle, graph: str) -> None:
+    """Compare the graph and the weights with the manifest.
+
+    Raises:
+        FileIntegrityError: They are not what was persisted.
+    """
+    bundle.verify_file(bundle.graph(graph).path)
+    bundle.verify_file(bundle.manifest.weights.path)
+
+
+def _run(job: CompileJob, limits: Limits, *, is_verified: bool) -> CompileResult:
+    began = time.monotonic()
+    make_result = partial(_make_result, job, began)
+    try:
+        with store_errors(f"compile {job.label}"):
+            bundle = _open(job)
+            if not is_verified:
+                verify(bundle, job.graph)
+            with attached.stage(bundle) as staging:
+                artifact = _compile(job, bundle, staging, limits)
+                return make_result(artifact=artifact, path=attached.attach(bundle, artifact, staging))
+    except NpuPersistError as error:
+        return make_result(error=error)
+    except MemoryError as error:
+        return make_result(error=CompileMemoryError(f"{job.label}: the system has no more memory. {error}"))
+
+
+def _make_result(
+    job: CompileJob,
+    began: float,
+    *,
+    artifact: Artifact | None = None,
+    path: Path | None = None,
+    error: NpuPersistError | None = None,
+) -> CompileResult:
+    return CompileResult(
+        label=job.label,
+        graph=job.graph,
+        target=job.target,
+        shapes=job.shapes,
+        artifact=artifact,
+        path=path,
+        error=error,
+        seconds=round(time.monotonic() - began, 3),
+        peak_memory=None if artifact is None else artifact.peak_memory,
+    )
+
+
+def _get_result(job: CompileJob, future: Future[CompileResult]) -> CompileResult:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 (whatever an executor raises when it loses a worker)
+        lost = CompilationError(f"{job.label}: its executor did not run it: {type(error).__name__}: {error}")
+        lost.__cause__ = error
+        return _make_result(job, time.monotonic(), error=lost)
+
+
+def _open(job: CompileJob) -> Bundle:
+    bundle = Bundle.open(job.bundle)
+    if bundle.digest != job.digest:
+        raise FileIntegrityError(
+            f"{bundle.path}: expected {job.reference}, {job.digest}; got another bundle, {bundle.digest}. Compile it "
+            "again by its reference",
+            path=str(bundle.path),
+            expected=job.digest,
+            got=bundle.digest,
+        )
+    return bundle
+
+
+def _compile(job: CompileJob, bundle: Bundle, staging: Path, limits: Limits) -> Artifact:
+    if job.platform is not None:
+        from npu_persist.compilation.other_npu import compile_for_platform
+
+        return compile_for_platform(job, job.platform, bundle, staging, limits)
+    answer = run_module("npu_persist.compilation.jobs", LocalRequest(job, str(staging)), str, limits)
+    artifact = Artifact.from_json(answer.result.encode(), source=job.label)
+    return replace(artifact, peak_memory=answer.peak_memory)
+
+
+class LocalRequest(msgspec.Struct, frozen=True):
+    """What the process is asked that compiles for a device of this machine: this module, run.
+
+    Attributes:
+        job: The job.
+        staging: The folder for the blob.
+    """
+
+    job: CompileJob
+    staging: str
+
+
+def compile_here(request: LocalRequest, *_: object) -> str:
+    """Compile for a device of this machine into a folder, and return the `artifact.json`.
+
+    Raises:
+        DeviceNotFoundError: The device is not there.
+        PropertyError: The device refused a property.
+        CompilationError: OpenVINO refused the graph.
+    """
+    from npu_persist.device.core import get_core
+    from npu_persist.device.devices import check_device
+    from npu_persist.device.properties import check_properties
+
+    job = request.job
+    check_device(get_core(), job.device)
+    check_properties(get_core(), job.device, job.config)
+    recipe = job.make_recipe(Bundle.open(job.bundle))
+    is_inside = job.weightless is False
+    try:
+        compiled = compile_graph(recipe, read_graph(recipe), {} if is_inside else None)
+    except DeviceNotFoundError as error:
+        if job.device != "NPU":
+            raise
+        known = ", ".join(f"NPU:{number}" for number in PLATFORMS)
+        raise DeviceNotFoundError(f"{error} To compile for the NPU of another machine, name it: {known}") from error
+    if not recipe.is_exportable:
+        raise CompilationError(f"{recipe}: OpenVINO's {job.device} cannot export what it compiles. `load` compiles it")
+    if job.weightless and not recipe.is_weightless:
+        raise UsageError(f"weightless: blobs for {job.device} always hold the weights. Leave it out")
+    with store_errors(f"compile {job.label}"):
+        artifact = export_blob(recipe, compiled, Path(request.staging))
+    if is_inside:
+        artifact = replace(artifact, weightless=False)
+    return artifact.to_json().decode()
+
+
+if __name__ == "__main__":
+    serve(compile_here, LocalRequest)
