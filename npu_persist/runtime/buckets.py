@@ -108,8 +108,8 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     `persist` with buckets wrote the names into the manifest; otherwise the graph is read, and asked. DynamicShapeError
     where an output's size follows from something else: what padding adds could not be cut off.
     """
-    from npu_persist.compilation.output_sizes import find_unrelated, name_outputs, require_related
     from npu_persist.compilation.local import read_graph
+    from npu_persist.compilation.output_sizes import find_unrelated, name_outputs, require_related
 
     graph = recipe.graph
     if find_unrelated(graph.inputs, graph.outputs) is None:

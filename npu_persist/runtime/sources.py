@@ -30,7 +30,7 @@ from npu_persist.errors import (
 from npu_persist.runtime.report import Attempt, History, merge_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import openvino as ov

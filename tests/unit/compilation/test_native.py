@@ -71,7 +71,8 @@ def test_some_are_missing(libraries: Path, tmp_path: Path) -> None:
     state = LibrariesToolchain().examine()
     assert not state.usable
     assert f"{libraries} has no libopenvino_intel_npu_compiler.so" in state.reason
-    job = CompilerRequest(*(str(tmp_path / f"g.{end}") for end in ("xml", "bin", "blob")), "4000")
+    graph, weights, output = (str(tmp_path / f"g.{end}") for end in ("xml", "bin", "blob"))
+    job = CompilerRequest(graph, weights, output, "4000")
     with pytest.raises(ToolchainError, match=f"toolchain libraries: .*export {COMPILER_VARIABLE}="):
         LibrariesToolchain().compile(job)
 

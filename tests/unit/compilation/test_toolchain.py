@@ -13,7 +13,6 @@ import pytest
 
 from npu_persist.compilation.process.supervisor import Limits
 from npu_persist.compilation.toolchains import wine
-from npu_persist.compilation.toolchains.available import find_nearest
 from npu_persist.compilation.toolchains.available import choose_toolchain, find_nearest, find_toolchains
 from npu_persist.compilation.toolchains.native import (
     COMPILER_VARIABLE,
@@ -46,7 +45,8 @@ def job(tmp_path: Path) -> CompilerRequest:
     (tmp_path / "g.xml").write_text("a graph")
     (tmp_path / "g.bin").write_text("weights")
     (tmp_path / "out").mkdir()
-    return CompilerRequest(*(str(tmp_path / name) for name in ("g.xml", "g.bin", "out/model.blob")), "4000")
+    graph, weights, output = (str(tmp_path / name) for name in ("g.xml", "g.bin", "out/model.blob"))
+    return CompilerRequest(graph, weights, output, "4000")
 
 
 def change(job: CompilerRequest, **members: Any) -> CompilerRequest:

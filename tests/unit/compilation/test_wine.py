@@ -37,8 +37,8 @@ def make_job(folder: Path, output: Path | None = None, **members: Any) -> Compil
     product = op.matmul(x, op.constant(np.ones((16, 4), np.float32)), transpose_a=False, transpose_b=False)
     ov.save_model(ov.Model([product], [x], "product"), folder / "model.xml", compress_to_fp16=False)
     members = {"platform": "4000", "shapes": {"x": (4, 16)}, **members}
-    paths = (folder / "model.xml", folder / "model.bin", output or folder / "model.blob")
-    return CompilerRequest(*map(str, paths), **members)
+    output = output or folder / "model.blob"
+    return CompilerRequest(str(folder / "model.xml"), str(folder / "model.bin"), str(output), **members)
 
 
 @pytest.mark.parametrize("platform", ["3720", "4000", "5010", "5020"])
