@@ -80,7 +80,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
 _KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
-_ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes what was put aside"
+_ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes quarantined ones"
 
 
 @dataclass(frozen=True, slots=True)

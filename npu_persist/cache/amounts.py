@@ -1,8 +1,4 @@
-"""Sizes and ages as people write them: `20GB`, `500 MB`, `30d`.
-
-The promise: what is accepted means one thing; anything else is a `UsageError` that says where it stood and what is
-accepted.
-"""
+"""Sizes and ages as people write them: `20GB`, `500 MB`, `30d`."""
 
 from __future__ import annotations
 
@@ -21,18 +17,10 @@ _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]*)", re.ASCII)
 
 
 def parse_size(text: str, where: str = "size") -> int:
-    """Return a size in bytes; units as on a disk's label (1 kB or 1 k = 1000 B), or KiB, MiB, GiB, TiB, in any case.
+    """Return a size in bytes; 1 kB or 1 k are 1000 B, 1 KiB is 1024 B. `where` names it in the UsageError.
 
-    Args:
-        text: A number and a unit; bytes if there is none.
-        where: What the text was given for, for the error.
-
-    Raises:
-        UsageError: It is no size.
-
-    Example:
-        >>> parse_size("1.5 GB"), parse_size("4KiB"), parse_size("0")
-        (1500000000, 4096, 0)
+    >>> parse_size("1.5 GB"), parse_size("4KiB"), parse_size("0")
+    (1500000000, 4096, 0)
     """
     number, unit = _split(text)
     factor = _SIZES.get(unit.lower())
@@ -42,14 +30,10 @@ def parse_size(text: str, where: str = "size") -> int:
 
 
 def parse_age(text: str, where: str = "age") -> float:
-    """Return an age in seconds; units s, m (minutes), h, d, w.
+    """Return an age in seconds; units s, m (minutes), h, d, w. `where` names it in the UsageError.
 
-    Raises:
-        UsageError: It is no age.
-
-    Example:
-        >>> parse_age("30d") == 30 * 24 * 3600
-        True
+    >>> parse_age("30d") == 30 * 24 * 3600
+    True
     """
     number, unit = _split(text)
     factor = _AGES.get(unit)

@@ -1,9 +1,7 @@
-"""The compile cache: find, publish, put aside, prune, verify, export and import. `folder` draws its folder.
+"""The compile cache: compiled artifacts of this machine by key. It may be deleted at any time.
 
-The promise: an entry appears and disappears by one rename, and its bytes are on the disk by then. Finding one reads one
-small file. Nothing is wrong where locks and holds do nothing: work is done twice, or files are read that are removed
-meanwhile, which their digests show. Every error of the file system is a `StoreError`. A load imports what finding
-needs, and pruning and transfer when they are needed.
+An entry appears and disappears by one rename, when its bytes are on the disk, and finding it reads one small file.
+Damaged entries are quarantined. Neither numpy nor openvino is imported.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_layout
-from npu_persist.cache.entry import Entry, read_entry, read_stamp, tree_size
-from npu_persist.cache.folder import Folder, is_key
+from npu_persist.cache.entry import CacheEntry, read_entry, read_stamp, tree_size
+from npu_persist.cache.folder import Folder, Limits, is_key
 from npu_persist.errors import ArtifactError, NotFoundError, NpuPersistError, StoreError, UsageError
 from npu_persist.files.filesystem import (
     fsync_directory,
@@ -28,7 +26,7 @@ from npu_persist.files.filesystem import (
     store_errors,
     write_file,
 )
-from npu_persist.files.locks import LOCK_SUFFIX, try_lock
+from npu_persist.files.locks import LOCK_SUFFIX, try_lock, try_share
 from npu_persist.files.staging import staged
 
 if TYPE_CHECKING:
@@ -37,27 +35,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
-    from npu_persist.cache.pruning import Removed
+    from npu_persist.cache.folder import Removed
     from npu_persist.files.locks import Lock
 
 QUOTA_VARIABLE = "NPU_PERSIST_CACHE_QUOTA"
-"""Environment variable that says how large the cache may be: `20GB`; `0` keeps only what is in use."""
-
-DEFAULT_QUOTA = 20 * 1000**3
-"""Bytes that the cache may have if nobody says otherwise."""
-
-MIN_PREFIX_LENGTH = 4
-"""Fewest hex digits that stand for a key."""
+"""Environment variable for the cache's quota: `20GB`; `0` keeps only what is in use."""
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.1
-_LOST_RACES = 10
-"""How often something else may be found in an entry's place before giving up."""
+_DEFAULT_QUOTA = 20 * 1000**3
+_MIN_PREFIX_LENGTH = 4
+_ATTEMPTS = 10
+"""How often another entry may be in the place of one to publish before giving up."""
 
 
 class CompileCache:
-    """Compiled artifacts of one machine, by key.
+    """Compiled artifacts of this machine, by key. Locks only save work: without them it is done twice.
+
+        cache = CompileCache(Store().home)
+        entry = cache.find(key)
+        if entry is None:
+            with cache.claim(key, timeout=600), cache.stage() as staging:
+                entry = cache.find(key)                 # another process may have been faster
+                if entry is None:
+                    ...                                 # compile, and write staging / "model.blob"
+                    entry = cache.publish(artifact, staging)
 
     Example:
         >>> from npu_persist import CompileCache, Store
@@ -68,8 +71,8 @@ class CompileCache:
         []
 
     Attributes:
-        home: The store's directory, in which it is.
-        path: Its folder. It is made when something is published.
+        home: The store's directory.
+        path: The cache's folder in it, made when something is published.
         quota: Bytes that it may have; kept after each publish.
     """
 
@@ -88,10 +91,10 @@ class CompileCache:
         self._folder = Folder(home)
         self.path = self._folder.path
 
-    def find(self, key: str) -> Entry | None:
-        """Return the entry of a key. Its description was read and checked, its files were not looked at.
+    def find(self, key: str) -> CacheEntry | None:
+        """Return the entry of a key. Its description is checked, its files are not read.
 
-        A damaged one is put aside, and None returned.
+        A damaged entry is quarantined, and None returned.
 
         Raises:
             StoreError: The cache cannot be read.
@@ -104,59 +107,61 @@ class CompileCache:
             except FileNotFoundError:
                 return None
         if entry.problem is not None:
-            self.put_aside(entry, entry.problem)
+            self.quarantine(entry, entry.problem)
             return None
         return entry
 
-    def entries(self) -> tuple[Entry, ...]:
-        """Return what is in the cache, by key; damaged entries too, with their problem.
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """Return the entries, by key; damaged ones with their problem.
 
         Raises:
             StoreError: The cache cannot be read.
         """
         return tuple(self._folder.entries())
 
-    def strangers(self) -> tuple[Path, ...]:
-        """Return what is in the cache's folder by a name that nothing of ours has. It is never touched.
+    def unknown_files(self) -> tuple[Path, ...]:
+        """Return files and folders with names that this cache does not use. They are never touched.
 
         Raises:
             StoreError: The cache cannot be read.
         """
-        return tuple(self._folder.strangers())
+        return tuple(self._folder.unknown_files())
 
-    def lookup(self, digits: str) -> Entry:
-        """Return the entry whose key starts so.
+    def lookup(self, digits: str) -> CacheEntry:
+        """Return the entry whose key starts with these digits.
 
         Raises:
             NotFoundError: There is none, or more than one.
         """
-        found = [entry for entry in self.entries() if len(digits) >= MIN_PREFIX_LENGTH and entry.key.startswith(digits)]
+        found = [
+            entry for entry in self.entries() if len(digits) >= _MIN_PREFIX_LENGTH and entry.key.startswith(digits)
+        ]
         if len(found) != 1:
             raise NotFoundError(
-                f"expected the start of one key, at least {MIN_PREFIX_LENGTH} hex digits; got {digits!r}, with which "
-                f"{len(found) or 'no'} keys in {self.path} start. `npu-persist cache list` shows them"
+                f"{len(found) or 'no'} keys in {self.path} start with {digits!r}; expected one, and at least "
+                f"{_MIN_PREFIX_LENGTH} hex digits. `npu-persist cache list` shows them"
             )
         return found[0]
 
     @contextmanager
     def claim(self, key: str, timeout: float) -> Iterator[bool]:
-        """Let one process compile: wait until nobody else compiles for this key.
+        """Wait until no other process compiles for this key, or its entry appears: call `find` again in the block.
 
-        The waiting ends early when the entry appears. So look again with `find` inside the block, whatever is yielded.
+        An entry that appeared is in use, so that it is not pruned, until the end of the block.
 
         Args:
-            key: What is to be compiled.
+            key: The key of the artifact to compile.
             timeout: Seconds to wait at most.
 
         Yields:
-            Whether this process has the claim. False where there is no lock to be had, and after the time: compile
-            all the same.
+            Whether this process has the claim. If not, after the timeout or without locks, compile all the same.
         """
-        lock = self._wait(self.path / f"{key}{LOCK_SUFFIX}", self.path / key, time.monotonic() + timeout)
+        lock_path, used_path = self.path / f"{key}{LOCK_SUFFIX}", self.path / key / USED_FILE
+        has_claim, lock = self._wait(lock_path, used_path, time.monotonic() + timeout)
         try:
-            yield lock is not None
+            yield has_claim
         finally:
-            # The file stays: who waits may have it open already, and who comes later would lock another one.
+            # The file stays: a process that waits has it open, and a later one would lock another file.
             if lock is not None:
                 lock.release()
 
@@ -168,65 +173,63 @@ class CompileCache:
         """
         return staged(self._folder.staging)
 
-    def publish(self, artifact: Artifact, staging: Path, *, instead_of: Entry | None = None) -> Entry:
+    def publish(self, artifact: Artifact, staging: Path, *, instead_of: CacheEntry | None = None) -> CacheEntry:
         """Make a filled staging directory the entry of its key, and keep the quota.
 
-        If another process was faster, its entry is kept, unless it is damaged.
+        If another process was faster, its entry stays, unless it is damaged.
 
         Args:
-            artifact: The description, whose `files` are those in the directory. The digests are the writer's word.
-            staging: What `stage` gave, with these files.
+            artifact: The description; its digests are not checked.
+            staging: What `stage` gave, with the files of `artifact`.
             instead_of: An entry of the same key to replace, if it is still there.
 
         Returns:
             The entry that is there now.
 
         Raises:
-            ArtifactError: The directory is not what the artifact says.
+            ArtifactError: The directory does not match the description.
             StoreError: The file system refuses. The cache is as it was.
         """
         if staging.parent != self._folder.staging or not is_directory(staging):
             raise UsageError(
-                f"expected a staging directory of this cache, in {self._folder.staging}, got {staging}. Fill what "
-                "`with cache.stage() as staging` gives"
+                f"expected a directory that `stage` of this cache made, in {self._folder.staging}; got {staging}"
             )
         path = self.path / artifact.key
         with store_errors(f"put {artifact.name}, compiled for {artifact.device}, into {self.path}"):
-            _settle(artifact, staging)
-            entry = Entry(artifact.key, path, artifact, None, read_stamp(staging))
+            _prepare(artifact, staging)
+            entry = CacheEntry(artifact.key, path, artifact, None, read_stamp(staging))
             if instead_of is not None:
-                self._folder.move_aside(path, instead_of.stamp)
-            other = self._take_place(staging, path)
+                self._folder.quarantine(path, instead_of.stamp)
+            other = self._rename_into_place(staging, path)
         if other is not None:
             return other
-        self._keep_quota(but=path)
+        self._keep_quota(new=path)
         return entry
 
-    def put_aside(self, entry: Entry | str, reason: str) -> None:
-        """Take an entry that is not what it should be out of the way; the log says why. Never an error.
+    def quarantine(self, entry: CacheEntry | str, reason: str) -> None:
+        """Move a damaged entry out of the way and log the reason. Never an error.
 
         Args:
-            entry: What was found to be damaged; if another entry has taken its place since, that one stays. A key means
-                whatever is there now.
+            entry: The damaged entry; another one that has taken its place stays. A key means the one there now.
             reason: What is wrong with it.
         """
         path = self.path / entry if isinstance(entry, str) else entry.path
         try:
-            moved = self._folder.move_aside(path, read_stamp(path) if isinstance(entry, str) else entry.stamp)
+            moved = self._folder.quarantine(path, read_stamp(path) if isinstance(entry, str) else entry.stamp)
         except FileNotFoundError:
             return
         except OSError as error:
-            log.warning("compile cache: %s is not used (%s), but cannot be put aside: %s", path, reason, error)
+            log.warning("compile cache: %s is not used (%s), but cannot be quarantined: %s", path, reason, error)
             return
         if moved is not None:
-            log.warning("compile cache: %s was put aside: %s", path, reason)
+            log.warning("compile cache: %s was quarantined: %s", path, reason)
 
     def prune(
         self, *, max_size: int | None = None, older_than: float | None = None, device: str | None = None
     ) -> list[Removed]:
-        """Remove entries, but none that is in use: damaged ones, then the least recently used.
+        """Remove leftovers and quarantined entries, then damaged ones, then the least recently used.
 
-        What was put aside and what interrupted runs left goes first. Without arguments the quota is kept.
+        None that is in use. Without arguments the quota is kept.
 
         Args:
             max_size: Bytes that may be left; 0 removes all that is not in use.
@@ -239,29 +242,25 @@ class CompileCache:
         Raises:
             StoreError: The file system refuses.
         """
-        from npu_persist.cache.pruning import Limits, remove_entries, remove_leftovers
-
         if max_size is None and older_than is None:
             max_size = self.quota if device is None else 0
         with store_errors(f"prune the compile cache {self.path}"):
             return [
-                *remove_leftovers(self._folder),
-                *remove_entries(self._folder, Limits(max_size, older_than, device)),
+                *self._folder.remove_leftovers(),
+                *self._folder.remove_entries(Limits(max_size, older_than, device)),
             ]
 
     def sweep(self) -> list[Removed]:
-        """Remove what was put aside, and what interrupted runs left; entries stay.
+        """Remove leftovers and quarantined entries; the others stay.
 
         Raises:
             StoreError: The file system refuses.
         """
-        from npu_persist.cache.pruning import remove_leftovers
-
         with store_errors(f"prune the compile cache {self.path}"):
-            return list(remove_leftovers(self._folder))
+            return list(self._folder.remove_leftovers())
 
-    def verify(self) -> Iterator[tuple[Entry, NpuPersistError | None]]:
-        """Read every byte of every entry; yield each with what is wrong with it, or None.
+    def verify(self) -> Iterator[tuple[CacheEntry, NpuPersistError | None]]:
+        """Read every byte of every entry; yield each with its problem, or None.
 
         Raises:
             StoreError: The cache cannot be read.
@@ -269,7 +268,7 @@ class CompileCache:
         for entry in self.entries():
             try:
                 with store_errors(f"read {entry.path}"):
-                    entry.check()
+                    entry.verify()
             except NpuPersistError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue  # removed meanwhile
@@ -277,67 +276,72 @@ class CompileCache:
             else:
                 yield entry, None
 
-    def export(self, entry: Entry, directory: Path) -> None:
-        """Copy an entry to a new folder, which `import_entry` takes on an identical machine.
+    def export(self, entry: CacheEntry, directory: Path) -> None:
+        """Copy an entry to a new folder, for `import_entry` on an identical machine.
 
         Raises:
-            UsageError: There is something at `directory`.
+            UsageError: `directory` exists.
             ArtifactError: The entry is damaged.
             StoreError: The file system refuses.
         """
-        from npu_persist.cache.transfer import copy_out
+        from npu_persist.cache.transfer import export_entry
 
-        copy_out(entry, directory)
+        export_entry(entry, directory)
 
-    def import_entry(self, directory: Path) -> Entry:
-        """Take in what `export` made, under the key that its description makes; every byte is verified.
+    def import_entry(self, directory: Path) -> CacheEntry:
+        """Verify and copy an entry that `export` wrote, under the key of its description.
 
         A blob is code that a device runs: import only what you trust.
 
         Returns:
-            The entry; a sound one that is there already stays.
+            The entry; an intact one that is there already stays.
 
         Raises:
-            NotFoundError: There is no exported entry.
+            NotFoundError: `directory` is no exported entry.
             ArtifactError: It is damaged.
             StoreError: The file system refuses.
         """
-        from npu_persist.cache.transfer import copy_in
+        from npu_persist.cache.transfer import copy_exported
 
         with self.stage() as staging:
-            artifact = copy_in(directory, staging)
+            artifact = copy_exported(directory, staging)
             there = self.find(artifact.key)
             if there is not None:
                 try:
-                    there.check()
+                    there.verify()
                 except (ArtifactError, OSError) as error:
-                    self.put_aside(there, str(error))
+                    self.quarantine(there, str(error))
             return self.publish(artifact, staging)
 
-    def _wait(self, lock_path: Path, path: Path, deadline: float) -> Lock | None:
+    def _wait(self, lock_path: Path, used_path: Path, deadline: float) -> tuple[bool, Lock | None]:
+        """Return whether this process has the claim, and the lock of the claim or of the entry that appeared."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = try_lock(lock_path)
             except OSError as error:
-                log.warning("compile cache: no lock, so that several processes may compile the same: %s", error)
-                return None
+                log.warning("compile cache: no lock, so several processes may compile the same: %s", error)
+                return False, None
+            if lock is not None:
+                return True, lock
+            if is_directory(used_path.parent) and (lock := try_share(used_path)) is not None:
+                return False, lock
             left = deadline - time.monotonic()
-            if lock is not None or left <= 0 or os.path.lexists(path):
-                return lock
+            if left <= 0:
+                return False, None
             time.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _take_place(self, staging: Path, path: Path) -> Entry | None:
-        """Rename a settled staging directory to its place; return the sound entry that is there already, if one is."""
+    def _rename_into_place(self, staging: Path, path: Path) -> CacheEntry | None:
+        """Rename a prepared staging directory; if an intact entry is there already, return that."""
         # Made with the first entry, so that removing needs no new folder when the disk is full.
-        self._folder.aside.mkdir(parents=True, exist_ok=True)
+        self._folder.quarantine_path.mkdir(parents=True, exist_ok=True)
         for attempt in count(1):
             try:
                 rename_new(staging, path)
             except FileExistsError:
-                if attempt == _LOST_RACES:
+                if attempt == _ATTEMPTS:
                     raise
             else:
                 break
@@ -349,21 +353,20 @@ class CompileCache:
             except FileNotFoundError:
                 continue
             except ArtifactError as error:
-                self.put_aside(other, str(error))
+                self.quarantine(other, str(error))
             else:
                 return other
         return None
 
-    def _keep_quota(self, but: Path) -> None:
-        """Keep the quota; the entry that was just made stays, for its maker is about to use it."""
+    def _keep_quota(self, new: Path) -> None:
+        """Keep the quota; the new entry stays, since its maker is about to use it."""
         try:
             if tree_size(self.path) <= self.quota:
                 return
-            from npu_persist.cache.pruning import Limits, remove_asides, remove_entries
-
-            for removed in (*remove_asides(self._folder), *remove_entries(self._folder, Limits(self.quota), but)):
+            limits = Limits(self.quota)
+            for removed in (*self._folder.remove_quarantined(), *self._folder.remove_entries(limits, keep=new)):
                 log.info("compile cache: removed %s to keep the quota (%s)", removed.path, removed.reason)
-        except (OSError, StoreError) as error:  # what was compiled can be used all the same
+        except (OSError, StoreError) as error:  # the new entry can be used all the same
             log.warning("compile cache: %s cannot be kept below %d bytes: %s", self.path, self.quota, error)
 
     def __repr__(self) -> str:
@@ -373,21 +376,21 @@ class CompileCache:
 def _default_quota() -> int:
     text = os.environ.get(QUOTA_VARIABLE)
     if not text:
-        return DEFAULT_QUOTA
+        return _DEFAULT_QUOTA
     from npu_persist.cache.amounts import parse_size
 
     return parse_size(text, QUOTA_VARIABLE)
 
 
-def _settle(artifact: Artifact, staging: Path) -> None:
-    """Make a staged entry ready to be renamed: complete, on the disk, read-only."""
+def _prepare(artifact: Artifact, staging: Path) -> None:
+    """Check that a staged entry is complete, add its description, flush it and make it read-only."""
     check_layout(staging, artifact)
     paths = [staging / relative for relative in artifact.files]
     for path in paths:
         fsync_file(path)
         make_read_only(path)
     write_file(staging / USED_FILE, b"")
-    # The description last: whatever the crash, where it is on the disk its files are too.
+    # The description last: after any crash a folder with a description has its files, too.
     write_file(staging / ARTIFACT_FILE, artifact.to_json())
     make_read_only(staging / ARTIFACT_FILE)
     folders = {staging, *(folder for path in paths for folder in path.parents if folder.is_relative_to(staging))}

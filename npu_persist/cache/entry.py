@@ -1,8 +1,4 @@
-"""One entry of the compile cache: a folder named by its key, as it was when it was looked at.
-
-The promise: an entry either has an artifact, whose `artifact.json` is sound and belongs under this key, or a problem
-that says why not. Its files have not been read: `check` does that. No link inside of it is followed.
-"""
+"""One entry of the compile cache: a folder named by its key, as it was when it was read."""
 
 from __future__ import annotations
 
@@ -10,6 +6,8 @@ import os
 import stat
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_files, read_artifact
 from npu_persist.bundle.reference import StoreReference
@@ -19,28 +17,24 @@ from npu_persist.files.filesystem import is_directory
 from npu_persist.files.locks import try_share, unshared
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.files.locks import Lock
-else:
-    from npu_persist.files.frozen import dataclass
 
 _SHOWN_DIGITS = 12
 _LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the compile cache.
+class CacheEntry(msgspec.Struct, frozen=True):
+    """One entry of the compile cache: a compiled artifact, or the reason why it cannot be used.
 
     Attributes:
-        key: Its name, which is the key of its artifact.
-        path: Its folder.
-        artifact: Its description; None if that cannot be used.
+        key: The artifact's key, which is the folder's name.
+        path: The folder.
+        artifact: Its description, which was checked; the files were not read. None if it cannot be used.
         problem: Why it cannot be used; None if it can.
-        stamp: What tells this folder from another one that takes its place.
+        stamp: Tells this folder from another one that takes its place.
     """
 
     key: str
@@ -59,7 +53,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of all that is in its folder."""
+        """Bytes of all files in the folder."""
         return tree_size(self.path)
 
     @property
@@ -75,20 +69,19 @@ class Entry:
 
     @property
     def in_use(self) -> bool:
-        """Whether a process, this one included, holds it now."""
+        """Whether a process, this one included, uses it now."""
         with unshared(self.path / USED_FILE) as free:
             return not free
 
-    def hold(self) -> Lock | None:
-        """Mark it as in use, until the hold is released or the process ends, and as used now.
+    def mark_in_use(self) -> Lock | None:
+        """Mark it as used now, and as in use until the lock is released or the process ends.
 
-        Returns:
-            The hold; None where the entry cannot be marked or is gone, which reading its files shows.
+        None if it cannot be marked or is gone, which reading its files shows.
         """
         return try_share(self.path / USED_FILE)
 
-    def check(self) -> None:
-        """Read every byte of its files, and compare them with its description.
+    def verify(self) -> None:
+        """Compare every byte of its files with its description.
 
         Raises:
             ArtifactError: It is damaged.
@@ -105,14 +98,9 @@ class Entry:
             raise
 
 
-def read_entry(path: Path) -> Entry:
-    """Read one entry; what is wrong with it is its problem.
-
-    Raises:
-        FileNotFoundError: There is none.
-        OSError: It cannot be read.
-    """
-    stamp = read_stamp(path)  # first: what takes its place meanwhile is then another one
+def read_entry(path: Path) -> CacheEntry:
+    """Read one entry; a damaged one has a problem, a missing one is a FileNotFoundError."""
+    stamp = read_stamp(path)  # first: one that takes its place meanwhile is another entry
     artifact: Artifact | None = None
     problem = None
     if not is_directory(path):
@@ -125,20 +113,16 @@ def read_entry(path: Path) -> Entry:
             else:
                 problem = f"expected the key {path.name}, got {found.key}: the folder was renamed"
         except FileNotFoundError:
-            if read_stamp(path) != stamp:  # not its description is missing: another one took its place just now
+            if read_stamp(path) != stamp:  # another one took its place
                 return read_entry(path)
             problem = f"expected {ARTIFACT_FILE}, got nothing"
         except ArtifactError as error:
             problem = str(error)
-    return Entry(path.name, path, artifact, problem, stamp)
+    return CacheEntry(path.name, path, artifact, problem, stamp)
 
 
 def read_stamp(path: Path) -> tuple[int, int]:
-    """Return what tells an entry from another one at the same place, and stays when it is renamed.
-
-    Raises:
-        FileNotFoundError: There is nothing.
-    """
+    """Return what tells an entry from another one at the same place, and stays when it is renamed."""
     status = path.lstat()
     if stat.S_ISDIR(status.st_mode):
         try:

@@ -1,17 +1,16 @@
-"""The folder of the compile cache, and what its names mean.
+"""The folder of the compile cache: what its names mean, and what is removed from it.
 
     <home>/compile-cache/
-      <key>/                        an entry; the key is 64 hex digits
-        artifact.json               what it is (see `artifact`), read-only
-        model.blob | openvino/...   what the compiler made, read-only
-        used                        its time is that of the last use; locked while it is in use (see `hold`)
-      <key>.lock                    locked by the process that compiles
-      aside/<key>-<16 hex digits>/  damaged, or being removed
-      staging/                      entries that are being filled (see `staging`)
+      <key>/                              an entry; the key is 64 hex digits
+        artifact.json                     its description, read-only
+        model.blob | openvino/...         what the compiler made, read-only
+        used                              its time is that of the last use; locked while the entry is in use
+      <key>.lock                          locked by the process that compiles
+      quarantine/<key>-<16 hex digits>/   damaged, or being removed
+      staging/                            entries that are being filled
 
-The staging folder is in here and not the store's: the cache alone may be on another disk, or be what can be written.
-
-The promise: nothing is removed or renamed that is not named as above, and no link is followed.
+Staging is in here, not in the store: the cache alone may be on another disk, or the only folder that can be written.
+Other names are never removed or renamed, and no link is followed.
 """
 
 from __future__ import annotations
@@ -19,26 +18,28 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from npu_persist.artifact.artifact import USED_FILE
-from npu_persist.cache.entry import Entry, read_entry, read_stamp
+from npu_persist.cache.entry import CacheEntry, read_entry, read_stamp, tree_size
 from npu_persist.files.filesystem import is_directory, remove, rename_new, store_errors
 from npu_persist.files.locks import LOCK_SUFFIX, try_lock, unshared
+from npu_persist.files.staging import prune_staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAME = "compile-cache"
-"""Where in a home the cache is."""
-
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_ASIDE = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}", re.ASCII)
-_OWN = frozenset({"aside", "staging"})
+_QUARANTINED = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}", re.ASCII)
+_OWN = frozenset({"quarantine", "staging"})
+_DAY = 24 * 3600
 
 
 def is_key(name: str) -> bool:
@@ -46,47 +47,61 @@ def is_key(name: str) -> bool:
     return _KEY.fullmatch(name) is not None
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """What was removed, and why.
+
+    Attributes:
+        path: Where it was.
+        size: Its bytes.
+        reason: "quarantined", "damaged", "not used for 31 days", "least recently used", "not in use" or "left by an
+            interrupted run".
+        reference: The bundle that it was compiled from, if known.
+        device: The device that it was compiled for, if known.
+    """
+
+    path: Path
+    size: int
+    reason: str
+    reference: str | None = None
+    device: str | None = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What may stay: bytes of all entries, seconds without use; and the device whose entries are looked at."""
+
+    max_size: int | None = None
+    older_than: float | None = None
+    device: str | None = None
+
+
 class Folder:
     """The folder, which need not exist.
 
     Attributes:
         path: `<home>/compile-cache`.
-        aside: Where damaged entries go.
+        quarantine_path: Where damaged entries go.
         staging: Where entries are filled.
     """
 
     def __init__(self, home: Path) -> None:
-        self.path = home / NAME
-        self.aside = self.path / "aside"
+        self.path = home / "compile-cache"
+        self.quarantine_path = self.path / "quarantine"
         self.staging = self.path / "staging"
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield what is named like an entry, by key; what cannot be read too, with that as its problem."""
+    def entries(self) -> Iterator[CacheEntry]:
+        """Yield the entries, by key; damaged and unreadable ones with their problem."""
         for path in (self.path / name for name in self._names() if is_key(name)):
             with suppress(FileNotFoundError):  # removed since it was listed
                 yield _read_any(path)
 
-    def locks(self) -> Iterator[Path]:
-        """Yield the lock files."""
-        yield from (self.path / name for name in self._names() if _is_lock(name))
-
-    def asides(self) -> Iterator[Path]:
-        """Yield what was put aside."""
-        names = os.listdir(self.aside) if is_directory(self.aside) else []  # noqa: PTH208
-        yield from (self.aside / name for name in sorted(names) if _ASIDE.fullmatch(name))
-
-    def strangers(self) -> Iterator[Path]:
-        """Yield what has a name that nothing of ours has."""
+    def unknown_files(self) -> Iterator[Path]:
+        """Yield files and folders with names that this cache does not use."""
         yield from (self.path / name for name in self._names() if not (name in _OWN or is_key(name) or _is_lock(name)))
 
-    def move_aside(self, path: Path, stamp: tuple[int, int]) -> Path | None:
-        """Rename an entry into `aside`, and return where it is; None if it is gone, or another has taken its place.
-
-        Raises:
-            OSError: The file system refuses.
-        """
-        self.aside.mkdir(exist_ok=True)
-        target = self.aside / f"{path.name}-{os.urandom(8).hex()}"
+    def quarantine(self, path: Path, stamp: tuple[int, int]) -> Path | None:
+        """Rename an entry into the quarantine and return where it is; None if it is gone or another took its place."""
+        self.quarantine_path.mkdir(exist_ok=True)
+        target = self.quarantine_path / f"{path.name}-{os.urandom(8).hex()}"
         try:
             if read_stamp(path) != stamp:
                 return None
@@ -95,31 +110,63 @@ class Folder:
                 return target
         except FileNotFoundError:
             return None
-        with suppress(OSError):  # replaced between the look and the rename: back with it, unless there is a third
+        with suppress(OSError):  # it was replaced just before the rename: undo that, unless there is a third one
             rename_new(target, path)
         return None
 
-    def remove_entry(self, entry: Entry) -> bool:
-        """Remove an entry by one rename, and then its files; tell whether that happened.
-
-        It did not if the entry is in use, gone, or another user's.
-
-        Raises:
-            OSError: The file system refuses.
-        """
+    def remove_entry(self, entry: CacheEntry) -> bool:
+        """Remove an entry by one rename, and then its files; False if it is in use, gone, or another user's."""
         with unshared(entry.path / USED_FILE) as free:
             if not free:
                 return False
             try:
-                moved = self.move_aside(entry.path, entry.stamp)
+                moved = self.quarantine(entry.path, entry.stamp)
             except PermissionError as error:  # another user's; on Windows, one of whose files was opened just now
                 log.warning("compile cache: %s cannot be removed: %s", entry.path, error)
                 return False
         if moved is None:
             return False
-        with suppress(OSError):  # what cannot be removed now is a leftover, for the next prune
+        with suppress(OSError):  # then it is a leftover for the next prune
             remove(moved)
         return True
+
+    def remove_entries(self, limits: Limits, keep: Path | None = None) -> Iterator[Removed]:
+        """Remove damaged entries, then the least recently used, until the limits are kept; `keep` stays in any case."""
+        entries = [entry for entry in self.entries() if limits.device is None or _is_for(entry, limits.device)]
+        entries.sort(key=lambda entry: (entry.artifact is not None, entry.last_used))
+        sizes = {entry.path: entry.size for entry in entries}
+        total = sum(sizes.values())
+        for entry in entries:
+            reason = _reason_to_remove(entry, limits, total)
+            if reason is None or entry.path == keep:
+                continue
+            is_removed = self.remove_entry(entry)
+            if is_removed or not os.path.lexists(entry.path):  # another process prunes, too: its space is free as well
+                total -= sizes[entry.path]
+            if is_removed:
+                device = None if entry.artifact is None else entry.artifact.device
+                yield Removed(entry.path, sizes[entry.path], reason, entry.reference, device)
+
+    def remove_quarantined(self) -> Iterator[Removed]:
+        """Remove what is in quarantine and not in use."""
+        found = os.listdir(self.quarantine_path) if is_directory(self.quarantine_path) else []  # noqa: PTH208
+        for path in (self.quarantine_path / name for name in sorted(found) if _QUARANTINED.fullmatch(name)):
+            size = tree_size(path)
+            with unshared(path / USED_FILE) as free:
+                pass  # and closed: Windows removes no open file
+            with suppress(PermissionError):  # another user's; on Windows also one in use after all
+                if free:
+                    remove(path)
+                    yield Removed(path, size, "quarantined")
+
+    def remove_leftovers(self) -> Iterator[Removed]:
+        """Remove what is in quarantine, and what interrupted runs left."""
+        yield from self.remove_quarantined()
+        for path in prune_staging(self.staging):
+            yield Removed(path, 0, "left by an interrupted run")
+        for name in self._names():
+            if _is_lock(name):
+                _remove_lock_file(self.path / name)
 
     def _names(self) -> list[str]:
         with store_errors(f"list the compile cache {self.path}"):
@@ -129,28 +176,14 @@ class Folder:
                 return []
 
 
-def remove_aside(path: Path) -> bool:
-    """Remove what was put aside; tell whether that happened: not if it is in use, or another user's."""
-    with unshared(path / USED_FILE) as free:
-        if not free:
-            return False
-    with suppress(PermissionError):  # on Windows also what is in use after all
-        remove(path)
-        return True
-    return False
-
-
-def remove_lock(path: Path) -> None:
-    """Remove a lock file that nobody holds."""
+def _remove_lock_file(path: Path) -> None:
     with suppress(OSError):
         lock = try_lock(path)
         if lock is None:
             return
-        try:
+        with lock:
             if os.name != "nt":  # where an open file cannot be removed
                 remove(path)
-        finally:
-            lock.release()
         if os.name == "nt":
             remove(path)
 
@@ -159,10 +192,29 @@ def _is_lock(name: str) -> bool:
     return name.endswith(LOCK_SUFFIX) and is_key(name.removesuffix(LOCK_SUFFIX))
 
 
-def _read_any(path: Path) -> Entry:
+def _read_any(path: Path) -> CacheEntry:
     try:
         return read_entry(path)
     except FileNotFoundError:
         raise
     except OSError as error:
-        return Entry(path.name, path, None, f"cannot be read: {error.strerror or error}", (0, 0))
+        return CacheEntry(path.name, path, None, f"cannot be read: {error.strerror or error}", (0, 0))
+
+
+def _is_for(entry: CacheEntry, device: str) -> bool:
+    """Tell whether an entry is for a device: `GPU` means `GPU.1` too, and `AUTO` `AUTO:NPU,CPU`."""
+    if entry.artifact is None:
+        return False
+    found, wanted = entry.artifact.device.upper(), device.upper()
+    return found == wanted or found.startswith((f"{wanted}.", f"{wanted}:"))
+
+
+def _reason_to_remove(entry: CacheEntry, limits: Limits, total: int) -> str | None:
+    idle = time.time() - entry.last_used.timestamp()
+    if entry.artifact is None:
+        return "damaged"
+    if limits.older_than is not None and idle > limits.older_than:
+        return f"not used for {idle / _DAY:.3g} days"
+    if limits.max_size is not None and total > limits.max_size:
+        return "least recently used" if limits.max_size else "not in use"
+    return None

@@ -1,8 +1,7 @@
-"""Carry an entry of the compile cache to an identical machine, as a folder.
+"""Export and import of cache entries, to carry them to an identical machine as a folder.
 
-The promise: every byte that leaves or comes in was compared with its digest, the copy and not what it was made from;
-the folder appears whole or not at all. What comes in is found under the key that its own description makes, which names
-the bundle, the device and OpenVINO's build: on another machine it is never found, and never used.
+Every copied byte is compared with its digest, and the folder appears complete. An imported entry is found under the key
+of its own description, which names the bundle, the device and OpenVINO's build: another machine never uses it.
 """
 
 from __future__ import annotations
@@ -18,23 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
-    from npu_persist.cache.entry import Entry
+    from npu_persist.cache.entry import CacheEntry
 
 
-def copy_out(entry: Entry, target: Path) -> None:
-    """Copy an entry to a new folder.
-
-    Raises:
-        UsageError: There is something at `target`.
-        ArtifactError: The entry is damaged.
-        StoreError: The file system refuses.
-    """
+def export_entry(entry: CacheEntry, target: Path) -> None:
+    """Copy an entry to a new folder; errors as for `CompileCache.export`."""
     if os.path.lexists(target):
-        raise UsageError(
-            f"{target}: expected a folder that is not there yet, to be made; got one that is. Choose another"
-        )
+        raise UsageError(f"{target} exists; expected a new folder. Choose another")
     draft = target.with_name(f"{target.name}.{os.urandom(4).hex()}.part")
-    held = entry.hold()
+    lock = entry.mark_in_use()
     try:
         with store_errors(f"export {entry.key} to {target}"):
             artifact = entry.artifact
@@ -46,20 +37,14 @@ def copy_out(entry: Entry, target: Path) -> None:
             fsync_directory(draft)
             rename_new(draft, target)
     finally:
-        if held is not None:
-            held.release()
+        if lock is not None:
+            lock.release()
         with store_errors(f"remove {draft}"):
             remove(draft)
 
 
-def copy_in(source: Path, staging: Path) -> Artifact:
-    """Copy the files of an exported entry, but its description, into an empty folder; return the description.
-
-    Raises:
-        NotFoundError: There is no exported entry.
-        ArtifactError: It is damaged.
-        StoreError: The file system refuses.
-    """
+def copy_exported(source: Path, staging: Path) -> Artifact:
+    """Copy the files of an exported entry into an empty folder, and return the description."""
     with store_errors(f"import {source}"):
         try:
             artifact = read_artifact(source)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from npu_persist.artifact.artifact import Artifact
-    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.cli.output import Output
 
 _SHOWN_DIGITS = 12
@@ -60,10 +60,10 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
     for entry in entries:
         if entry["problem"] is not None:
             output.warning(f"{entry['path']} is damaged: {entry['problem']}")
-    _warn_of_strangers(cache, output)
+    _warn_of_unknown_files(cache, output)
 
 
-def _describe(entry: Entry, references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _describe(entry: CacheEntry, references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     artifact = entry.artifact
     return {
         "key": entry.key,
@@ -105,7 +105,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
         if error is not None:
             failures.append(error)
             if arguments.repair:
-                cache.put_aside(entry, str(error))
+                cache.quarantine(entry, str(error))
     rows = [[one["key"][:_SHOWN_DIGITS], one["bundle"] or "?", "ok" if one["ok"] else "FAILED"] for one in results]
     output.show(results, lambda: output.table(["KEY", "BUNDLE", "RESULT"], rows))
     for error in failures:
@@ -114,7 +114,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
         output.note("damaged entries were quarantined; `npu-persist cache prune` removes them")
     elif failures:
         output.note("`npu-persist cache verify --repair` quarantines damaged entries; they are compiled again")
-    _warn_of_strangers(cache, output)
+    _warn_of_unknown_files(cache, output)
     return max((error.exit_code for error in failures), default=0)
 
 
@@ -155,7 +155,7 @@ def run_export(arguments: argparse.Namespace, output: Output) -> None:
     output.show({"key": entry.key, "path": directory}, f"{entry.key} is in {directory}")
 
 
-def _find_entry(cache: CompileCache, arguments: argparse.Namespace) -> Entry:
+def _find_entry(cache: CompileCache, arguments: argparse.Namespace) -> CacheEntry:
     """Return the entry with this start of its key, or the one that was compiled from this bundle."""
     try:
         return cache.lookup(arguments.entry)
@@ -207,8 +207,8 @@ def _open_cache(arguments: argparse.Namespace) -> CompileCache:
     return npu_persist.CompileCache(npu_persist.Store(arguments.store).home)
 
 
-def _warn_of_strangers(cache: CompileCache, output: Output) -> None:
-    for path in cache.strangers():
+def _warn_of_unknown_files(cache: CompileCache, output: Output) -> None:
+    for path in cache.unknown_files():
         output.warning(f"{path} does not belong to the compile cache; left as it is")
 
 

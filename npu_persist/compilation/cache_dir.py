@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.manifest import FileEntry
-    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.compilation.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class OwnCache:
         self._staging = self._stack.enter_context(cache.stage())
         self._folder = self._staging / CACHE_FOLDER
         self._known: Mapping[str, FileEntry] = {}
-        self._taken: Entry | None = None
+        self._taken: CacheEntry | None = None
         self._stop = threading.Event()
         try:
             with store_errors(f"make {self._folder}"):
@@ -56,7 +56,7 @@ class OwnCache:
             self._stack.close()
             raise
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: CacheEntry) -> None:
         """Let OpenVINO read an entry's files, after they were checked.
 
         Raises:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.artifact.compatibility import Status
-    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.compilation.cache_dir import OwnCache
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
@@ -174,7 +174,7 @@ class _Search:
         if cache is None:
             return None
         began = time.perf_counter()
-        entry: Entry | None = None
+        entry: CacheEntry | None = None
         found: Found | None = None
         damage = ""
         try:
@@ -192,11 +192,11 @@ class _Search:
         if found is None:
             self._reject("cache", damage, began)
             self._verification.finish()  # it may be the weights that are damaged, and not the entry
-            cache.put_aside(entry or self._recipe.key, damage)
+            cache.quarantine(entry or self._recipe.key, damage)
         return found
 
-    def _use_entry(self, cache: CompileCache, entry: Entry, artifact: Artifact, reason: str, began: float) -> Found:
-        held = entry.hold()
+    def _use_entry(self, cache: CompileCache, entry: CacheEntry, artifact: Artifact, reason: str, began: float) -> Found:
+        held = entry.mark_in_use()
         if artifact.kind == "blob":
             compiled = self._import(artifact, entry.path)
             return self._use("cache", compiled, reason, began, held=held, from_cache=True)
@@ -254,7 +254,7 @@ class _Search:
                 try:
                     with cache.stage() as staging:
                         entry = cache.publish(export_blob(self._recipe, compiled, staging), staging)
-                    return compiled, entry.hold()
+                    return compiled, entry.mark_in_use()
                 except (CompilationError, StoreError, OSError) as error:
                     self._note(f"not cached: {error}")
         return compiled, None

@@ -34,7 +34,7 @@ def check_whole(cache: CompileCache) -> None:
     assert all(error is None for _, error in cache.verify())
     assert [path for path in cache.path.glob("staging/*") if path.is_dir()] == []
     cache.sweep()
-    publish(cache).check()
+    publish(cache).verify()
     assert cache.find(KEY) is not None
 
 
@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_from_some_step_on_leaves_the_cache_as_it_was(tmp_pa
     assert refused > 5
 
 
-@pytest.mark.parametrize("verb", ["publish", "prune", "put aside", "export", "import"])
+@pytest.mark.parametrize("verb", ["publish", "prune", "quarantine", "export", "import"])
 def test_a_step_that_fails_is_a_store_error_and_leaves_whole_entries(tmp_path: Path, verb: str) -> None:
     last = 0
     for number in range(1, 100):
@@ -81,7 +81,7 @@ def test_a_step_that_fails_is_a_store_error_and_leaves_whole_entries(tmp_path: P
         actions: dict[str, Callable[[], object]] = {
             "publish": lambda cache=cache: publish(cache),  # type: ignore[misc]
             "prune": lambda cache=cache: cache.prune(max_size=0),  # type: ignore[misc]
-            "put aside": lambda cache=cache, old=old: cache.put_aside(old, "damaged"),  # type: ignore[misc]
+            "quarantine": lambda cache=cache, old=old: cache.quarantine(old, "damaged"),  # type: ignore[misc]
             "export": lambda cache=cache, old=old, home=home: cache.export(old, home / "after"),  # type: ignore[misc]
             "import": lambda home=home: CompileCache(home / "new").import_entry(home / "before"),  # type: ignore[misc]
         }
@@ -90,7 +90,7 @@ def test_a_step_that_fails_is_a_store_error_and_leaves_whole_entries(tmp_path: P
         check_whole(cache)
         for folder in home.iterdir():
             if folder.name == "after":  # whole or not at all
-                CompileCache(home / "check").import_entry(folder).check()
+                CompileCache(home / "check").import_entry(folder).verify()
         if calls < number:
             break
         last = number
@@ -116,10 +116,10 @@ def test_a_really_full_disk_leaves_the_cache_as_it_was_and_can_be_pruned(small_d
             old = publish(cache, {"model.blob": bytes(100_000)}, graph="old")
         assert list((cache.path / "staging").iterdir()) == []
         assert cache.find(old.key) == old
-        old.check()
+        old.verify()
     assert refused >= 4
     assert [one.path for one in cache.prune(max_size=0)] == [old.path]
-    publish(cache, {"model.blob": bytes(60_000)}).check()
+    publish(cache, {"model.blob": bytes(60_000)}).verify()
 
 
 def test_what_may_not_be_written_can_be_read(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,13 +130,13 @@ def test_what_may_not_be_written_can_be_read(small_disk: Path, caplog: pytest.Lo
     (damaged.path / "artifact.json").write_bytes(b"{")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)  # noqa: S607
     assert cache.find(KEY) == entry
-    entry.check()
+    entry.verify()
     assert len(cache.entries()) == 2
-    held = entry.hold()
+    held = entry.mark_in_use()
     assert held is not None  # a lock needs no writing here
     held.release()
     assert cache.find(damaged.key) is None
-    assert "cannot be put aside" in caplog.text
+    assert "cannot be quarantined" in caplog.text
     with cache.claim(KEY, timeout=60) as claimed:
         assert not claimed
     with pytest.raises(StoreError, match="Check the permissions"):
@@ -168,5 +168,5 @@ def test_the_cache_alone_may_be_on_another_disk(small_disk: Path, tmp_path: Path
         artifact = fill(staging)
         entry = cache.publish(artifact, staging)
     assert (small_disk / KEY / "model.blob").read_bytes() == BLOB
-    cache.put_aside(entry, "damaged")
+    cache.quarantine(entry, "damaged")
     assert len(cache.prune()) == 1

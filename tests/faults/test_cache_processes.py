@@ -41,8 +41,8 @@ verb, old, homes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 def act(cache):
     if verb == "publish":
         publish(cache, graph="new")
-    elif verb == "put aside":
-        cache.put_aside(cache.find(KEY), "damaged")
+    elif verb == "quarantine":
+        cache.quarantine(cache.find(KEY), "damaged")
     else:
         cache.prune(max_size=0)
 
@@ -97,7 +97,7 @@ def killed_caches(tmp_path: Path, verb: str) -> Iterator[CompileCache]:
 
 @pytest.mark.parametrize(
     ("verb", "expected"),
-    [("publish", {1, 2}), ("put aside", {1}), ("prune", {0, 1})],  # aside by the last change: no kill comes after it
+    [("publish", {1, 2}), ("quarantine", {1}), ("prune", {0, 1})],  # its last change quarantines: no kill follows
 )
 def test_whatever_is_killed_leaves_whole_entries_or_none(tmp_path: Path, verb: str, expected: set[int]) -> None:
     counts = set()
@@ -111,8 +111,8 @@ def test_whatever_is_killed_leaves_whole_entries_or_none(tmp_path: Path, verb: s
         assert cache.sweep() == []
         left = {path.name for path in cache.path.rglob("*") if path.is_file()}
         assert left == ({"artifact.json", "model.blob", "used"} if entries else set())
-        publish(cache).check()
-        publish(cache, graph="new").check()
+        publish(cache).verify()
+        publish(cache, graph="new").verify()
         counts.add(len(entries))
     assert counts == expected
 
@@ -131,7 +131,7 @@ chance = random.Random(os.getpid())
 made, used, pruned, damaged = 0, 0, 0, 0
 
 def use(entry):
-    with_hold = entry.hold()
+    with_hold = entry.mark_in_use()
     try:
         check_files(entry.path, entry.artifact)
         data = (entry.path / BLOB_FILE).read_bytes()

@@ -14,7 +14,7 @@ from npu_persist.files.digest import digest_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from npu_persist.cache import CompileCache, Entry
+    from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.files.locks import Lock
 
 BLOB = b"what a compiler made\n" * 50
@@ -55,7 +55,7 @@ def fill(staging: Path, files: dict[str, bytes] | None = None, **changes: Any) -
     return make_artifact(files=describe_files(staging), **changes)
 
 
-def publish(cache: CompileCache, files: dict[str, bytes] | None = None, **changes: Any) -> Entry:
+def publish(cache: CompileCache, files: dict[str, bytes] | None = None, **changes: Any) -> CacheEntry:
     """Put an entry into a cache: `graph="other"` gives it another key."""
     with cache.stage() as staging:
         return cache.publish(fill(staging, files, **changes), staging)
@@ -64,35 +64,35 @@ def publish(cache: CompileCache, files: dict[str, bytes] | None = None, **change
 KEY = make_artifact().key
 
 
-def damage(entry: Entry, relative: str = BLOB_FILE, data: bytes = b"x" * len(BLOB)) -> None:
+def damage(entry: CacheEntry, relative: str = BLOB_FILE, data: bytes = b"x" * len(BLOB)) -> None:
     path = entry.path / relative
     path.chmod(stat.S_IWRITE | stat.S_IREAD)
     path.write_bytes(data)
 
 
-def age(entry: Entry, seconds: float) -> None:
+def age(entry: CacheEntry, seconds: float) -> None:
     """Let an entry be last used so long ago."""
     moment = time.time() - seconds
     os.utime(entry.path / "used", (moment, moment))
 
 
-def held(entry: Entry) -> Lock:
+def held(entry: CacheEntry) -> Lock:
     """Mark an entry as in use."""
-    lock = entry.hold()
+    lock = entry.mark_in_use()
     assert lock is not None
     return lock
 
 
-def asides(cache: CompileCache) -> list[Path]:
-    """Return what was put aside."""
-    return sorted((cache.path / "aside").iterdir()) if (cache.path / "aside").exists() else []
+def quarantined(cache: CompileCache) -> list[Path]:
+    """Return what was quarantined."""
+    return sorted((cache.path / "quarantine").iterdir()) if (cache.path / "quarantine").exists() else []
 
 
 def names(cache: CompileCache) -> set[str]:
     """Return what is in the cache's folder besides its own folders."""
-    return {path.name for path in cache.path.iterdir()} - {"aside", "staging"}
+    return {path.name for path in cache.path.iterdir()} - {"quarantine", "staging"}
 
 
-def is_used(entry: Entry) -> bool:
+def is_used(entry: CacheEntry) -> bool:
     """Tell whether an entry is in use now; a type checker takes a property for a constant."""
     return entry.in_use

@@ -9,9 +9,9 @@ import pytest
 
 from npu_persist import cache as room
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact, check_files, read_artifact
-from npu_persist.cache import CompileCache, Entry
+from npu_persist.cache import CacheEntry, CompileCache
 from npu_persist.errors import ArtifactError, StoreError, UsageError
-from tests.support.artifacts import BLOB, KEY, asides, damage, fill, held, make_artifact, names, publish
+from tests.support.artifacts import BLOB, KEY, damage, fill, held, make_artifact, names, publish, quarantined
 from tests.support.processes import run_python
 
 if TYPE_CHECKING:
@@ -47,15 +47,17 @@ def test_what_was_published_is_found_by_its_key(cache: CompileCache) -> None:
 def test_nothing_is_made_by_looking(cache: CompileCache) -> None:
     assert cache.find(KEY) is None
     assert cache.entries() == ()
-    assert cache.strangers() == ()
+    assert cache.unknown_files() == ()
     assert list(cache.verify()) == []
     assert cache.prune() == []
     assert cache.sweep() == []
-    cache.put_aside(KEY, "no reason")
+    cache.quarantine(KEY, "no reason")
     assert not cache.home.exists()
 
 
-@pytest.mark.parametrize("key", ["", "x", "../..", KEY.upper(), KEY[:-1], f"{KEY}\n", "aside", f"aside/{KEY}-0"])
+@pytest.mark.parametrize(
+    "key", ["", "x", "../..", KEY.upper(), KEY[:-1], f"{KEY}\n", "quarantine", f"quarantine/{KEY}-0"]
+)
 def test_what_is_no_key_is_never_found(cache: CompileCache, key: str) -> None:
     publish(cache)
     assert cache.find(key) is None
@@ -63,7 +65,7 @@ def test_what_is_no_key_is_never_found(cache: CompileCache, key: str) -> None:
 
 def test_a_folder_of_openvinos_is_kept_too(cache: CompileCache) -> None:
     entry = publish(cache, {"openvino/1.blob": b"one", "openvino/deep/2.cl_cache": b"two"}, kind="cache_dir")
-    entry.check()
+    entry.verify()
     assert (entry.path / "openvino" / "deep" / "2.cl_cache").read_bytes() == b"two"
 
 
@@ -111,7 +113,7 @@ def test_who_comes_second_gets_the_first_ones_entry(cache: CompileCache) -> None
 def test_an_entry_is_replaced_on_demand_but_not_one_that_came_since(
     cache: CompileCache, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def publish_instead(data: bytes, old: Entry) -> Entry:
+    def publish_instead(data: bytes, old: CacheEntry) -> CacheEntry:
         with cache.stage() as staging:
             return cache.publish(fill(staging, {BLOB_FILE: data}), staging, instead_of=old)
 
@@ -128,9 +130,9 @@ def test_an_entry_is_replaced_on_demand_but_not_one_that_came_since(
 def test_a_damaged_entry_gives_way_to_a_new_one(cache: CompileCache, relative: str) -> None:
     damage(publish(cache), relative, b"short")
     entry = publish(cache)
-    entry.check()
+    entry.verify()
     assert cache.find(KEY) == entry
-    assert len(asides(cache)) == 1
+    assert len(quarantined(cache)) == 1
 
 
 @pytest.mark.parametrize("files", [{}, {BLOB_FILE: b"blob", "extra": b""}], ids=["missing", "too many"])
@@ -149,45 +151,45 @@ def test_what_is_published_is_what_its_description_says(cache: CompileCache, fil
 def test_only_a_staging_directory_of_the_cache_is_published(cache: CompileCache, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    with pytest.raises(UsageError, match=r"cache\.stage"):
+    with pytest.raises(UsageError, match="expected a directory that `stage` of this cache made"):
         cache.publish(fill(folder), folder)
     assert (folder / BLOB_FILE).exists()
 
 
-def no_description(entry: Entry) -> None:
+def no_description(entry: CacheEntry) -> None:
     (entry.path / ARTIFACT_FILE).chmod(stat.S_IWRITE)
     (entry.path / ARTIFACT_FILE).unlink()
 
 
-def cut_description(entry: Entry) -> None:
+def cut_description(entry: CacheEntry) -> None:
     damage(entry, ARTIFACT_FILE, (entry.path / ARTIFACT_FILE).read_bytes()[:-9])
 
 
-def other_description(entry: Entry) -> None:
+def other_description(entry: CacheEntry) -> None:
     """Sound, but of another key."""
     damage(entry, ARTIFACT_FILE, make_artifact(graph="other").to_json())
 
 
-def huge_description(entry: Entry) -> None:
+def huge_description(entry: CacheEntry) -> None:
     damage(entry, ARTIFACT_FILE, b" " * (2 * 1024 * 1024))
 
 
-def file_in_place(entry: Entry) -> None:
+def file_in_place(entry: CacheEntry) -> None:
     entry.path.rename(entry.path.parent.parent / "moved")
     entry.path.write_bytes(b"no folder")
 
 
-def link_in_place(entry: Entry) -> None:
+def link_in_place(entry: CacheEntry) -> None:
     entry.path.rename(entry.path.parent.parent / "moved")
     entry.path.symlink_to(entry.path.parent.parent / "moved", target_is_directory=True)
 
 
-def link_as_description(entry: Entry) -> None:
+def link_as_description(entry: CacheEntry) -> None:
     (entry.path / ARTIFACT_FILE).rename(entry.path.parent.parent / "moved")
     (entry.path / ARTIFACT_FILE).symlink_to(entry.path.parent.parent / "moved")
 
 
-def folder_as_description(entry: Entry) -> None:
+def folder_as_description(entry: CacheEntry) -> None:
     no_description(entry)
     (entry.path / ARTIFACT_FILE).mkdir()
 
@@ -205,24 +207,24 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
-def test_a_damaged_entry_is_put_aside_when_it_is_looked_for(
-    cache: CompileCache, harm: Callable[[Entry], None], caplog: pytest.LogCaptureFixture
+def test_a_damaged_entry_is_quarantined_when_it_is_looked_for(
+    cache: CompileCache, harm: Callable[[CacheEntry], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     harm(publish(cache))
     assert cache.find(KEY) is None
-    assert "was put aside" in caplog.text
+    assert "was quarantined" in caplog.text
     assert names(cache) == set()
-    assert len(asides(cache)) == 1
-    publish(cache).check()
-    assert [removed.reason for removed in cache.prune()] == ["put aside"]
-    assert asides(cache) == []
+    assert len(quarantined(cache)) == 1
+    publish(cache).verify()
+    assert [removed.reason for removed in cache.prune()] == ["quarantined"]
+    assert quarantined(cache) == []
     moved = cache.home / "moved"
     assert not moved.is_dir() or (moved / BLOB_FILE).read_bytes() == BLOB  # nothing was removed through the link
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
 def test_a_damaged_entry_is_listed_and_found_by_verify_and_removed_by_prune(
-    cache: CompileCache, harm: Callable[[Entry], None]
+    cache: CompileCache, harm: Callable[[CacheEntry], None]
 ) -> None:
     harm(publish(cache))
     sound = publish(cache, graph="other")
@@ -272,41 +274,41 @@ def test_an_entry_that_takes_anothers_place_while_it_is_read_is_sound(
 
 def test_what_was_removed_meanwhile_is_no_failure(cache: CompileCache, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(cache)
-    check = room.Entry.check
+    check = room.CacheEntry.verify
 
-    def check_late(entry: Entry) -> None:
+    def check_late(entry: CacheEntry) -> None:
         cache.prune(max_size=0)
         check(entry)
 
-    monkeypatch.setattr(room.Entry, "check", check_late)
+    monkeypatch.setattr(room.CacheEntry, "verify", check_late)
     assert list(cache.verify()) == []
 
 
-def test_a_damaged_entry_is_put_aside_for_its_finder(cache: CompileCache, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_quarantined_for_its_finder(cache: CompileCache, caplog: pytest.LogCaptureFixture) -> None:
     entry = publish(cache)
-    cache.put_aside(entry, "its blob is not what it was")
+    cache.quarantine(entry, "its blob is not what it was")
     assert cache.find(KEY) is None
     assert "its blob is not what it was" in caplog.text
-    cache.put_aside(entry, "again")
+    cache.quarantine(entry, "again")
     assert "again" not in caplog.text
 
 
-def test_an_entry_that_took_the_place_of_a_damaged_one_is_not_put_aside(cache: CompileCache) -> None:
+def test_an_entry_that_took_the_place_of_a_damaged_one_is_not_quarantine(cache: CompileCache) -> None:
     damaged = publish(cache)
-    cache.put_aside(damaged, "damaged")
+    cache.quarantine(damaged, "damaged")
     sound = publish(cache)
-    cache.put_aside(damaged, "found by another process before")
+    cache.quarantine(damaged, "found by another process before")
     assert cache.find(KEY) == sound
-    cache.put_aside(KEY, "whatever it is")
+    cache.quarantine(KEY, "whatever it is")
     assert cache.find(KEY) is None
 
 
-def test_an_entry_that_comes_while_one_is_put_aside_is_put_back(
+def test_an_entry_that_comes_while_one_is_quarantined_is_put_back(
     cache: CompileCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = publish(cache)
     rename = os.rename
-    calls: list[Entry] = []
+    calls: list[CacheEntry] = []
 
     def rename_late(source: Path, target: Path) -> None:
         if not calls:
@@ -316,9 +318,9 @@ def test_an_entry_that_comes_while_one_is_put_aside_is_put_back(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", rename_late)
-    cache.put_aside(damaged, "damaged")
+    cache.quarantine(damaged, "damaged")
     assert cache.find(KEY) == calls[1]
-    assert asides(cache) == []
+    assert quarantined(cache) == []
 
 
 def test_marking_an_entry_as_used_does_not_make_it_another_one(cache: CompileCache) -> None:
@@ -326,7 +328,7 @@ def test_marking_an_entry_as_used_does_not_make_it_another_one(cache: CompileCac
     (entry.path / "used").unlink()
     with held(entry):
         assert (entry.path / "used").exists()
-    cache.put_aside(entry, "damaged")
+    cache.quarantine(entry, "damaged")
     assert cache.find(KEY) is None
 
 
@@ -338,17 +340,17 @@ def test_names_that_are_none_of_ours_are_told_and_left_alone(cache: CompileCache
     (cache.path / "notes.txt").write_text("mine")
     (cache.path / f"{KEY}.bak").mkdir()
     (cache.path / "link").symlink_to(precious, target_is_directory=True)
-    (cache.path / "aside" / "mine").mkdir()
+    (cache.path / "quarantine" / "mine").mkdir()
     strangers = {"notes.txt", f"{KEY}.bak", "link"}
-    assert {path.name for path in cache.strangers()} == strangers
+    assert {path.name for path in cache.unknown_files()} == strangers
     assert cache.entries() == (entry,)
     cache.prune(max_size=0)
     assert names(cache) == strangers
-    assert [path.name for path in asides(cache)] == ["mine"]
+    assert [path.name for path in quarantined(cache)] == ["mine"]
     assert (precious / KEY).exists()
 
 
-@pytest.mark.parametrize("name", ["aside", "staging"])
+@pytest.mark.parametrize("name", ["quarantine", "staging"])
 def test_nothing_is_removed_through_a_link_in_place_of_our_own_folders(
     cache: CompileCache, tmp_path: Path, name: str
 ) -> None:
@@ -378,7 +380,7 @@ def test_finding_imports_neither_openvino_nor_numpy(cache: CompileCache) -> None
         from pathlib import Path
         from npu_persist.cache import CompileCache
 
-        with CompileCache(Path(sys.argv[1])).find(sys.argv[2]).hold() as hold:
+        with CompileCache(Path(sys.argv[1])).find(sys.argv[2]).mark_in_use() as lock:
             print(*sorted({"openvino", "numpy", "torch"} & sys.modules.keys()))
     """
     assert run_python("-c", code, str(cache.home), entry.key).stdout.strip() == ""
@@ -399,7 +401,7 @@ def test_errors_of_the_file_system_are_ours(tmp_path: Path) -> None:
     for call in (
         lambda: cache.find(KEY),
         cache.entries,
-        cache.strangers,
+        cache.unknown_files,
         lambda: list(cache.verify()),
         lambda: cache.stage().__enter__(),
     ):

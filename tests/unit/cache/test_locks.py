@@ -67,12 +67,12 @@ def test_a_hold_is_a_use(cache: CompileCache) -> None:
 def test_an_entry_that_is_gone_cannot_be_held(cache: CompileCache) -> None:
     entry = publish(cache)
     cache.prune(max_size=0)
-    assert entry.hold() is None
+    assert entry.mark_in_use() is None
     assert entry.size == 0
     assert not is_used(entry)
     assert entry.last_used.timestamp() == 0
     with pytest.raises(FileNotFoundError):
-        entry.check()
+        entry.verify()
 
 
 @pytest.mark.skipif(not POSIX, reason="an open folder cannot be renamed on Windows")
@@ -90,13 +90,13 @@ def test_an_entry_that_goes_while_it_is_taken_cannot_be_held(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock_late)
-    assert entry.hold() is None
+    assert entry.mark_in_use() is None
 
 
 def test_holds_of_many_threads_are_one_each(cache: CompileCache) -> None:
     entry = publish(cache)
     holds: list[Any] = []
-    threads = [threading.Thread(target=lambda: holds.append(entry.hold())) for _ in range(16)]
+    threads = [threading.Thread(target=lambda: holds.append(entry.mark_in_use())) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,7 +136,7 @@ def test_a_forked_child_shares_the_hold_and_its_end_does_not_end_it(cache: Compi
         from npu_persist.cache import CompileCache
 
         entry = CompileCache(Path(sys.argv[1])).find(sys.argv[2])
-        hold = entry.hold()
+        hold = entry.mark_in_use()
         ready, go = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
@@ -164,7 +164,7 @@ def test_a_link_in_place_of_the_mark_of_use_is_not_followed(cache: CompileCache,
     (entry.path / "used").unlink()
     (entry.path / "used").symlink_to(tmp_path / "precious")
     if POSIX:
-        assert entry.hold() is None
+        assert entry.mark_in_use() is None
         assert (tmp_path / "precious").stat().st_mtime == 0
     assert len(cache.prune(max_size=0)) == 1
     assert (tmp_path / "precious").exists()
@@ -298,12 +298,12 @@ def test_everything_works_without_locks(cache: CompileCache, lockless: str) -> N
         assert publish(cache, {BLOB_FILE: b"first"}) == publish(cache, {BLOB_FILE: b"second"})
     entry = cache.find(KEY)
     assert entry is not None
-    assert (entry.hold() is None) == (lockless != "succeeds always")
+    assert (entry.mark_in_use() is None) == (lockless != "succeeds always")
     assert not is_used(entry)
-    entry.check()
-    cache.put_aside(entry, "damaged")
-    publish(cache).check()
-    assert {removed.reason for removed in cache.prune(max_size=0)} == {"put aside", "not in use"}
+    entry.verify()
+    cache.quarantine(entry, "damaged")
+    publish(cache).verify()
+    assert {removed.reason for removed in cache.prune(max_size=0)} == {"quarantined", "not in use"}
     assert cache.entries() == ()
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist.artifact.artifact import BLOB_FILE
-from npu_persist.cache import QUOTA_VARIABLE, CompileCache, Entry
+from npu_persist.cache import QUOTA_VARIABLE, CacheEntry, CompileCache
 from npu_persist.cache.amounts import parse_age, parse_size
 from npu_persist.cache.folder import Folder
 from npu_persist.errors import UsageError
-from tests.support.artifacts import BLOB, KEY, age, asides, held, names, publish
+from tests.support.artifacts import BLOB, KEY, age, held, names, publish, quarantined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ def cache(tmp_path: Path) -> CompileCache:
     return CompileCache(tmp_path / "home")
 
 
-def aged(cache: CompileCache, count: int = 4, **changes: Any) -> list[Entry]:
+def aged(cache: CompileCache, count: int = 4, **changes: Any) -> list[CacheEntry]:
     """Publish entries, the first least recently used."""
     entries = [publish(cache, graph=f"graph {number}", **changes) for number in range(count)]
     for number, entry in enumerate(entries):
@@ -40,7 +40,7 @@ def test_the_least_recently_used_go_until_the_size_is_kept(cache: CompileCache) 
     assert removed[0].reference == entries[0].reference
     assert removed[0].device == "CPU"
     assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
-    assert asides(cache) == []
+    assert quarantined(cache) == []
 
 
 def test_a_use_moves_an_entry_to_the_end(cache: CompileCache) -> None:
@@ -66,7 +66,7 @@ def test_two_that_prune_at_once_do_not_remove_twice_as_much(
     limit = 2 * entries[0].size + 10
     remove_entry = Folder.remove_entry
 
-    def remove_late(folder: Folder, entry: Entry) -> bool:
+    def remove_late(folder: Folder, entry: CacheEntry) -> bool:
         monkeypatch.setattr(Folder, "remove_entry", remove_entry)
         assert len(cache.prune(max_size=limit)) == 2  # by another process
         return folder.remove_entry(entry)
@@ -130,21 +130,21 @@ def test_the_quota_is_kept_after_each_publish_and_the_new_entry_stays(
         assert [entry.key for entry in cache.entries()] == [last.key]
 
 
-def test_what_was_put_aside_goes_before_any_entry(tmp_path: Path) -> None:
+def test_what_was_quarantined_goes_before_any_entry(tmp_path: Path) -> None:
     cache = CompileCache(tmp_path)
     entries = aged(cache, 2)
-    cache.put_aside(entries[1], "damaged")
+    cache.quarantine(entries[1], "damaged")
     publish(CompileCache(tmp_path, quota=2 * entries[0].size + 10), graph="newest")
-    assert asides(cache) == []
+    assert quarantined(cache) == []
     assert cache.find(entries[0].key) is not None
 
 
-def test_what_was_put_aside_while_it_is_in_use_stays_until_it_is_not(cache: CompileCache) -> None:
+def test_what_was_quarantined_while_it_is_in_use_stays_until_it_is_not(cache: CompileCache) -> None:
     entry = publish(cache)
     with held(entry):
-        cache.put_aside(entry, "damaged")
+        cache.quarantine(entry, "damaged")
         assert cache.prune() == []
-        assert (asides(cache)[0] / BLOB_FILE).read_bytes() == BLOB
+        assert (quarantined(cache)[0] / BLOB_FILE).read_bytes() == BLOB
     assert len(cache.prune()) == 1
 
 
@@ -153,18 +153,18 @@ def test_a_quota_that_cannot_be_kept_does_not_fail_the_publish(
 ) -> None:
     publish(CompileCache(tmp_path))
 
-    def refuse(*_: object) -> Iterator[Any]:
+    def refuse(*_: object, **__: object) -> Iterator[Any]:
         yield from ()
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr("npu_persist.cache.pruning.remove_entries", refuse)
+    monkeypatch.setattr("npu_persist.cache.folder.Folder.remove_entries", refuse)
     assert publish(CompileCache(tmp_path, quota=0), graph="other").path.exists()
     assert "cannot be kept below 0 bytes" in caplog.text
 
 
 def test_sweeping_removes_leftovers_and_no_entry(cache: CompileCache) -> None:
     entry = publish(cache)
-    cache.put_aside(publish(cache, graph="other"), "damaged")
+    cache.quarantine(publish(cache, graph="other"), "damaged")
     with cache.claim(KEY, timeout=0):
         cache.sweep()
         assert names(cache) == {KEY, f"{KEY}.lock"}

@@ -27,7 +27,7 @@ def test_an_exported_entry_is_found_on_an_identical_machine(cache: CompileCache,
     imported = other.import_entry(tmp_path / "deep" / "exported")
     assert other.find(entry.key) == imported
     assert imported.artifact == entry.artifact
-    imported.check()
+    imported.verify()
     assert list((other.path / "staging").iterdir()) == []
     again = other.import_entry(tmp_path / "deep" / "exported")
     assert again == imported
@@ -46,7 +46,7 @@ def test_a_damaged_entry_is_not_exported(cache: CompileCache, tmp_path: Path) ->
 
 def test_nothing_is_exported_over_something(cache: CompileCache, tmp_path: Path) -> None:
     (tmp_path / "exported").mkdir()
-    with pytest.raises(UsageError, match="not there yet"):
+    with pytest.raises(UsageError, match="expected a new folder"):
         cache.export(publish(cache), tmp_path / "exported")
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_entry_gives_way_to_an_imported_one(cache: CompileCache, tmp_p
     entry = publish(cache)
     cache.export(entry, tmp_path / "exported")
     damage(entry)
-    cache.import_entry(tmp_path / "exported").check()
+    cache.import_entry(tmp_path / "exported").verify()
 
 
 def test_an_entry_is_looked_up_by_the_start_of_its_key(cache: CompileCache) -> None:

@@ -235,7 +235,7 @@ def test_the_verb_prune_clears_leftovers_of_the_cache_too(
     cache: CompileCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = publish(cache)
-    cache.put_aside(publish(cache, graph="other"), "damaged")
+    cache.quarantine(publish(cache, graph="other"), "damaged")
     with cache.claim(KEY, timeout=0):
         pass
     staging = cache.path / "staging" / "0123456789abcdef"
@@ -247,8 +247,8 @@ def test_the_verb_prune_clears_leftovers_of_the_cache_too(
     removed = json.loads(capsys.readouterr().out)["removed"]
     assert len(removed) == 2
     assert str(staging) in removed
-    assert {path.name for path in cache.path.iterdir()} == {entry.key, "aside", "staging"}
-    assert list((cache.path / "aside").iterdir()) == []
+    assert {path.name for path in cache.path.iterdir()} == {entry.key, "quarantine", "staging"}
+    assert list((cache.path / "quarantine").iterdir()) == []
 
 
 def test_looking_at_the_cache_imports_neither_openvino_nor_numpy(cache: CompileCache) -> None:

@@ -117,7 +117,7 @@ class TestCache:
             model = load("affine", "CPU", store=store)
         assert is_right(model)
         assert not model.report.from_cache
-        assert "was put aside" in caplog.text
+        assert "was quarantined" in caplog.text
         assert load("affine", "CPU", store=store).report.from_cache
 
     def test_a_blob_that_the_device_does_not_take_is_made_again(self, store: Store) -> None:
