@@ -195,7 +195,9 @@ class _Search:
             cache.quarantine(entry or self._recipe.key, damage)
         return found
 
-    def _use_entry(self, cache: CompileCache, entry: CacheEntry, artifact: Artifact, reason: str, began: float) -> Found:
+    def _use_entry(
+        self, cache: CompileCache, entry: CacheEntry, artifact: Artifact, reason: str, began: float
+    ) -> Found:
         held = entry.mark_in_use()
         if artifact.kind == "blob":
             compiled = self._import(artifact, entry.path)
@@ -221,13 +223,15 @@ class _Search:
             return self._compile_in_process(cache, self._sources.compile_timeout)
         try:
             with cache.claim(self._recipe.key, WAIT):
-                # The process that held the claim before may have made it.
-                if cache.find(self._recipe.key) is None:
-                    return self._compile(cache)
+                # The process that held the claim before may have made it. It is used in here, before it can be pruned.
+                if cache.find(self._recipe.key) is not None:
+                    found = self._find_cached("another process compiled it meanwhile")
+                    if found is not None:
+                        return found
+                return self._compile(cache)
         except StoreError as error:
             self._note(f"not cached: {error}")
             return self._compile(None)
-        return self._find_cached("another process compiled it meanwhile") or self._compile(cache)
 
     def _compile(self, cache: CompileCache | None) -> Found:
         began = time.perf_counter()
