@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -147,7 +148,8 @@ def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary
     manifest = Manifest.from_json(data, source=f"{MANIFEST_FILE} of {where}")
     for path, entry in manifest.files.items():
         _check_size(where, path, entry.size, sizes.get(path))
-    inside = [path for path in sizes if compiled and path.startswith(f"{COMPILED_DIRECTORY}/")]
+    # A file directly in compiled/, such as the lock of an uploaded folder, belongs to no artifact.
+    inside = [path for path in sizes if compiled and re.match(f"{COMPILED_DIRECTORY}/[^/]+/", path)]
     _check_names(where, inside)
     for path in (MANIFEST_SIGNATURE_FILE, *inside):
         size = sizes.get(path, 0)

@@ -60,6 +60,11 @@ def make_fixed(bundle: Bundle) -> tuple[Any, ...]:
     )
 
 
+def list_artifacts(bundle: Bundle) -> set[str]:
+    """Return the folders of the artifacts that are attached to a bundle."""
+    return {path.name for path in (bundle.path / "compiled").iterdir() if path.name[0] != "."}
+
+
 def digest_of(hub: HubServer, revision: str = "main") -> str:
     """Return the hex digits of the digest of the bundle on the hub."""
     return digest_bytes(hub.read(REPO, "manifest.json", revision)).partition(":")[2]

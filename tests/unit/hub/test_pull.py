@@ -25,7 +25,17 @@ from npu_persist.store import Store
 from npu_persist.trust.signing import Signatures
 from tests.support.attached import attach_npu
 from tests.support.bundles import WEIGHTS, publish_tiny, write_tiny
-from tests.support.pulls import REPO, asked, digest_of, make_fixed, put_compiled, put_folder, put_tiny, snapshot
+from tests.support.pulls import (
+    REPO,
+    asked,
+    digest_of,
+    list_artifacts,
+    make_fixed,
+    put_compiled,
+    put_folder,
+    put_tiny,
+    snapshot,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +156,7 @@ def test_artifacts_are_judged_before_any_of_them_is_downloaded(hub: HubServer, s
     assert [(passed.folder, "platform 3720" in passed.reason) for passed in plan.skipped] == [("npu-3720", True)]
     bundle = pull("org/tiny", target="lunar-lake", store=store)
     store.verify(bundle.reference)
-    assert {path.name for path in (bundle.path / "compiled").iterdir()} == {"npu-4000"}
+    assert list_artifacts(bundle) == {"npu-4000"}
     origin = read_origin(bundle.path / "compiled" / "npu-4000")
     assert origin is not None
     assert origin.repo == REPO
@@ -162,7 +172,7 @@ def test_the_other_artifacts_can_come_later_and_no_file_twice(hub: HubServer, st
     assert pull("org/tiny", compiled="all", store=store).reference == bundle.reference
     assert not asked(hub, "weights")
     assert not asked(hub, "npu-4000/model.blob")
-    assert {path.name for path in (bundle.path / "compiled").iterdir()} == {"npu-3720", "npu-4000"}
+    assert list_artifacts(bundle) == {"npu-3720", "npu-4000"}
 
 
 def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -204,8 +214,14 @@ def test_a_target_of_any_text_gets_a_folder_that_every_platform_has(
     maker = publish_tiny(Store(tmp_path / "maker"))
     attach_npu(maker, inputs=make_fixed(maker), target=target, folder="strange")
     put_folder(hub, maker.path)
-    (folder,) = (pull("org/tiny", compiled="all", store=store).path / "compiled").iterdir()
-    assert folder.name.startswith("target-")
+    (name,) = list_artifacts(pull("org/tiny", compiled="all", store=store))
+    assert name.startswith("target-")
+
+
+def test_a_lock_that_was_uploaded_with_a_folder_is_ignored(hub: HubServer, store: Store, tmp_path: Path) -> None:
+    put_compiled(hub, tmp_path / "maker")
+    hub.put(REPO, {"compiled/.lock": b""})
+    assert list_artifacts(pull("org/tiny", target="NPU:4000", store=store)) == {"npu-4000"}
 
 
 @pytest.mark.parametrize("name", ["origin.json/x", "ORIGIN.JSON", "artifact.json/x", "used/x"])
