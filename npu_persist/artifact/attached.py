@@ -4,8 +4,7 @@
       npu-4000/                     an attached artifact: artifact.json and its files, read-only
       npu-4000-5f0c12ab/            one of another graph, of other sizes or with properties
       npu-4000.9d31e07c/            a new one, until it has replaced the older one for the same
-      .staging/                     artifacts that are being made (see `stage`)
-      .lock                         held while one is replaced
+      .staging/                     artifacts that are being made (see `stage`), and the lock while one is replaced
 
 An artifact appears by one rename, after all of its bytes are on the disk. The one that it replaces (same target, graph,
 sizes and properties) is removed after that, so that a crash leaves the old one, the new one, or both.
@@ -30,12 +29,13 @@ from npu_persist.files.filesystem import (
     fsync_file,
     is_directory,
     make_read_only,
+    remove_file,
     remove_tree,
     rename_new,
     store_errors,
     write_file,
 )
-from npu_persist.files.locks import try_lock
+from npu_persist.files.locks import LOCK_SUFFIX, try_lock
 from npu_persist.files.staging import prune_staging, staged
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STAGING = ".staging"
-_LOCK = ".lock"
+_LOCK = f"attach{LOCK_SUFFIX}"
 
 MAX_ATTACHED = 1000
 """Most entries of the folder that are read."""
@@ -255,14 +255,20 @@ def _locked(root: Path) -> Iterator[None]:
 
     Replacing artifacts without the lock loses none; it can leave older ones, which the next `prune_attached` removes.
     """
+    path = root / _STAGING / _LOCK
     lock, until = None, time.monotonic() + _LOCK_TIMEOUT
     with suppress(OSError):
-        while (lock := try_lock(root / _LOCK)) is None and time.monotonic() < until:
+        path.parent.mkdir(exist_ok=True)
+        while (lock := try_lock(path)) is None and time.monotonic() < until:
             time.sleep(_LOCK_POLL)
     try:
         yield
     finally:
         if lock is not None:
+            if os.name == "nt":  # where an open file cannot be removed
+                lock.release()
+            with suppress(OSError):  # before others can have it, so that they lock a new file
+                remove_file(path)
             lock.release()
 
 
@@ -302,7 +308,6 @@ def _members(place: Path, slot: str) -> list[_Member]:
 def _remove(member: _Member) -> None:
     """Remove an artifact, unless another one has taken its place since it was found."""
     aside = member.path.parent / _STAGING / os.urandom(_SUFFIX).hex()
-    aside.parent.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # without locks, another process may have removed it
         rename_new(member.path, aside)
         if _stamp(aside) == member.stamp:

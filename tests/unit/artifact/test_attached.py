@@ -51,12 +51,12 @@ def found(bundle: Bundle) -> dict[str, bytes | str]:
 
 
 def inside(bundle: Bundle) -> list[str]:
-    """Return the names in the folder of attached artifacts; its lock file and an empty staging folder may stay."""
+    """Return the names in the folder of attached artifacts; an empty staging folder may stay."""
     compiled = bundle.path / "compiled"
     names = {path.name for path in compiled.iterdir()} if compiled.exists() else set()
     if ".staging" in names and not any((compiled / ".staging").iterdir()):
         names.remove(".staging")
-    return sorted(names - {".lock"})
+    return sorted(names)
 
 
 def test_an_attached_artifact_is_listed_and_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
