@@ -1,25 +1,45 @@
-"""Frames per second and latency of configurations: in turn, or against each other.
+"""Measures configurations, each in a process of its own and one at a time: throughput, first inferences, layers.
 
-The promise: each configuration has a process of its own, loads as its user's process would, and never runs while
-another one does; what was measured before an error or Ctrl-C is kept.
+On a machine that does other things too, numbers are only worth what their spread shows. A comparison therefore takes
+turns in short rounds, divides within a round, and reports the lowest and highest ratio beside the median. Where they
+lie on both sides of 1, no difference was found: run longer, or on a quieter machine. Every second round goes through
+the configurations backwards, because a device that throttles is slower for those that come later.
 """
 
 from __future__ import annotations
 
-import contextlib
+import base64
+import io
 import itertools
 import math
 import statistics
+import tempfile
+import time
+import warnings
 from array import array
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.benchmark.results import Case, Latency, Measurement, Round, compare
-from npu_persist.benchmark.subject import make_spec, started
-from npu_persist.benchmark.wire import unpack_numbers
+import msgspec
+
+from npu_persist.benchmark.results import (
+    Case,
+    FirstInference,
+    Latency,
+    Layer,
+    Measurement,
+    Profile,
+    Round,
+    TypeSum,
+    compare,
+)
+from npu_persist.benchmark.worker import Loaded, Place, Request
+from npu_persist.compilation.process.python import run_module
 from npu_persist.device.properties import HINTS
-from npu_persist.errors import UsageError
+from npu_persist.errors import DeviceWarning, UsageError
 from npu_persist.hub.pulled import resolve
+from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
@@ -27,33 +47,180 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from npu_persist.benchmark.subject import Subject
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.progress import ProgressCallback, Stage
     from npu_persist.store.api import AnyStore
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
-    Listener = Callable[["Interval"], None]
 
 ROUNDS = 5
-"""Into how many rounds a comparison divides its seconds: enough for a median and for seeing how far rounds differ."""
+"""Into how many rounds a comparison divides its seconds: enough for a median and to see how far rounds differ."""
+
+CACHES = ("cold", "warm")
 
 
 @dataclass(frozen=True)
-class Interval:
-    """What happened in one configuration since the last report.
+class Setup:
+    """What configurations have in common.
 
     Attributes:
-        case: The configuration.
-        elapsed: Seconds that it has been measured for.
-        fps: Frames per second in this interval.
-        latency: Milliseconds, the median of this interval.
-        fraction: How much of all that is to be measured is done, 0 to 1.
+        inputs: An array for each input; None for the golden sample, or random ones where there is none.
+        random: Random inputs although there is a golden sample.
+        seed: Of the random inputs.
+        config: OpenVINO properties, as `load` takes them.
+        store: A store, its directory, or None for the default one.
     """
 
-    case: Case
-    elapsed: float
-    fps: float
-    latency: float
-    fraction: float
+    inputs: Arrays | None = None
+    random: bool = False
+    seed: int = 0
+    config: Mapping[str, Any] | None = None
+    store: AnyStore = None
+
+    def make_request(self, case: Case, *, reference: str | None = None, store: str | None = None) -> Request:
+        """Return the request to load a configuration; by another reference and from another store, if given."""
+        config = dict(self.config or {})
+        if not all(isinstance(value, (str, int, float, bool)) for value in config.values()):
+            raise UsageError(f"config: values must be texts, numbers or booleans to reach a process; got {config}")
+        return Request(
+            reference=case.reference if reference is None else reference,
+            device=case.device,
+            hint=case.hint,
+            config=config,
+            store=str(open_store(self.store).home) if store is None else store,
+            inputs=None if self.inputs is None else pack_arrays(self.inputs),
+            random=self.random,
+            seed=self.seed,
+        )
+
+    def resolve(self, references: Sequence[str]) -> list[Bundle]:
+        """Return the bundles."""
+        store = open_store(self.store)
+        return [resolve(store, reference) for reference in references]
+
+
+class Benchmark:
+    """Configurations whose throughput and latency are measured; `results` has what was found, also after Ctrl-C.
+
+    Args:
+        references: Bundles, as `load` takes them.
+        devices: OpenVINO's device strings.
+        hints: "LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT". Each bundle is measured on each device with each hint.
+        setup: What they have in common.
+        seconds: For how long each configuration is measured, without loading and warming up.
+        interval: Seconds between reports.
+        requests: Inferences under way at a time; None for 1 with LATENCY, else what the device calls optimal. One is
+            measured with calls of the model, several with `submit`.
+        compare: Measure in rounds, one configuration after the other in each, and take ratios to the first.
+
+    Raises:
+        BundleNotFoundError: A reference leads nowhere.
+        UsageError: A number, or a combination of them, that makes no sense.
+    """
+
+    def __init__(  # noqa: PLR0913 (what a benchmark has)
+        self,
+        references: Sequence[str],
+        devices: Sequence[str] = ("AUTO",),
+        hints: Sequence[str] = ("LATENCY", "THROUGHPUT"),
+        setup: Setup | None = None,
+        *,
+        seconds: float = 10,
+        interval: float = 1,
+        requests: int | None = None,
+        compare: bool = False,
+    ) -> None:
+        _check_positive(seconds=seconds, interval=interval, requests=requests)
+        if unknown := [hint for hint in hints if hint not in HINTS]:
+            raise UsageError(f"hint: expected one of {', '.join(HINTS)}; got {unknown[0]!r}")
+        setup = setup or Setup()
+        bundles = [bundle.reference for bundle in setup.resolve(references)]
+        cases = [Case(*parts) for parts in itertools.product(bundles, devices, hints)]
+        if not cases or len(set(cases)) < len(cases):
+            raise UsageError("expected at least one bundle, device and hint, and none of them twice")
+        if compare and len(cases) < 2:  # noqa: PLR2004 (one has nothing to be compared with)
+            raise UsageError(f"a comparison needs two configurations; there is only {cases[0]}")
+        self._rounds = ROUNDS if compare else 1
+        self._seconds = seconds
+        self._compare = compare
+        duration = seconds / self._rounds
+        self._tracks = [
+            _Track(
+                case,
+                msgspec.structs.replace(
+                    setup.make_request(case), requests=requests, seconds=duration, interval=min(interval, duration)
+                ),
+            )
+            for case in cases
+        ]
+
+    def run(self, progress: ProgressCallback | None = None) -> None:
+        """Measure everything.
+
+        Args:
+            progress: Called every interval with the stage "measure", in seconds; the detail has the configuration, its
+                time so far, and the frames per second and median latency of the interval.
+
+        Raises:
+            NpuPersistError: What loading or running one of them raised; `results` has what was measured before.
+        """
+        total = round(self._seconds * len(self._tracks), 3)
+        with Reporter(progress).stage("measure", total=total, unit="s") as stage:
+            for number in range(self._rounds):
+                for track in self._tracks if number % 2 == 0 else reversed(self._tracks):
+                    track.rounds.append(Round(0, 0.0))
+                    track.place = _run(track.case, track.request, partial(self._add, track, stage))
+
+    def _add(self, track: _Track, stage: Stage, message: Mapping[str, Any]) -> None:
+        if "loaded" in message and track.loaded is None:
+            track.loaded = msgspec.convert(message["loaded"], Loaded)
+        elif "latencies" in message:
+            track.unreported.frombytes(base64.b64decode(message["latencies"]))
+        elif "interval" in message:
+            seconds, latencies = message["interval"], track.unreported
+            track.unreported = array("d")
+            track.latencies.extend(latencies)
+            track.seconds += seconds
+            # Replaced at each interval: a round that is interrupted counts as far as it came.
+            last = track.rounds[-1]
+            track.rounds[-1] = Round(last.inferences + len(latencies), last.seconds + seconds)
+            done = sum(min(other.seconds, self._seconds) for other in self._tracks)
+            fps, median = len(latencies) / seconds, statistics.median(latencies) * 1000
+            detail = f"{track.case}  {track.seconds:6.1f} s  {fps:9.1f} fps  {median:9.3f} ms"
+            stage.update(round(done, 3), detail=detail)
+
+    @property
+    def results(self) -> tuple[Measurement, ...]:
+        """What was found, in the order of the configurations; without those that have not run."""
+        first = self._tracks[0].get_rounds()
+        found = []
+        for track in self._tracks:
+            rounds, loaded = track.get_rounds(), track.loaded
+            if loaded is None or not rounds:
+                continue
+            place = track.place or loaded.place
+            found.append(
+                Measurement(
+                    case=track.case,
+                    fps=statistics.median(one.fps for one in rounds),
+                    latency=Latency.of(track.latencies),
+                    rounds=rounds,
+                    ratio=compare([one.fps for one in rounds], [one.fps for one in first]) if self._compare else None,
+                    requests=loaded.requests,
+                    shapes=loaded.shapes,
+                    input_source=loaded.input_source,
+                    first_inference=loaded.first_inference * 1000,
+                    load=loaded.load,
+                    phases=loaded.phases,
+                    from_cache=loaded.from_cache,
+                    load_memory=loaded.load_memory,
+                    peak_memory=None if track.place is None else track.place.peak_memory,
+                    execution_devices=place.execution_devices,
+                    full_names=place.full_names,
+                    openvino=loaded.openvino,
+                )
+            )
+        return tuple(found)
 
 
 @dataclass
@@ -61,163 +228,213 @@ class _Track:
     """What has been measured of one configuration so far."""
 
     case: Case
-    facts: dict[str, Any] = field(default_factory=dict)
+    request: Request
+    loaded: Loaded | None = None
+    place: Place | None = None
+    unreported: array[float] = field(default_factory=lambda: array("d"))
     latencies: array[float] = field(default_factory=lambda: array("d"))
     rounds: list[Round] = field(default_factory=list)
-    elapsed: float = 0.0
+    seconds: float = 0.0
+
+    def get_rounds(self) -> tuple[Round, ...]:
+        return tuple(one for one in self.rounds if one.inferences)
 
 
-class Benchmark:
-    """Configurations that are measured; `run` does it, and `results` has what was found, also after an interruption."""
+class FirstInferences:
+    """Configurations whose first inference is timed; `results` has what was found, also after Ctrl-C.
 
-    def __init__(  # noqa: PLR0913 (what a benchmark has)
+    Each run is a process of its own; the cold cache is a temporary one, never the user's; configurations take turns, so
+    that a busy minute affects all of them. Cold means this package's compile cache, and OpenVINO's below it: the
+    bundle's files stay in the system's page cache, and what a driver caches itself (the NPU's on Linux, in
+    ~/.cache/ze_intel_npu_cache) is not touched.
+
+    Args:
+        references: Bundles, as `load` takes them.
+        devices: OpenVINO's device strings.
+        hints: None is OpenVINO's own default.
+        setup: What they have in common; the time to make inputs is not counted.
+        runs: How often each is measured, with a cold cache and then with the warm one that this leaves.
+
+    Raises:
+        BundleNotFoundError: A reference leads nowhere.
+        UsageError: `runs` is not above 0.
+    """
+
+    def __init__(
         self,
         references: Sequence[str],
-        devices: Sequence[str] = ("AUTO",),
-        hints: Sequence[str] = ("LATENCY", "THROUGHPUT"),
+        devices: Sequence[str],
+        hints: Sequence[str | None] = (None,),
+        setup: Setup | None = None,
         *,
-        seconds: float = 10,
-        interval: float = 1,
-        requests: int | None = None,
-        compare: bool = False,
-        inputs: Arrays | None = None,
-        random: bool = False,
-        seed: int = 0,
-        config: Mapping[str, Any] | None = None,
-        store: AnyStore = None,
+        runs: int = 5,
     ) -> None:
-        """Choose the configurations: each reference on each device with each hint.
-
-        Args:
-            references: Bundles, as `load` takes them.
-            devices: OpenVINO's device strings.
-            hints: "LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT".
-            seconds: For how long each configuration is measured, without loading and warming up.
-            interval: Seconds between reports.
-            requests: Inferences under way at a time; None for 1 with LATENCY, else what the device calls optimal. One
-                is measured with calls of the model, several with `submit`.
-            compare: Measure in rounds, one configuration after the other in each, and take ratios to the first. All are
-                loaded at the same time.
-            inputs: An array for each input; None for the golden sample, or random ones where there is none.
-            random: Random inputs although there is a golden sample.
-            seed: Of the random inputs.
-            config: OpenVINO properties, as `load` takes them.
-            store: A store, its directory, or None for the default one.
-
-        Raises:
-            BundleNotFoundError: A reference leads nowhere.
-            UsageError: A number, or a combination of them, that makes no sense.
-        """
-        check_positive(seconds=seconds, interval=interval, requests=requests)
-        if unknown := [hint for hint in hints if hint not in HINTS]:
-            raise UsageError(f"hint: expected one of {', '.join(HINTS)}; got {unknown[0]!r}")
-        opened = open_store(store)
-        bundles = [resolve(opened, reference).reference for reference in references]
-        cases = [Case(*parts) for parts in itertools.product(bundles, devices, hints)]
-        if not cases or len(set(cases)) < len(cases):
-            raise UsageError("expected at least one bundle, device and hint, and none of them twice")
-        if compare and len(cases) < 2:  # noqa: PLR2004 (one has nothing to be compared with)
-            raise UsageError(f"a comparison needs two configurations; there is only {cases[0]}")
-        self._tracks = [_Track(case) for case in cases]
-        self._seconds = seconds
-        self._interval = interval
-        self._rounds = ROUNDS if compare else 1
-        self._compare = compare
-        self._home = opened.home
-        self._options: dict[str, Any] = {
-            "requests": requests,
-            "inputs": inputs,
-            "random": random,
-            "seed": seed,
-            "config": config,
+        _check_positive(runs=runs)
+        self._setup = setup or Setup()
+        # Loaded by their paths: the store's directory is where the compile cache is, and must be a temporary one.
+        self._paths = {bundle.reference: str(bundle.path) for bundle in self._setup.resolve(references)}
+        self._cases = [Case(*parts) for parts in itertools.product(self._paths, devices, hints)]
+        self._runs = runs
+        self._found: dict[tuple[str, Case], list[tuple[float, Loaded]]] = {
+            key: [] for key in itertools.product(CACHES, self._cases)
         }
 
-    def run(self, listen: Listener | None = None) -> None:
+    def run(self, progress: ProgressCallback | None = None) -> None:
         """Measure everything.
 
         Args:
-            listen: Is given what happened, every interval.
+            progress: Called after each process with the stage "measure"; the detail has the configuration, "cold" or
+                "warm", and the seconds from the process's start.
 
         Raises:
-            NpuPersistError: What loading or running one of them raised; `results` has what was measured before.
+            NpuPersistError: What loading or calling one of them raised; `results` has what was measured before.
         """
-        if not self._compare:
-            for track in self._tracks:
-                with self._load(track) as subject:
-                    self._run_round(track, subject, listen)
-            return
-        with contextlib.ExitStack() as stack:
-            subjects = [stack.enter_context(self._load(track)) for track in self._tracks]
-            pairs = list(zip(self._tracks, subjects, strict=True))
-            for number in range(self._rounds):
-                # A B, B A, A B: where the machine gets slower all the time, neither is always the later one.
-                for track, subject in pairs if number % 2 == 0 else reversed(pairs):
-                    self._run_round(track, subject, listen)
+        total = self._runs * len(self._found)
+        with Reporter(progress).stage("measure", total=total, unit="processes") as stage:
+            done = itertools.count(1)
+            for _, case in itertools.product(range(self._runs), self._cases):
+                with tempfile.TemporaryDirectory(prefix="npu-persist-bench-", ignore_cleanup_errors=True) as home:
+                    for cache in CACHES:
+                        seconds = self._measure(case, cache, home)
+                        stage.update(next(done), detail=f"{case}  {cache}  {seconds:.2f} s")
+
+    def _measure(self, case: Case, cache: str, home: str) -> float:
+        request = self._setup.make_request(case, reference=self._paths[case.reference], store=home)
+        request = msgspec.structs.replace(request, lingers=cache == "cold")
+        messages: list[Mapping[str, Any]] = []
+        began = time.perf_counter()
+        _run(case, request, messages.append)
+        loaded = next(msgspec.convert(one["loaded"], Loaded) for one in messages if "loaded" in one)
+        from_start = loaded.answered - began - loaded.make_inputs
+        self._found[cache, case].append((from_start, loaded))
+        return from_start
 
     @property
-    def cases(self) -> tuple[Case, ...]:
-        """The configurations."""
-        return tuple(track.case for track in self._tracks)
+    def results(self) -> tuple[FirstInference, ...]:
+        """What was found: cold caches first, in the order of the configurations."""
+        return tuple(self._summarize(*key) for key, found in self._found.items() if found)
 
-    @property
-    def results(self) -> tuple[Measurement, ...]:
-        """What was found, in the order of the configurations; those that have run for no time are left out."""
-        return tuple(self._summarize(track) for track in self._tracks if track.rounds)
-
-    @contextlib.contextmanager
-    def _load(self, track: _Track) -> Iterator[Subject]:
-        case = track.case
-        with started(str(case), make_spec(case, case.reference, self._home, **self._options)) as subject:
-            track.facts.update(subject.ready)
-            yield subject
-
-    def _run_round(self, track: _Track, subject: Subject, listen: Listener | None) -> None:
-        seconds = self._seconds / self._rounds
-        total = self._seconds * len(self._tracks)
-        inferences, elapsed = 0, 0.0
-        number = len(track.rounds)
-        for kind, content in subject.run(seconds, min(self._interval, seconds)):
-            if kind == "done":
-                track.facts.update(content)
-                continue
-            took, latencies = content[0], unpack_numbers(content[1])
-            inferences += len(latencies)
-            elapsed += took
-            track.elapsed += took
-            track.latencies.extend(latencies)
-            # Replaced at each interval: a round that is cut short counts as far as it came.
-            track.rounds[number:] = [Round(inferences, elapsed)]
-            if listen is not None:
-                done = sum(min(other.elapsed, self._seconds) for other in self._tracks)
-                median = statistics.median(latencies) * 1000
-                listen(Interval(track.case, track.elapsed, len(latencies) / took, median, done / total))
-
-    def _summarize(self, track: _Track) -> Measurement:
-        facts, first = track.facts, self._tracks[0]
-        return Measurement(
-            case=track.case,
-            fps=statistics.median(found.fps for found in track.rounds),
-            latency=Latency.of(track.latencies),
-            rounds=tuple(track.rounds),
-            ratio=compare([one.fps for one in track.rounds], [one.fps for one in first.rounds])
-            if self._compare
-            else None,
-            requests=facts["requests"],
-            shapes=facts["shapes"],
-            input_source=facts["input_source"],
-            first_inference=facts["first_inference"] * 1000,
-            load=facts["load"],
-            phases=facts["phases"],
-            from_cache=facts["from_cache"],
-            load_memory=facts["load_memory"],
-            peak_memory=facts.get("peak_memory"),
-            execution_devices=tuple(facts["execution_devices"]),
-            full_names=tuple(facts["full_names"]),
-            openvino=facts["openvino"],
+    def _summarize(self, cache: str, case: Case) -> FirstInference:
+        found = self._found[cache, case]
+        from_start = tuple(seconds for seconds, _ in found)
+        first = [seconds for seconds, _ in self._found[cache, self._cases[0]]]
+        loads = [loaded for _, loaded in found]
+        return FirstInference(
+            case=case,
+            cache=cache,
+            from_start=from_start,
+            from_load=tuple(loaded.load + loaded.first_inference for loaded in loads),
+            phases={
+                name: statistics.median(loaded.phases.get(name, 0.0) for loaded in loads) for name in loads[0].phases
+            },
+            from_cache=all(loaded.from_cache for loaded in loads),
+            ratio=compare(from_start, first) if len(self._cases) > 1 else None,
+            execution_devices=loads[-1].place.execution_devices,
+            full_names=loads[-1].place.full_names,
+            openvino=loads[-1].openvino,
         )
 
 
-def bench(  # noqa: PLR0913 (those of `Benchmark` that a caller decides)
+def profile(
+    references: Sequence[str],
+    devices: Sequence[str] = ("AUTO",),
+    hints: Sequence[str | None] = (None,),
+    setup: Setup | None = None,
+    *,
+    runs: int = 20,
+) -> Iterator[Profile]:
+    """Yield the profile of each bundle on each device with each hint: time by layer and by operation.
+
+    The times are the device's own counters, which cost time themselves; rely on the shares, and measure speed without
+    them. The CPU's are means over all inferences since the load, the slow first one included; other devices' may be
+    those of the last inference alone.
+
+    Args:
+        references: Bundles, as `load` takes them.
+        devices: OpenVINO's device strings.
+        hints: None is OpenVINO's own default.
+        setup: What they have in common.
+        runs: How many inferences.
+
+    Raises:
+        UsageError: `runs` is below 1, or the device has no counters.
+        NpuPersistError: What loading or running one of them raised.
+    """
+    if runs < 1:
+        raise UsageError(f"runs: expected 1 or more, got {runs}")
+    setup = setup or Setup()
+    bundles = [bundle.reference for bundle in setup.resolve(references)]
+    for case in itertools.starmap(Case, itertools.product(bundles, devices, hints)):
+        request = setup.make_request(case)
+        request = msgspec.structs.replace(request, config={**request.config, "PERF_COUNT": "YES"}, runs=runs)
+        messages: list[Mapping[str, Any]] = []
+        _run(case, request, messages.append)
+        yield _summarize_profile(case, messages)
+
+
+def _summarize_profile(case: Case, messages: Sequence[Mapping[str, Any]]) -> Profile:
+    layers = [one["layer"] for one in messages if "layer" in one]
+    loaded = next(msgspec.convert(one["loaded"], Loaded) for one in messages if "loaded" in one)
+    # Other layers were folded into their neighbours.
+    executed = sorted((one for one in layers if one["status"] == "executed"), key=lambda one: -one["real_us"])
+    total = sum(one["real_us"] for one in executed)
+
+    def share(microseconds: float) -> float:
+        return microseconds / total if total else 0.0
+
+    times: dict[str, list[int]] = {}
+    for one in executed:
+        times.setdefault(one["type"], []).append(one["real_us"])
+    types = [TypeSum(name, len(found), sum(found) / 1000, share(sum(found))) for name, found in times.items()]
+    return Profile(
+        case=case,
+        inference=next(one["inference"] for one in messages if "inference" in one) * 1000,
+        total=total / 1000,
+        layers=tuple(
+            Layer(one["name"], one["type"], one["exec_type"], one["real_us"] / 1000, share(one["real_us"]))
+            for one in executed
+        ),
+        types=tuple(sorted(types, key=lambda one: -one.milliseconds)),
+        execution_devices=loaded.place.execution_devices,
+        full_names=loaded.place.full_names,
+        openvino=loaded.openvino,
+    )
+
+
+def _run(case: Case, request: Request, receive: Callable[[Mapping[str, Any]], object]) -> Place:
+    """Run the process of one configuration, and pass its messages on."""
+
+    def on_message(message: Mapping[str, Any]) -> None:
+        if "warning" in message:
+            warnings.warn(message["warning"], DeviceWarning, stacklevel=2)
+        else:
+            receive(message)
+
+    return run_module(
+        "npu_persist.benchmark.worker", request, Place, name=f"the measurement of {case}", on_message=on_message
+    ).result
+
+
+def pack_arrays(arrays: Arrays) -> dict[str, bytes]:
+    """Return the `.npy` file of each array.
+
+    Raises:
+        UsageError: One is not an array, or an array of Python objects.
+    """
+    import numpy as np
+
+    packed = {}
+    for name, value in arrays.items():
+        buffer = io.BytesIO()
+        try:
+            np.lib.format.write_array(buffer, np.asarray(value), allow_pickle=False)
+        except ValueError as error:
+            raise UsageError(f"inputs: {name} is not an array of numbers: {error}") from error
+        packed[name] = buffer.getvalue()
+    return packed
+
+
+def bench(  # noqa: PLR0913 (those of `Benchmark` and `Setup` that a caller decides)
     reference: str | Sequence[str],
     device: str | Sequence[str] = "AUTO",
     hint: str | Sequence[str] = ("LATENCY", "THROUGHPUT"),
@@ -228,11 +445,12 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` that a caller decides)
     inputs: Arrays | None = None,
     config: Mapping[str, Any] | None = None,
     store: AnyStore = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure frames per second and latency of bundles, on devices and with hints; every combination of them.
 
     A frame is one inference, whatever batch its inputs have. Each configuration is loaded and measured in a process of
-    its own. `npu-persist bench` shows the same as tables and pictures, and measures more.
+    its own. `npu-persist bench` shows the same as tables and plots, and measures more.
 
     Args:
         reference: A bundle, as `load` takes it, or several.
@@ -244,6 +462,7 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` that a caller decides)
         inputs: An array for each input; None for those of the golden sample, or random ones where there is none.
         config: OpenVINO properties, as `load` takes them.
         store: A store, its directory, or None for the default one.
+        progress: Called every second with the stage "measure", in seconds.
 
     Returns:
         What was found about each configuration.
@@ -252,7 +471,7 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` that a caller decides)
         BundleNotFoundError: A reference leads nowhere.
         DeviceNotFoundError: A device is not there.
         UsageError: An argument makes no sense.
-        InferenceError: A process that was measured died.
+        CompilationError: The compilation failed, or the process that was measured died.
 
     Example:
         >>> import torch, npu_persist
@@ -261,20 +480,16 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` that a caller decides)
         >>> found.fps > 0, found.latency.median <= found.latency.p99
         (True, True)
     """
-    several = [[given] if isinstance(given, str) else list(given) for given in (reference, device, hint)]
-    benchmark = Benchmark(
-        *several, seconds=seconds, requests=requests, compare=compare, inputs=inputs, config=config, store=store
+    references, devices, hints = (
+        [given] if isinstance(given, str) else list(given) for given in (reference, device, hint)
     )
-    benchmark.run()
+    setup = Setup(inputs=inputs, config=config, store=store)
+    benchmark = Benchmark(references, devices, hints, setup, seconds=seconds, requests=requests, compare=compare)
+    benchmark.run(progress)
     return benchmark.results
 
 
-def check_positive(**numbers: float | None) -> None:
-    """Refuse what is not above 0; None passes.
-
-    Raises:
-        UsageError: Names the number.
-    """
+def _check_positive(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{name}: expected a number above 0; got {number!r}")

@@ -1,6 +1,4 @@
-"""What a benchmark finds, and the arithmetic on it.
-
-The promise: every number says what it is a number of, and can be worked out again from the rounds that are kept.
+"""What benchmarks find, and the arithmetic on it.
 
 A frame is one inference, whatever batch the inputs have: their shapes stand beside the numbers. Frames per second are
 the inferences of a run divided by the time from its start to the end of its last inference. A latency is the time from

@@ -1,213 +1,284 @@
-"""The process that is measured: it loads one bundle, calls it once, and runs it when told to.
+"""The process that is measured: it loads one bundle, calls it once, and runs it for as long as it is told.
 
-The promise: it does what its user's process would do, `npu_persist.load` and calls of the model, and nothing before the
-first output that they would not; what OpenVINO or a driver prints goes to stderr; it ends with the process that
-started it, also when that is killed.
+Each configuration has a process of its own, because what a process loaded before changes what the next load costs:
+libraries and their plugins stay, freed memory is used again. Before the first output it does what a user's process
+would, `npu_persist.load` and a call, and nothing else that takes time.
 
-A process for each configuration, because what a process has loaded before changes what the next load costs: libraries
-and their plugins stay, freed memory is used again. `wire` has the messages.
+What it sends meanwhile, as `compilation.process` sends messages:
+
+    {"warning": "..."}     a DeviceWarning of `load`
+    {"loaded": {...}}      `Loaded`, after the first call
+    {"latencies": "..."}   base64 of float64: seconds of inferences, since the last message
+    {"interval": seconds}  how long those latencies took
+    {"layer": {...}}       one layer, with `runs`
+    {"inference": seconds} mean time of an inference meanwhile
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
+import atexit
+import base64
 import time
 import warnings
-from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from npu_persist.benchmark.wire import END, encode, pack_error, pack_numbers, unpack_arrays
 from npu_persist.compilation.process.memory import read_memory
 from npu_persist.errors import DeviceWarning
-from npu_persist.runtime.load import is_compiled, load
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable
 
     Send = Callable[[dict[str, Any]], None]
 
-WARM_UP = 0.1
-"""Share of a run's seconds that is run before, and not counted."""
+_WARM_UP, _MAX_WARM_UP = 0.1, 1.0
+"""Share of a run's seconds that is run before and not counted, and the most seconds of it."""
 
-MAX_WARM_UP = 1.0
-"""Seconds that warming up takes at most, if one inference does not take longer."""
-
-MAX_LINGER = 5.0
+_MAX_LINGER = 5.0
 """Seconds to wait for the compile cache after the last device is ready."""
 
 _POLL = 0.05
 
-
-def main() -> None:
-    """Serve the process at the other end of stdin and stdout until it goes away."""
-    send = _take_stdout()
-    orders: SimpleQueue[bytes] = SimpleQueue()
-    Thread(target=_receive, args=(orders,), daemon=True).start()
-    try:
-        spec = json.loads(orders.get())["spec"]
-        _send_warnings(send)
-        subject = Subject(spec)
-        if spec["linger"]:
-            subject.linger()
-        send({"ready": subject.ready})
-        while "end" not in (message := json.loads(orders.get())):
-            if "layers" in message:
-                send({"profile": subject.profile(**message["layers"])})
-            else:
-                send({"done": subject.run(send, **message["run"])})
-    except BaseException as error:  # noqa: BLE001 (whatever it is, the other side must hear of it)
-        send({"error": pack_error(error)})
-        # Not sys.exit: threads of OpenVINO may be in the middle of what failed.
-        os._exit(1)
+_LATENCIES = 50_000
+"""Latencies in a message, which may not be long."""
 
 
-class Subject:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured, and how.
+
+    Attributes:
+        reference: The bundle.
+        device: OpenVINO's device string.
+        hint: The performance hint.
+        config: OpenVINO properties.
+        store: The directory of the store, with the compile cache.
+        inputs: The `.npy` file of each input; None for the golden sample, or random ones where there is none.
+        random: Random inputs although there is a golden sample.
+        seed: Of the random inputs.
+        requests: Inferences at a time; None for 1 with LATENCY, else what the device calls optimal.
+        seconds: How long to run; 0 for not at all.
+        interval: Seconds between two reports.
+        runs: Inferences to time layer by layer; 0 for none.
+        lingers: Whether to wait until what was compiled is in the compile cache.
+    """
+
+    reference: str
+    device: str
+    hint: str | None
+    config: dict[str, str | int | float | bool]
+    store: str
+    inputs: dict[str, bytes] | None = None
+    random: bool = False
+    seed: int = 0
+    requests: int | None = None
+    seconds: float = 0
+    interval: float = 1
+    runs: int = 0
+    lingers: bool = False
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a model runs; AUTO may move it.
+
+    Attributes:
+        execution_devices: OpenVINO's names of the devices.
+        full_names: What these are.
+        peak_memory: The most bytes that the process has held; None where the system does not tell.
+    """
+
+    execution_devices: tuple[str, ...]
+    full_names: tuple[str, ...]
+    peak_memory: int | None
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """How loading and the first call went. Times are in seconds.
+
+    Attributes:
+        load: Time of `load`.
+        make_inputs: Time to make the inputs.
+        first_inference: Time of the first call.
+        answered: When that ended, by `time.perf_counter`, which all processes of a machine share.
+        load_memory: Bytes that loading and the first call added; None where the system does not tell.
+        requests: How many inferences run at a time.
+        input_source: "golden sample", "random" or "given".
+        shapes: The inputs' types and shapes by name.
+        phases: Time of the parts of loading and the first call.
+        from_cache: Whether the compile cache had it.
+        openvino: The version.
+        place: Where it runs.
+    """
+
+    load: float
+    make_inputs: float
+    first_inference: float
+    answered: float
+    load_memory: int | None
+    requests: int
+    input_source: str
+    shapes: dict[str, str]
+    phases: dict[str, float]
+    from_cache: bool
+    openvino: str
+    place: Place
+
+
+def measure(request: Request, send: Send) -> Place:
+    """Load, call once and run as requested; the process's one job."""
+    warnings.showwarning = _make_showwarning(send)
+    subject = _Subject(request)
+    if request.lingers:
+        subject.linger()
+    send({"loaded": subject.loaded})
+    if request.runs:
+        subject.profile(send)
+    elif request.seconds:
+        subject.run(send)
+    place = subject.find_place()
+    # The process is ended by force: what would be tidied at its exit is tidied now.
+    atexit._run_exitfuncs()  # noqa: SLF001
+    return place
+
+
+class _Subject:
     """A loaded bundle with its inputs, called once."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self._spec = spec
+    def __init__(self, request: Request) -> None:
+        from npu_persist.runtime.load import load
+
+        self._request = request
         before = read_memory().now
-        begun = time.perf_counter()
-        self.model = load(
-            spec["reference"], spec["device"], hint=spec["hint"], config=spec["config"], store=spec["store"]
+        began = time.perf_counter()
+        self._model = load(
+            request.reference, request.device, hint=request.hint, config=request.config, store=request.store
         )
         loaded = time.perf_counter()
-        source, (self.args, self.kwargs) = self._make_call(spec)
+        source, inputs = self._make_inputs()
+        self._inputs = inputs
+        self._args, self._kwargs = self._make_call(inputs)
         called = time.perf_counter()
         self.call()
         answered = time.perf_counter()
         memory = read_memory()
-        self.requests = spec["requests"] or self._optimal(spec["hint"])
-        report: Any = self.model.report  # `load` gives one
-        self.ready: dict[str, Any] = {
-            "load": loaded - begun,
-            "inputs": called - loaded,
-            "first_inference": answered - called,
-            # By the clock that all processes of a machine have in common.
-            "answered": answered,
-            "load_memory": None if before is None or memory.now is None else memory.now - before,
-            "requests": self.requests,
-            "input_source": source,
-            "phases": dict(report.phases),
-            "from_cache": report.from_cache,
-            **self._describe(),
-        }
+        self.requests = request.requests or self._find_optimal_requests()
+        report: Any = self._model.report
+        from npu_persist.device.core import get_version
+
+        self.loaded = Loaded(
+            load=loaded - began,
+            make_inputs=called - loaded,
+            first_inference=answered - called,
+            answered=answered,
+            load_memory=None if before is None or memory.now is None else memory.now - before,
+            requests=self.requests,
+            input_source=source,
+            shapes={name: f"{value.dtype.name}{list(value.shape)}" for name, value in inputs.items()},
+            phases=dict(report.phases),
+            from_cache=report.from_cache,
+            openvino=get_version(),
+            place=self.find_place(),
+        )
 
     def call(self) -> Any:
         """Run one inference."""
-        return self.model(*self.args, **self.kwargs)
+        return self._model(*self._args, **self._kwargs)
 
     def submit(self) -> Any:
         """Begin one inference, and return its future."""
-        return self.model.submit(*self.args, **self.kwargs)
+        return self._model.submit(*self._args, **self._kwargs)
 
-    def run(self, send: Send, *, seconds: float, interval: float) -> dict[str, Any]:
+    def run(self, send: Send) -> None:
         """Warm up, then measure, reporting every interval."""
         from npu_persist.benchmark.timing import run_calls, run_requests
 
-        def ignore(*_: object) -> None:
+        def report(elapsed: float, latencies: array[float]) -> None:
+            for start in range(0, len(latencies), _LATENCIES):
+                piece = latencies[start : start + _LATENCIES]
+                send({"latencies": base64.b64encode(piece.tobytes()).decode()})
+            send({"interval": elapsed})
+
+        def ignore(_elapsed: float, _latencies: array[float]) -> None:
             """Warming up is not reported."""
 
-        def report(elapsed: float, latencies: Any) -> None:
-            send({"interval": [elapsed, pack_numbers(latencies)]})
-
-        for duration, every, to in (
-            (min(seconds * WARM_UP, MAX_WARM_UP), seconds, ignore),
-            (seconds, interval, report),
+        seconds = self._request.seconds
+        for duration, interval, to in (
+            (min(seconds * _WARM_UP, _MAX_WARM_UP), seconds, ignore),
+            (seconds, self._request.interval, report),
         ):
             if self.requests == 1:
-                run_calls(self.call, duration, every, to)
+                run_calls(self.call, duration, interval, to)
             else:
-                run_requests(self.submit, self.requests, duration, every, to)
-        return {"peak_memory": read_memory().peak, **self._describe()}
+                run_requests(self.submit, self.requests, duration, interval, to)
 
-    def profile(self, *, runs: int) -> dict[str, Any]:
-        """Measure layer by layer."""
-        begun = time.perf_counter()
-        layers = self.model.profile(self.inputs, runs=runs)
-        seconds = (time.perf_counter() - begun) / runs
-        return {"inference": seconds, "layers": [msgspec.structs.asdict(layer) for layer in layers]}
+    def profile(self, send: Send) -> None:
+        """Time layer by layer."""
+        began = time.perf_counter()
+        layers = self._model.profile(self._inputs, runs=self._request.runs)
+        send({"inference": (time.perf_counter() - began) / self._request.runs})
+        for layer in layers:
+            send({"layer": layer})
 
     def linger(self) -> None:
         """Wait until what was compiled is in the compile cache: AUTO's devices compile beside the first inferences."""
         from npu_persist.compilation.local import is_settled
+        from npu_persist.runtime.load import is_compiled
 
-        spec = self._spec
-        while not is_settled(self.model.compiled):
+        while not is_settled(self._model.compiled):
             time.sleep(_POLL)
-        deadline = time.monotonic() + MAX_LINGER
-        named = {name: spec[name] for name in ("reference", "device", "hint", "config", "store")}
-        while not is_compiled(**named) and time.monotonic() < deadline:
+        request = self._request
+        deadline = time.monotonic() + _MAX_LINGER
+        while time.monotonic() < deadline and not is_compiled(
+            request.reference, request.device, hint=request.hint, config=request.config, store=request.store
+        ):
             time.sleep(_POLL)
 
-    def _make_call(self, spec: dict[str, Any]) -> tuple[str, tuple[list[Any], dict[str, Any]]]:
-        from npu_persist.runtime.golden import make_call, make_random, read_golden_inputs
+    def find_place(self) -> Place:
+        from npu_persist.device.core import get_core
 
-        model = self.model
-        if spec["inputs"] is not None:
-            source, inputs = "given", unpack_arrays(spec["inputs"])
-        elif model.bundle.manifest.golden is None or spec["random"]:
-            source, inputs = "random", make_random(model.inputs, spec["seed"])
-        else:
-            source, inputs = "golden sample", read_golden_inputs(model.bundle, model.inputs)
-        self.inputs = inputs
-        return source, make_call(model.signature, model.inputs, inputs)
-
-    def _optimal(self, hint: str | None) -> int:
-        if hint == "LATENCY" or self.model.has_state:
-            return 1
-        return int(self.model.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-
-    def _describe(self) -> dict[str, Any]:
-        """Return where the model runs now: AUTO may have moved it since."""
-        from npu_persist.device.core import get_core, get_version
-
-        report: Any = self.model.report
-        names = list(report.execution_devices)
-        core = get_core()
+        report: Any = self._model.report
+        names = tuple(report.execution_devices)
         full_names = []
         for name in names:
             try:
-                full_names.append(str(core.get_property(name, "FULL_DEVICE_NAME")))
-            except RuntimeError:  # a device made for tests, or by a plugin that has no name for it
+                full_names.append(str(get_core().get_property(name, "FULL_DEVICE_NAME")))
+            except RuntimeError:  # a device for tests, or one whose plugin has no name for it
                 full_names.append(name)
-        return {
-            "execution_devices": names,
-            "full_names": full_names,
-            "openvino": get_version(),
-            "shapes": {name: f"{array.dtype.name}{list(array.shape)}" for name, array in self.inputs.items()},
-        }
+        return Place(names, tuple(full_names), read_memory().peak)
+
+    def _make_inputs(self) -> tuple[str, Any]:
+        from npu_persist.runtime.golden import make_random, read_golden_inputs
+
+        request, model = self._request, self._model
+        if request.inputs is not None:
+            return "given", unpack_arrays(request.inputs)
+        if model.bundle.manifest.golden is None or request.random:
+            return "random", make_random(model.inputs, request.seed)
+        return "golden sample", read_golden_inputs(model.bundle, model.inputs)
+
+    def _make_call(self, inputs: Any) -> Any:
+        from npu_persist.runtime.golden import make_call
+
+        return make_call(self._model.signature, self._model.inputs, inputs)
+
+    def _find_optimal_requests(self) -> int:
+        if self._request.hint == "LATENCY" or self._model.has_state:
+            return 1
+        return int(self._model.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
 
-def _take_stdout() -> Send:
-    """Keep stdout for messages, and let what anything else prints go to stderr."""
-    wire = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
+def unpack_arrays(packed: dict[str, bytes]) -> dict[str, Any]:
+    """Return the arrays of `.npy` files."""
+    import io
 
-    def send(message: dict[str, Any]) -> None:
-        wire.write(encode(message))
-        wire.flush()
+    import numpy as np
 
-    return send
+    return {name: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False) for name, data in packed.items()}
 
 
-def _receive(orders: SimpleQueue[bytes]) -> None:
-    with os.fdopen(os.dup(0), "rb") as wire:
-        for line in wire:
-            orders.put(line)
-            if line == END:
-                return
-    os._exit(1)  # in the middle of whatever it is
-
-
-def _send_warnings(send: Send) -> None:
-    """Let the other side give this package's warnings, as if it had loaded the bundle itself."""
+def _make_showwarning(send: Send) -> Any:
+    """Return a `warnings.showwarning` that sends this package's warnings to the process that measures."""
     show_others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
@@ -216,4 +287,10 @@ def _send_warnings(send: Send) -> None:
         else:
             show_others(message, category, *rest)
 
-    warnings.showwarning = show  # type: ignore[assignment]  # its other arguments are passed on as they come
+    return show
+
+
+if __name__ == "__main__":
+    from npu_persist.compilation.process.python import serve
+
+    serve(measure, Request)

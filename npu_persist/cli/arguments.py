@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -141,6 +140,8 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
         NotFoundError: There is no such file.
         UsageError: It is not an `.npz` file, or contains Python objects.
     """
+    import zipfile
+
     import numpy as np
 
     expected = f"{path}: expected an .npz file of named arrays, as numpy.savez(path, name=array) writes it"
@@ -163,6 +164,8 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
 
 def write_arrays(path: str, arrays: Arrays) -> None:
     """Write arrays to an `.npz` file, whole or not at all; an existing file is replaced."""
+    import zipfile
+
     import numpy as np
 
     # Not numpy.savez: it takes the arrays as keyword arguments, and an output may be called `file` or `allow_pickle`.

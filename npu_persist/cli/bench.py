@@ -6,23 +6,22 @@ What was measured before an error or Ctrl-C is shown and plotted; the exit code 
 from __future__ import annotations
 
 import os
-import platform
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import add_config, add_inputs, add_reference, add_verb, parse_pairs, read_arrays
-from npu_persist.cli.output import format_seconds, format_size
+from npu_persist.cli.output import format_number, format_size
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from npu_persist.benchmark.measure import Interval
+    from npu_persist.benchmark.measure import Setup
     from npu_persist.benchmark.plots import Bar, Chart
     from npu_persist.benchmark.results import Case, FirstInference, Latency, Measurement, Profile, Ratio
     from npu_persist.cli.output import Output
+    from npu_persist.progress import Progress, ProgressCallback
 
 _HINTS = ("LATENCY", "THROUGHPUT")
 """What is measured where no hint is given."""
@@ -77,25 +76,22 @@ def add_verbs(verbs: Any) -> None:
 
 def run_bench(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist bench REF...`."""
+    from npu_persist.benchmark.measure import Setup
     from npu_persist.benchmark.plots import check_plots
 
     check_plots(arguments.plot)
-    options = {
-        "inputs": read_arrays(arguments.inputs) if arguments.inputs else None,
-        "random": arguments.random,
-        "seed": arguments.seed,
-        "config": parse_pairs("--config", arguments.config),
-        "store": arguments.store,
-    }
-    if arguments.fil:
-        _run_fil(arguments, options, output)
-    elif arguments.profile:
-        _run_profile(arguments, options, output)
-    else:
-        _run_speed(arguments, options, output)
+    setup = Setup(
+        inputs=read_arrays(arguments.inputs) if arguments.inputs else None,
+        random=arguments.random,
+        seed=arguments.seed,
+        config=parse_pairs("--config", arguments.config),
+        store=arguments.store,
+    )
+    run = _run_fil if arguments.fil else _run_profile if arguments.profile else _run_speed
+    run(arguments, setup, output)
 
 
-def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: Output) -> None:
+def _run_speed(arguments: argparse.Namespace, setup: Setup, output: Output) -> None:
     from npu_persist.benchmark.measure import Benchmark
 
     environment = _describe_environment()
@@ -103,19 +99,14 @@ def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: O
         arguments.reference,
         arguments.device or ["AUTO"],
         arguments.hint or _HINTS,
+        setup,
         seconds=arguments.seconds,
         interval=arguments.interval,
         requests=arguments.requests,
         compare=arguments.compare,
-        **options,
     )
-
-    def listen(interval: Interval) -> None:
-        fps, latency = format_number(interval.fps, 4), format_number(interval.latency, 4)
-        output.note(f"{interval.case}  {interval.elapsed:6.1f} s  {fps:>9} fps  {latency:>9} ms")
-
     try:
-        benchmark.run(listen)
+        benchmark.run(_find_progress(output))
     finally:
         if found := benchmark.results:
             data = {**environment, "seconds": arguments.seconds, "configurations": [one.to_dict() for one in found]}
@@ -123,24 +114,15 @@ def _run_speed(arguments: argparse.Namespace, options: dict[str, Any], output: O
             _plot_speed(arguments.plot, found, output)
 
 
-def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Output) -> None:
-    from npu_persist.benchmark.first import FirstInferences
+def _run_fil(arguments: argparse.Namespace, setup: Setup, output: Output) -> None:
+    from npu_persist.benchmark.measure import FirstInferences
 
     environment = _describe_environment()
     runs = _FIL_RUNS if arguments.runs is None else arguments.runs
-    benchmark = FirstInferences(
-        arguments.reference,
-        arguments.device or ["AUTO", *(device.name for device in npu_persist.devices())],
-        arguments.hint or [None],
-        runs=runs,
-        **options,
-    )
-
-    def listen(case: Case, cache: str, seconds: float, _fraction: float) -> None:
-        output.note(f"{case}  {cache}  {format_seconds(seconds)}")
-
+    devices = arguments.device or ["AUTO", *(device.name for device in npu_persist.devices())]
+    benchmark = FirstInferences(arguments.reference, devices, arguments.hint or [None], setup, runs=runs)
     try:
-        benchmark.run(listen)
+        benchmark.run(_find_progress(output))
     finally:
         if found := benchmark.results:
             data = {**environment, "runs": runs, "configurations": [one.to_dict() for one in found]}
@@ -148,16 +130,14 @@ def _run_fil(arguments: argparse.Namespace, options: dict[str, Any], output: Out
             _plot_fil(arguments.plot, found, output)
 
 
-def _run_profile(arguments: argparse.Namespace, options: dict[str, Any], output: Output) -> None:
-    from npu_persist.benchmark.layers import profile
+def _run_profile(arguments: argparse.Namespace, setup: Setup, output: Output) -> None:
+    from npu_persist.benchmark.measure import profile
 
     if arguments.plot:
         raise UsageError("--profile shows tables; there is nothing to --plot")
     environment = _describe_environment()
     runs = _PROFILE_RUNS if arguments.runs is None else arguments.runs
-    profiles = profile(
-        arguments.reference, arguments.device or ["AUTO"], arguments.hint or [None], runs=runs, **options
-    )
+    profiles = profile(arguments.reference, arguments.device or ["AUTO"], arguments.hint or [None], setup, runs=runs)
     found: list[Profile] = []
     try:
         for one in profiles:
@@ -169,8 +149,20 @@ def _run_profile(arguments: argparse.Namespace, options: dict[str, Any], output:
             output.show(data, lambda: "\n\n".join(_profile_text(one, output) for one in found))
 
 
+def _find_progress(output: Output) -> ProgressCallback:
+    """Return the printer on a terminal; elsewhere a line for each report."""
+
+    def note(event: Progress) -> None:
+        if event.detail:
+            output.note(event.detail)
+
+    return output.progress or note
+
+
 def _describe_environment() -> dict[str, Any]:
     """Return what numbers depend on beside what is measured, before anything is."""
+    import platform
+
     return {
         "npu_persist": npu_persist.__version__,
         "python": platform.python_version(),
@@ -223,6 +215,8 @@ def _speed_text(found: Sequence[Measurement], output: Output) -> str:
 
 def _fil_text(found: Sequence[FirstInference], output: Output) -> str:
     """Return the tables of first inferences."""
+    import statistics
+
     is_comparison = any(one.ratio is not None for one in found)
     numbers = ["FROM START s", "LOWEST", "HIGHEST", "FROM LOAD s"]
     rows = [
@@ -318,11 +312,6 @@ def _format_memory(size: int | None) -> str:
     return "unknown" if size is None else format_size(size)
 
 
-def format_number(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant digits, never as 1.2e+03."""
-    return f"{value:.{digits}g}" if value < 10**digits - 0.5 else f"{value:.0f}"
-
-
 def _plot_speed(paths: Sequence[str], found: Sequence[Measurement], output: Output) -> None:
     from npu_persist.benchmark.plots import Bar, Chart
 
@@ -338,6 +327,8 @@ def _plot_speed(paths: Sequence[str], found: Sequence[Measurement], output: Outp
 
 
 def _plot_fil(paths: Sequence[str], found: Sequence[FirstInference], output: Output) -> None:
+    import statistics
+
     from npu_persist.benchmark.plots import Bar, Chart
 
     def bar(times: Sequence[float]) -> Bar:

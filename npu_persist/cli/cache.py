@@ -6,7 +6,6 @@ Nothing is compiled; only `import` asks OpenVINO about this machine.
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +77,8 @@ def _describe(entry: CacheEntry, references: Mapping[str, Sequence[str]]) -> dic
 
 
 def _list_text(entries: Sequence[Mapping[str, Any]], output: Output) -> str:
+    from datetime import datetime
+
     from npu_persist.bundle.buckets import describe_shapes
 
     rows = []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 import npu_persist
 from npu_persist.cli.arguments import add_config, add_group, add_reference, add_verb, parse_buckets, parse_pairs
@@ -253,8 +250,7 @@ def run_toolchain_install(arguments: argparse.Namespace, output: Output) -> None
 
     path = install(_find_home(arguments), output.note)
     record = read_record(path)
-    wheels = msgspec.to_builtins(record.wheels)
-    data = {"path": path, "openvino": record.build, "compiler": record.compiler, "wheels": wheels}
+    data = {"path": path, "openvino": record.build, "compiler": record.compiler, "wheels": record.wheels}
     output.show(data, f"{path}: OpenVINO {record.build}, NPU compiler {record.compiler}")
     for name, wheel in record.wheels.items():
         if not wheel.tested:
@@ -329,7 +325,10 @@ def describe_toolchains(home: Path) -> list[dict[str, Any]]:
     """Return each toolchain's name and state, in the order in which they are tried."""
     from npu_persist.compilation.toolchains.available import find_toolchains
 
-    return [{"name": each.name, **dataclasses.asdict(each.examine())} for each in find_toolchains(home)]
+    return [
+        {"name": each.name, **pick(each.examine(), "usable", "reason", "openvino", "compiler", "advice")}
+        for each in find_toolchains(home)
+    ]
 
 
 def _find_home(arguments: argparse.Namespace) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -102,6 +100,8 @@ def _examine_cache(home: Path) -> dict[str, Any]:
 
 def _is_writable(folder: Path) -> bool:
     """Try to write to a folder, or to the one that it would be made in: permissions alone are not enough."""
+    import tempfile
+
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -121,6 +121,8 @@ def _doctor_text(data: Mapping[str, Any], output: Output) -> str:
 
 
 def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
+    import textwrap
+
     fields = {device.name: _describe_device(device) for device in diagnosis.devices}
     lines = format_fields(fields | {part: where or "missing" for part, where in diagnosis.parts.items()})
     for missing in diagnosis.missing:
@@ -136,6 +138,8 @@ def _describe_device(device: Device) -> str:
 
 
 def _toolchain_lines(toolchains: Sequence[Mapping[str, Any]]) -> list[str]:
+    import textwrap
+
     lines = format_fields({each["name"]: "usable" if each["usable"] else "cannot be used" for each in toolchains})
     for each in toolchains:
         text = f"{each['name']}: {each['reason']}." + (f" Run: {each['advice']}" if each["advice"] else "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +80,8 @@ def report(error: BaseException, output: Output) -> int:
         return EXIT_INTERRUPTED
     is_shown = os.environ.get(TRACEBACK_VARIABLE, "0") not in {"", "0"}
     if is_shown:
+        import traceback
+
         output.note("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, NpuPersistError):
         output.error(str(error))

@@ -153,6 +153,11 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.3g} s"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, never as 1.2e+03."""
+    return f"{value:.{digits}g}" if value < 10**digits - 0.5 else f"{value:.0f}"
+
+
 def _paint(text: str, colour: str, stream: TextIO) -> str:
     plain = (
         not stream.isatty()

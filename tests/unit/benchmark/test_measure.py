@@ -1,27 +1,31 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 
 import npu_persist
-from npu_persist.benchmark.measure import Benchmark, Interval
-from npu_persist.benchmark.results import Case
-from npu_persist.benchmark.subject import Subject, make_spec, started
+from npu_persist.benchmark.measure import Benchmark, FirstInferences, Setup, pack_arrays, profile
+from npu_persist.benchmark.worker import Request, unpack_arrays
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_nested
 from tests.support.processes import ROOT, poison, run_python
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from npu_persist.progress import Progress
 
-CASE = Case("affine:1", "CPU", "LATENCY")
+
+def find_children() -> list[int]:
+    return [int(pid) for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:
@@ -76,9 +80,10 @@ def test_a_comparison_alternates_and_takes_ratios_to_the_first() -> None:
     publish_affine(store)
     publish_affine(store)
     benchmark = Benchmark(["affine:1", "affine:2"], ["CPU"], ["LATENCY"], seconds=0.5, compare=True)
-    intervals: list[Interval] = []
-    benchmark.run(intervals.append)
-    order = [interval.case.reference for interval in intervals]
+    events: list[Progress] = []
+    benchmark.run(events.append)
+    reports = [event for event in events if event.detail]
+    order = [event.detail.split()[0] for event in reports]
     turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
     assert turns == ["affine:1", "affine:2", "affine:1", "affine:2", "affine:1", "affine:2"]
     first, second = benchmark.results
@@ -89,7 +94,7 @@ def test_a_comparison_alternates_and_takes_ratios_to_the_first() -> None:
     assert second.ratio is not None
     assert second.ratio.median == sorted(ratios)[2]
     assert sum(one.inferences for one in second.rounds) > 0
-    fractions = [interval.fraction for interval in intervals]
+    fractions = [event.fraction or 0 for event in reports]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
 
@@ -120,7 +125,7 @@ def test_config_reaches_the_load() -> None:
     publish_affine(Store())
     with pytest.raises(npu_persist.PropertyError, match="NUM_STREAMS"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAM": 1})
-    with pytest.raises(npu_persist.UsageError, match="texts, numbers or booleans"):
+    with pytest.raises(npu_persist.errors.UsageError, match="texts, numbers or booleans"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAMS": object()})
 
 
@@ -164,8 +169,9 @@ def test_what_was_measured_before_an_interruption_is_kept() -> None:
     publish_affine(Store())
     benchmark = Benchmark(["affine"], ["CPU"], ["LATENCY"], seconds=60, interval=0.05)
 
-    def interrupt(_: Interval) -> None:
-        raise KeyboardInterrupt
+    def interrupt(event: Progress) -> None:
+        if event.done:
+            raise KeyboardInterrupt
 
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -174,41 +180,31 @@ def test_what_was_measured_before_an_interruption_is_kept() -> None:
     (found,) = benchmark.results
     assert found.rounds[0].inferences > 0
     assert found.peak_memory is None
+    if sys.platform == "linux":
+        assert find_children() == []
 
 
-def test_a_worker_that_is_gone_is_an_error_that_says_how() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the children of a process")
+def test_a_process_that_is_gone_is_an_error_that_says_how() -> None:
     publish_affine(Store())
-    ended = r"affine:1 CPU: the process that was measured ended with"
-    with started("affine:1 CPU", make_spec(CASE, "affine:1", Store().home)) as subject:
-        events = subject.run(60, 0.05)
-        assert next(events)[0] == "interval"
-        subject._process.kill()
-        with pytest.raises(npu_persist.InferenceError, match=ended):
-            list(events)
+    benchmark = Benchmark(["affine"], ["CPU"], ["LATENCY"], seconds=60, interval=0.05)
+
+    def kill(event: Progress) -> None:
+        if event.done:
+            for child in find_children():
+                os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(npu_persist.errors.CompilationError, match="CPU LATENCY's process ended with signal 9"):
+        benchmark.run(kill)
 
 
-@pytest.mark.parametrize("is_busy", [False, True])
-def test_no_process_is_left(is_busy: bool) -> None:  # noqa: FBT001
-    publish_affine(Store())
-    subject = Subject("affine", make_spec(CASE, "affine:1", Store().home))
-    assert subject._process.poll() is None
-    if is_busy:
-        next(subject.run(60, 0.01))
-    subject.close(patience=0 if is_busy else 30)
-    # It may see that it is not wanted any more, and end by itself, before it is killed.
-    by_force = {1, -signal.SIGKILL if sys.platform != "win32" else 1}
-    assert subject._process.returncode in (by_force if is_busy else {0})
-    assert not subject._reader.is_alive()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_a_worker_does_not_outlive_a_killed_benchmark() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the children of a process")
+def test_a_process_does_not_outlive_a_killed_benchmark() -> None:
     publish_affine(Store())
     code = (
-        "from npu_persist.benchmark.subject import *\nfrom npu_persist.benchmark.results import Case\n"
-        "from npu_persist.store import Store\n"
-        "subject = Subject('x', make_spec(Case('affine:1', 'CPU', 'LATENCY'), 'affine:1', Store().home))\n"
-        "for event in subject.run(60, 0.05): print(subject._process.pid, flush=True)\n"
+        "import npu_persist\nfrom tests.unit.benchmark.test_measure import find_children\n"
+        "def show(event):\n    if event.done: print(*find_children(), flush=True)\n"
+        "npu_persist.bench('affine', 'CPU', 'LATENCY', seconds=60, progress=show)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -219,15 +215,6 @@ def test_a_worker_does_not_outlive_a_killed_benchmark() -> None:
     wait_until_dead(pid)
 
 
-def test_what_a_plugin_prints_is_no_message() -> None:
-    code = (
-        "import os\nfrom npu_persist.benchmark.worker import _take_stdout\nsend = _take_stdout()\n"
-        "os.write(1, b'a driver ')\nprint('prints', flush=True)\nsend({'done': 1})"
-    )
-    done = run_python("-c", code)
-    assert (done.stdout, done.stderr) == ('{"done": 1}\n', "a driver prints\n")
-
-
 def test_the_benchmark_itself_imports_no_openvino(tmp_path: Path) -> None:
     publish_affine(Store())
     code = (
@@ -236,3 +223,105 @@ def test_the_benchmark_itself_imports_no_openvino(tmp_path: Path) -> None:
     )
     done = run_python("-c", code, path=poison(tmp_path / "poisoned", "torch", "matplotlib"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_first_inferences_are_timed_with_a_cold_and_then_a_warm_cache(
+    store_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    publish_affine(Store())
+    benchmark = FirstInferences(["affine"], ["AUTO", "CPU"], runs=2)
+    seen: list[tuple[str, str, float | None]] = []
+
+    def listen(event: Progress) -> None:
+        if event.detail:
+            _, device, cache, seconds, _ = event.detail.split()
+            assert float(seconds) > 0
+            # One temporary cache at a time.
+            assert len(list(temporary.iterdir())) == 1
+            seen.append((device, cache, event.fraction))
+
+    benchmark.run(listen)
+    turns = [("AUTO", "cold"), ("AUTO", "warm"), ("CPU", "cold"), ("CPU", "warm")]
+    assert [turn[:2] for turn in seen] == turns * 2
+    assert [turn[2] for turn in seen] == [number / 8 for number in range(1, 9)]
+    found = benchmark.results
+    assert [(one.cache, one.case.device) for one in found] == [
+        ("cold", "AUTO"),
+        ("cold", "CPU"),
+        ("warm", "AUTO"),
+        ("warm", "CPU"),
+    ]
+    assert [one.from_cache for one in found] == [False, False, True, True]
+    for one in found:
+        assert one.case.reference == "affine:1"
+        assert len(one.from_start) == len(one.from_load) == 2
+        assert all(start > load > 0 for start, load in zip(one.from_start, one.from_load, strict=True))
+        assert one.execution_devices == ("CPU",)
+        assert one.phases["first_inference"] > 0
+        assert one.ratio is not None
+    # Neither the user's cache nor the temporary ones are touched or left.
+    assert {path.name for path in store_home.iterdir()} <= {"bundles", "staging"}
+    assert list(temporary.iterdir()) == []
+
+
+def test_first_inferences_that_were_timed_before_an_interruption_are_kept() -> None:
+    publish_affine(Store())
+    benchmark = FirstInferences(["affine"], ["CPU"])
+
+    def interrupt(event: Progress) -> None:
+        if event.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(interrupt)
+    (found,) = benchmark.results
+    assert (found.cache, len(found.from_start), found.ratio) == ("cold", 1, None)
+
+
+def test_no_runs_and_no_bundle_are_refused() -> None:
+    publish_affine(Store())
+    with pytest.raises(npu_persist.UsageError, match="runs: expected a number above 0; got 0"):
+        FirstInferences(["affine"], ["CPU"], runs=0)
+    with pytest.raises(npu_persist.BundleNotFoundError):
+        FirstInferences(["absent"], ["CPU"])
+
+
+def test_a_profile_has_the_layers_that_ran_the_slowest_first() -> None:
+    publish_affine(Store())
+    (found,) = profile(["affine"], ["CPU"], setup=Setup(random=True), runs=3)
+    assert str(found.case) == "affine:1 CPU"
+    assert found.layers
+    times = [layer.milliseconds for layer in found.layers]
+    assert times == sorted(times, reverse=True)
+    assert sum(times) == pytest.approx(found.total)
+    assert sum(kind.layers for kind in found.types) == len(found.layers)
+    assert sum(kind.milliseconds for kind in found.types) == pytest.approx(found.total)
+    if found.total:  # a graph this small may take less than the microsecond that the counters know
+        assert sum(layer.share for layer in found.layers) == pytest.approx(1)
+        assert sum(kind.share for kind in found.types) == pytest.approx(1)
+    assert found.inference > 0
+    assert found.execution_devices == ("CPU",)
+
+
+def test_arrays_arrive_as_they_were() -> None:
+    arrays = {
+        "file": np.arange(6, dtype="float16").reshape(2, 3).T,
+        "mask": np.array([True]),
+        "none": np.zeros((0, 4), np.int64),
+    }
+    request = Request(reference="x", device="CPU", hint=None, config={}, store="", inputs=pack_arrays(arrays))
+    sent = json.loads(json.dumps(msgspec.to_builtins(request)))
+    found = unpack_arrays(msgspec.convert(sent, Request).inputs or {})
+    assert list(found) == list(arrays)
+    for name, value in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert np.array_equal(found[name], value)
+
+
+def test_python_objects_are_no_arrays() -> None:
+    with pytest.raises(npu_persist.UsageError, match="inputs: x is not an array of numbers"):
+        pack_arrays({"x": np.array([{}], dtype=object)})

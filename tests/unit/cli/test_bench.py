@@ -238,7 +238,7 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_nothing_running(flag: list[st
 
 
 def test_every_number_has_three_digits() -> None:
-    from npu_persist.cli.bench import format_number
+    from npu_persist.cli.output import format_number
 
     numbers: dict[float, Any] = {
         0.001234: "0.00123",
