@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,31 +10,12 @@ import pytest
 
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny, write_tiny
+from tests.support.processes import finish, start_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed the POSIX way")
-
-ROOT = Path(__file__).parents[2]
-
-
-def python(code: str, *args: str | Path) -> subprocess.Popen[str]:
-    """Start an interpreter that can import the package and these tests."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return output
-
 
 KILLED_AT_EVERY_STEP = """
 import os, shutil, sys
@@ -81,7 +60,7 @@ def killed_stores(tmp_path: Path, verb: str) -> Iterator[tuple[Store, Store]]:
     old = Store(tmp_path / "old")
     publish_tiny(old, alias="prod")
     homes = tmp_path / "homes"
-    steps = finish(python(KILLED_AT_EVERY_STEP, verb, old.home, homes)).splitlines()
+    steps = finish(start_python(KILLED_AT_EVERY_STEP, verb, old.home, homes)).splitlines()
     assert len(steps) > 3
     for step in steps:
         yield Store(homes / step.split()[0]), old
@@ -156,7 +135,7 @@ def test_a_staging_directory_of_a_living_process_is_not_pruned(tmp_path: Path) -
         "with Store(sys.argv[1]).stage() as staging: print(staging, flush=True); sys.stdin.readline()\n"
         "print('done')"
     )
-    with python(code, store.home) as living, python(code, store.home) as killed:
+    with start_python(code, store.home) as living, start_python(code, store.home) as killed:
         paths = []
         for process in (living, killed):
             assert process.stdout is not None
@@ -211,8 +190,8 @@ for _ in range(100):
 
 def test_publishers_at_once_never_take_the_same_number_and_prune_does_not_hinder_them(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    publishers = [python(PUBLISH_TEN, store.home, f"p{number}") for number in range(4)]
-    pruner = python(PRUNE, store.home)
+    publishers = [start_python(PUBLISH_TEN, store.home, f"p{number}") for number in range(4)]
+    pruner = start_python(PRUNE, store.home)
     for process in (*publishers, pruner):
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -247,8 +226,8 @@ for _ in range(60):
 def test_a_number_is_given_once_even_while_versions_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     code = PUBLISH_TEN.replace(", alias=sys.argv[2]", "")
-    publishers = [python(code, store.home, f"p{number}") for number in range(2)]
-    remover = python(REMOVE_NEWEST, store.home)
+    publishers = [start_python(code, store.home, f"p{number}") for number in range(2)]
+    remover = start_python(REMOVE_NEWEST, store.home)
     for process in (*publishers, remover):
         assert process.stdin is not None
         process.stdin.write("go\n")

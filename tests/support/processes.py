@@ -38,6 +38,24 @@ def run_python(
     )
 
 
+def start_python(code: str, *args: str | Path) -> subprocess.Popen[str]:
+    """Start an interpreter that can import the package and these tests."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that has to succeed, and return its output."""
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return output
+
+
 def poison(folder: Path, *modules: str) -> Path:
     """Make packages that fail when they are imported, and return the folder to put on the path."""
     for module in modules:

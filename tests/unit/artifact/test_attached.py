@@ -18,10 +18,10 @@ from npu_persist.bundle.bundle import Bundle
 from npu_persist.cli.main import main
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.store import Store
-from tests.faults.test_store_processes import finish, python
 from tests.support.artifacts import BLOB, fill
 from tests.support.bundles import publish_tiny, write_tiny
 from tests.support.faults import ALLOCATING, before_call, disk_full
+from tests.support.processes import finish, start_python
 
 NPU: dict[str, Any] = {
     "target": "NPU:4000",
@@ -308,7 +308,7 @@ def test_an_attachment_that_is_killed_leaves_the_old_state_or_the_new_one(tmp_pa
         attach_npu(Bundle.open(old), b"old")
         before = {b"old"}
     (tmp_path / "copies").mkdir()
-    steps = finish(python(KILLED_AT_EVERY_STEP, old, tmp_path / "copies")).splitlines()
+    steps = finish(start_python(KILLED_AT_EVERY_STEP, old, tmp_path / "copies")).splitlines()
     assert len(steps) > 10
     states = set()
     for step in steps:
@@ -347,7 +347,7 @@ def test_prune_leaves_what_a_living_process_fills(tmp_path: Path) -> None:
         "import sys; from npu_persist.bundle.bundle import Bundle; from npu_persist.artifact.attached import stage\n"
         "with stage(Bundle.open(sys.argv[1])) as staging: print(staging, flush=True); sys.stdin.readline()"
     )
-    with python(code, bundle.path) as living:
+    with start_python(code, bundle.path) as living:
         assert living.stdout is not None
         path = Path(living.stdout.readline().strip())
         assert store.prune() == []
@@ -375,7 +375,7 @@ for turn in range(10):
 def test_of_several_that_are_attached_at_once_all_succeed_and_one_stays(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bundle = publish_tiny(store)
-    processes = [python(ATTACH_TEN, bundle.path, str(number)) for number in range(4)]
+    processes = [start_python(ATTACH_TEN, bundle.path, str(number)) for number in range(4)]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
