@@ -27,10 +27,12 @@ SQUARE = (512, 512)
 ZEROS = np.zeros(SQUARE, np.float32)
 
 
+# One thread: a TBB worker that holds a lock when the process forks would leave the child waiting for it forever.
 FORK = """
 import os, signal, sys
 import numpy, npu_persist
-model, x = npu_persist.load("affine", "CPU", store={store!r}), numpy.ones((2, 3), numpy.float32)
+model = npu_persist.load("affine", "CPU", store={store!r}, config={{"INFERENCE_NUM_THREADS": 1}})
+x = numpy.ones((2, 3), numpy.float32)
 model.submit(x).result()
 child = os.fork()
 if child == 0:
