@@ -1,51 +1,30 @@
-"""Every error this package raises on purpose, and the warnings.
+"""Every error this package raises on purpose, and its warnings.
 
-The promise: bad input, a damaged file or a full disk comes out as one of these, whose message says what, where,
-expected, got and what to do next. The same facts are attributes. Each class carries the `exit_code` that the command
-line ends with, and inherits from the builtin that callers would expect. All of them can be pickled and copied.
+The message says what happened and what to do next; the same facts are attributes. Each class has the `exit_code` that
+the command line ends with, and is also the builtin that callers would expect. All can be pickled and copied.
 
-    NpuPersistError                         1  failed
-    ├── UsageError (ValueError)             2  usage
-    │   ├── InvalidNameError
-    │   ├── ReferenceFormatError
-    │   ├── AmbiguousReferenceError
-    │   ├── ExampleInputsError
-    │   ├── PropertyError
-    │   ├── TargetError
-    │   ├── DynamicShapeError
-    │   ├── ModelClosedError
+    NpuPersistError                                   exit code 1
+    ├── UsageError (ValueError)                                 2
+    │   ├── InvalidNameError, ReferenceFormatError, AmbiguousReferenceError, ExampleInputsError,
+    │   ├── PropertyError, TargetError, DynamicShapeError, ModelClosedError
     │   └── InputError (TypeError)
-    ├── NotFoundError (FileNotFoundError)   3  not found
-    │   ├── BundleNotFoundError
-    │   ├── DeviceNotFoundError
-    │   └── HubNotFoundError                   (a HubError too)
-    ├── IntegrityError                      4  integrity
-    │   ├── ManifestError
-    │   ├── FileIntegrityError
-    │   │   └── ArtifactError
-    │   │       └── BlobError
-    │   ├── GraphIntegrityError
-    │   └── SignatureError
-    ├── IncompatibleError                   5  incompatible
-    │   ├── FormatVersionError
-    │   └── OpenVINOVersionError
-    ├── ConversionError                     1
-    ├── ParityError                         1
-    ├── CompilationError                    1
-    │   ├── CompileTimeoutError (TimeoutError)
-    │   ├── CompileMemoryError (MemoryError)
-    │   ├── ToolchainError
-    │   └── JobsError
-    ├── InferenceError (RuntimeError)       1
-    ├── HubError (OSError)                  1
-    │   ├── HubAccessError
-    │   └── HubConflictError
-    ├── MissingExtraError                   1
-    │       (ModuleNotFoundError)
-    └── StoreError (OSError)                1
+    ├── NotFoundError (FileNotFoundError)                       3
+    │   └── BundleNotFoundError, DeviceNotFoundError, HubNotFoundError (a HubError too)
+    ├── IntegrityError                                          4
+    │   ├── ManifestError, GraphIntegrityError, SignatureError
+    │   └── FileIntegrityError ── ArtifactError ── BlobError
+    ├── IncompatibleError                                       5
+    │   └── FormatVersionError, OpenVINOVersionError
+    ├── ConversionError, ParityError
+    ├── CompilationError
+    │   ├── ToolchainError, JobsError
+    │   └── CompileTimeoutError (TimeoutError), CompileMemoryError (MemoryError)
+    ├── InferenceError (RuntimeError)
+    ├── HubError (OSError) ── HubAccessError, HubConflictError
+    ├── MissingExtraError (ModuleNotFoundError)
+    └── StoreError (OSError)
 
-    FrozenControlFlowWarning (UserWarning)
-    DeviceWarning (UserWarning)
+    FrozenControlFlowWarning, DeviceWarning (UserWarning)
 """
 
 from __future__ import annotations
@@ -57,12 +36,10 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a document."""
+    """One problem in a document, with its place as a JSON path: `graphs[0].inputs[1].dtype`; "" for all of it."""
 
     location: str
-    """Where, as a JSON path: `graphs[0].inputs[1].dtype`; empty for the document as a whole."""
     message: str
-    """What was expected there and what was found."""
 
     def __str__(self) -> str:
         return f"{self.location}: {self.message}" if self.location else self.message
@@ -75,24 +52,24 @@ class NpuPersistError(Exception):
 
 
 class UsageError(NpuPersistError, ValueError):
-    """The caller asked for something that cannot be, whatever is on disk."""
+    """An argument is invalid, whatever is on disk."""
 
     exit_code: ClassVar[int] = 2
 
 
 class InvalidNameError(UsageError):
-    """A bundle or alias name that does not work as a folder name on every platform, or a case twin of another."""
+    """A name or alias is not a portable folder name, or differs from another in upper and lower case only."""
 
 
 class ReferenceFormatError(UsageError):
-    """A text that is no reference."""
+    """Malformed reference."""
 
 
 class AmbiguousReferenceError(UsageError):
     """A digest prefix that several bundles share.
 
     Attributes:
-        matches: References of the bundles that match, such as `unet:3`.
+        matches: References of the bundles, such as `unet:3`.
     """
 
     def __init__(self, message: str, *, matches: tuple[str, ...] = ()) -> None:
@@ -105,18 +82,18 @@ class ExampleInputsError(UsageError):
 
 
 class PropertyError(UsageError):
-    """An OpenVINO property that no device knows, or a value that the device refuses."""
+    """An OpenVINO property is unknown to the device, or its value is invalid."""
 
 
 class TargetError(UsageError):
-    """A text that names nothing that a compiled artifact can be for."""
+    """Not a target that a compiled artifact can be for."""
 
 
 class DynamicShapeError(UsageError):
-    """A graph with axes of varying size, where the device wants fixed ones.
+    """A graph has axes of varying size, and the device needs fixed ones.
 
     Attributes:
-        input: Name of the first input that has one.
+        input: Name of the first input with such an axis.
         axis: The axis, from 0.
     """
 
@@ -131,7 +108,7 @@ class ModelClosedError(UsageError):
 
 
 class InputError(UsageError, TypeError):
-    """A call that does not fit the persisted signature.
+    """A call does not fit the persisted signature.
 
     Attributes:
         argument: Which argument, with its path inside nested structures.
@@ -152,27 +129,27 @@ class InputError(UsageError, TypeError):
 
 
 class NotFoundError(NpuPersistError, FileNotFoundError):
-    """What was asked for is not there."""
+    """Not found."""
 
     exit_code: ClassVar[int] = 3
 
 
 class BundleNotFoundError(NotFoundError):
-    """A name, version, alias or digest prefix that the store does not have, or a directory that is no bundle."""
+    """The store has no such name, version, alias or digest prefix, or the directory is not a bundle."""
 
 
 class DeviceNotFoundError(NotFoundError):
-    """OpenVINO does not know the device on this machine."""
+    """OpenVINO finds no such device on this machine."""
 
 
 class IntegrityError(NpuPersistError):
-    """What is on disk is not what was persisted."""
+    """A file on disk differs from what was persisted."""
 
     exit_code: ClassVar[int] = 4
 
 
 class ManifestError(IntegrityError):
-    """A manifest that is damaged, hostile or does not agree with itself.
+    """A manifest is damaged, hostile or inconsistent.
 
     Attributes:
         problems: Every problem found, with its place in the document.
@@ -184,12 +161,12 @@ class ManifestError(IntegrityError):
 
 
 class FileIntegrityError(IntegrityError):
-    """A bundle's file that is missing, is no regular file, or has another size or digest than the manifest says.
+    """A file is missing, not a regular file, or of another size or digest than the manifest says.
 
     Attributes:
         path: The file.
-        expected: What the manifest says: `1024 bytes`, `blake3:…`, `a regular file`.
-        got: What is on disk.
+        expected: What it should be: `1024 bytes`, `blake3:…`, `a regular file`.
+        got: What it is.
     """
 
     def __init__(
@@ -202,29 +179,29 @@ class FileIntegrityError(IntegrityError):
 
 
 class GraphIntegrityError(IntegrityError):
-    """An IR that points outside of its weights file, or a weights file with a malformed header."""
+    """An IR points outside its weights file, or a weights file has a malformed header."""
 
 
 class SignatureError(IntegrityError):
-    """A signature that is missing where one is required, is of no known key, or does not fit what it is for."""
+    """A required signature is missing, from an unknown key, or invalid."""
 
 
 class ArtifactError(FileIntegrityError):
-    """A file of a compiled artifact that is damaged, or is not what its `artifact.json` says."""
+    """A file of a compiled artifact is damaged, or differs from what its `artifact.json` says."""
 
 
 class BlobError(ArtifactError):
-    """A compiled blob whose description of itself is damaged, truncated or of no known kind."""
+    """The header of a compiled blob is damaged, truncated or of an unknown kind."""
 
 
 class IncompatibleError(NpuPersistError):
-    """The bundle is sound, but this installation cannot read or run it."""
+    """The bundle is intact, but this installation cannot read or run it."""
 
     exit_code: ClassVar[int] = 5
 
 
 class FormatVersionError(IncompatibleError):
-    """A manifest of a format version that this package does not read.
+    """A manifest has a format version that this package does not read.
 
     Attributes:
         found: The manifest's format version.
@@ -256,7 +233,7 @@ class ConversionError(NpuPersistError):
 
     Attributes:
         module_path: Path of the submodule, such as `encoder.layers.3`, where it is known.
-        operation: The operation that stood in the way, where it is known.
+        operation: The operation that failed, where it is known.
     """
 
     def __init__(self, message: str, *, module_path: str | None = None, operation: str | None = None) -> None:
@@ -266,21 +243,16 @@ class ConversionError(NpuPersistError):
 
 
 class ParityError(NpuPersistError):
-    """The written bundle does not answer as the module did, or the module's answer cannot be compared.
+    """The written bundle's outputs differ from the module's, or cannot be compared with them.
 
     Attributes:
-        output: The output that is furthest off.
+        output: The output with the largest difference.
         differences: The measured differences (`manifest.Difference`) of all outputs.
-        layer: The first layer where the two part, as far as it could be found.
+        layer: The first layer that differs, where it could be found.
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        output: str | None = None,
-        differences: tuple[Any, ...] = (),
-        layer: str | None = None,
+        self, message: str, *, output: str | None = None, differences: tuple[Any, ...] = (), layer: str | None = None
     ) -> None:
         super().__init__(message)
         self.output = output
@@ -289,23 +261,23 @@ class ParityError(NpuPersistError):
 
 
 class CompilationError(NpuPersistError):
-    """OpenVINO refused to read or compile a sound bundle."""
+    """OpenVINO failed to read or compile an intact bundle."""
 
 
 class CompileTimeoutError(CompilationError, TimeoutError):
-    """A compilation took longer than `compile_timeout` allows, and was ended."""
+    """A compilation exceeded its time limit and was ended."""
 
 
 class CompileMemoryError(CompilationError, MemoryError):
-    """A compilation held more memory than its limit allows, and was ended."""
+    """A compilation exceeded its memory limit and was ended."""
 
     def __new__(cls, *args: object) -> Self:
-        """Make one as other errors are made: MemoryError's own way takes no subclass, and dask.distributed asks."""
+        """Create one as other errors are created: MemoryError's own `__new__` takes no subclass."""
         return Exception.__new__(cls, *args)
 
 
 class ToolchainError(CompilationError):
-    """No toolchain can compile for a target here, or the one that could is damaged or of another OpenVINO version."""
+    """No toolchain here compiles for the target, or it is damaged or of another OpenVINO version."""
 
 
 class JobsError(CompilationError):
@@ -323,9 +295,9 @@ class JobsError(CompilationError):
 class InferenceError(NpuPersistError, RuntimeError):
     """The device failed while it ran an inference on inputs of the right dtype and shape.
 
-    Values may be the cause, such as a size that does not fit. After a failure load the model again if it goes on to
-    fail: OpenVINO 2026.4 on the CPU may. And do not repeat the same inputs: a Reshape that is asked for the same
-    impossible shape a second time answers there with the shape that it had before.
+    Values may be the cause, such as a size that does not fit. OpenVINO 2026.4 on the CPU may keep failing: then load
+    the model again. Do not repeat the same inputs: a Reshape that is asked for the same impossible shape a second time
+    returns the shape that it had before.
 
     Attributes:
         index: Which item of `Model.map` it was, from 0; None for a single call.
@@ -335,12 +307,12 @@ class InferenceError(NpuPersistError, RuntimeError):
 
 
 class HubError(NpuPersistError, OSError):
-    """The hub refused, or cannot be reached.
+    """The hub refused a request, or cannot be reached.
 
     Attributes:
         repo_id: The repository, `org/unet`.
         revision: Branch, tag or commit, where one was asked for.
-        status: The HTTP status; None where there was no answer.
+        status: The HTTP status; None if there was no response.
     """
 
     def __init__(
@@ -357,15 +329,15 @@ class HubNotFoundError(HubError, NotFoundError):
 
 
 class HubAccessError(HubError):
-    """The hub wants a token, or the one that was sent does not allow this."""
+    """The hub requires a token, or the token does not permit this."""
 
 
 class HubConflictError(HubError):
-    """The hub is not as it was when it was looked at: the branch moved, or the tag is on another commit."""
+    """The hub changed meanwhile: the branch moved, or the tag is on another commit."""
 
 
 class MissingExtraError(NpuPersistError, ModuleNotFoundError):
-    """A package that comes with one of the extras is not installed.
+    """A package that one of the extras installs is missing.
 
     Attributes:
         extra: The extra, as in `pip install 'npu_persist[extra]'`.
@@ -377,10 +349,7 @@ class MissingExtraError(NpuPersistError, ModuleNotFoundError):
 
 
 class StoreError(NpuPersistError, OSError):
-    """The file system refused a change of the store: disk full, no permission, a file in use.
-
-    `__cause__` is the operating system's own error, and `errno` is its number.
-    """
+    """The file system refused a change: disk full, no permission, a file in use. `errno` is the system's number."""
 
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
@@ -396,8 +365,8 @@ def _restore_store_error(kind: type[StoreError], message: str, errno: int | None
 
 
 class FrozenControlFlowWarning(UserWarning):
-    """Tracing took one branch of a condition on data, and the persisted graph always takes it."""
+    """The trace followed one branch of a condition on data, and the persisted graph always takes it."""
 
 
 class DeviceWarning(UserWarning):
-    """A model runs on another device than the one that was asked for."""
+    """A model runs on another device than the one asked for."""

@@ -23,12 +23,20 @@ from npu_persist.conversion.check import check_written, probe, refuse_nan
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.dynamic import Axes, input_ports, read_dynamic_shapes, to_export_shapes
 from npu_persist.conversion.examples import find_example, unwrap
-from npu_persist.conversion.options import Options, check_module, read_options
+from npu_persist.conversion.options import (
+    Options,
+    check_module,
+    read_compile_targets,
+    read_metadata,
+    read_precision,
+    read_tolerance,
+)
 from npu_persist.conversion.restoring import restoring
 from npu_persist.conversion.write import Written, write_ir
 from npu_persist.errors import ConversionError, FrozenControlFlowWarning, NpuPersistError
 from npu_persist.files.digest import digest_file
 from npu_persist.progress import Reporter
+from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,19 +129,18 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     """
     check_module(model)
     module = unwrap(model)
-    options = read_options(
-        module,
-        name,
+    options = Options(
+        name=name,
         alias=alias,
-        store=store,
+        store=open_store(store),
         dynamic_shapes=dynamic_shapes,
         buckets=buckets,
         padding=padding,
-        precision=precision,
+        precision=read_precision(precision),
         check=check,
-        tolerance=tolerance,
-        targets=targets,
-        metadata=metadata,
+        tolerance=read_tolerance(tolerance, module, precision),
+        targets=read_compile_targets(targets),
+        metadata=read_metadata(metadata),
     )
     reporter = Reporter(progress)
     with restoring(module), options.store.stage() as staging:

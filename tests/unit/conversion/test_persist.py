@@ -40,8 +40,6 @@ from tests.support.modules import (
     Branch,
     CustomFunction,
     FrozenLoop,
-    IntegerDivision,
-    LearnedQuery,
     Leaves,
     Nested,
     NotANumber,
@@ -318,24 +316,6 @@ class TestDtypes:
         bundle = npu_persist.persist(wrapped, "wrapped", (X,))
         assert bundle.digest == npu_persist.persist(module, "wrapped", (X,)).digest
         assert wrapped.training
-
-    def test_every_call_is_right_not_only_the_first(self) -> None:
-        module = LearnedQuery().eval()
-        npu_persist.persist(module, "query", (torch.randn(2, 9, 64),))
-        model = npu_persist.load("query", device="CPU")
-        for _ in range(3):
-            x = torch.randn(2, 9, 64)
-            with torch.no_grad():
-                np.testing.assert_allclose(model(x), module(x), atol=5e-3)
-
-    def test_integers_divide_exactly(self) -> None:
-        module = IntegerDivision()
-        bundle = npu_persist.persist(module, "division", (torch.tensor([63, 64, 31, 7, 8, -7]),))
-        assert bundle.graph().conversion == "trace"
-        model = npu_persist.load("division", device="CPU")
-        other = torch.tensor([16, -3, 5, 11, -12, 0])
-        for got, expected in zip(model(other), module(other), strict=True):
-            np.testing.assert_array_equal(got, expected)
 
     @pytest.mark.parametrize(
         "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float64]

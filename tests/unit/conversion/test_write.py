@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from safetensors import safe_open
 import npu_persist
 from npu_persist.bundle.manifest import DATA_ALIGNMENT
 from npu_persist.bundle.weights import ITEM_SIZES, check_graph, read_header
-from tests.support.modules import LearnedQuery
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
@@ -78,27 +76,6 @@ def test_equal_tensors_are_stored_once_under_an_alias(bundle: Bundle) -> None:
     assert metadata["format"] == "pt"
     assert {metadata.get("twin.weight"), metadata.get("second.weight")} == {None, "second.weight"}
     assert "twin.weight" not in keys
-
-
-def test_names_hold_no_counter_of_the_process(bundle: Bundle) -> None:
-    names = [layer.get("name", "") for layer in layers(bundle)]
-    assert len(set(names)) == len(names)
-    assert not [name for name in names if re.search(r"_\d{2,}$|__module|#", name)]
-    assert any(name.startswith("normalization/") for name in names), "layers carry the path of their module"
-
-
-def test_learned_query_leaves_nothing_to_compute_from_constants() -> None:
-    bundle = npu_persist.persist(LearnedQuery(), "query", (torch.randn(2, 9, 64),))
-    root = ET.parse(bundle.path / "model.xml").getroot()  # noqa: S314 - our own file
-    kinds = {layer.get("id"): layer.get("type") for layer in root.iter("layer")}
-    sources: dict[str | None, list[str | None]] = {}
-    for edge in root.iter("edge"):
-        sources.setdefault(edge.get("to-layer"), []).append(edge.get("from-layer"))
-    constant = {name for name, kind in kinds.items() if kind == "Const"}
-    for name, kind in kinds.items():
-        if sources.get(name) and constant.issuperset(sources[name]):
-            constant.add(name)
-            assert kind in {"Convert", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Broadcast", "Tile"}
 
 
 def test_fp32_keeps_every_bit() -> None:
