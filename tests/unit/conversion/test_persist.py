@@ -534,7 +534,7 @@ class TestBadInput:
 
     def test_name_that_differs_in_case_only_is_refused_before_the_work(self) -> None:
         npu_persist.persist(Affine(), "affine", (X,))
-        with pytest.raises(InvalidNameError, match="upper and lower case"):
+        with pytest.raises(InvalidNameError, match="the same on Windows"):
             npu_persist.persist(Raises(), "Affine", (X,))
 
     def test_precision(self) -> None:

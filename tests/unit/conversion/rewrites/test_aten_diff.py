@@ -16,7 +16,7 @@ X = torch.tensor([[1.0, 4.0, 9.0, 16.0], [2.0, 3.0, 5.0, 7.0]])
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"n": 2}, {"dim": 0}, {"prepend": X[:, :1] * 3, "append": X[:, 1:2] * 5}],
-    ids=lambda a: "-".join(a),
+    ids="-".join,
 )
 def test_differences_are_torchs(arguments: dict[str, Any]) -> None:
     class Diff(torch.nn.Module):
