@@ -319,14 +319,13 @@ class CompileCache:
         while True:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                lock = try_lock(lock_path)
+                if (lock := try_lock(lock_path)) is not None:
+                    return True, lock
+                if is_directory(used_path.parent) and (lock := try_share(used_path)) is not None:
+                    return False, lock
             except OSError as error:
                 log.warning("compile cache: no lock, so several processes may compile the same: %s", error)
                 return False, None
-            if lock is not None:
-                return True, lock
-            if is_directory(used_path.parent) and (lock := try_share(used_path)) is not None:
-                return False, lock
             left = deadline - time.monotonic()
             if left <= 0:
                 return False, None
