@@ -61,7 +61,7 @@ def refuse(store: Store, error: type[NpuPersistError], match: str, reference: st
 
 
 @pytest.mark.parametrize("pattern", ["GET /cdn/.*weights", "GET .*/resolve/.*model.xml"])
-def test_a_changed_byte_is_read_again_once(
+def test_a_changed_byte_is_downloaded_again_once(
     hub: HubServer, store: Store, tmp_path: Path, waits: list[float], pattern: str
 ) -> None:
     put_tiny(hub, tmp_path / "a")
@@ -71,7 +71,7 @@ def test_a_changed_byte_is_read_again_once(
     assert sum("/cdn/" in request or "model.xml" in request for request in asked(hub)) == 4
 
 
-def test_a_changed_byte_of_the_manifest_is_seen_by_who_knows_its_digest(
+def test_a_changed_manifest_is_an_error_where_the_digest_is_pinned(
     hub: HubServer, store: Store, tmp_path: Path
 ) -> None:
     put_tiny(hub, tmp_path / "a")
@@ -87,9 +87,7 @@ def test_a_changed_byte_that_stays_is_an_error(hub: HubServer, store: Store, tmp
     assert error.expected.startswith("blake3:")
 
 
-def test_a_body_that_ends_early_goes_on_where_it_ended(
-    hub: HubServer, store: Store, tmp_path: Path, waits: list[float]
-) -> None:
+def test_a_body_that_ends_early_is_resumed(hub: HubServer, store: Store, tmp_path: Path, waits: list[float]) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
     hub.fail("GET /cdn/.*weights", short=3_000_000)
     hub.forget()
@@ -109,7 +107,7 @@ def test_a_body_that_always_ends_early_is_an_error(
 
 
 @pytest.mark.usefixtures("waits")
-def test_what_came_of_an_interrupted_pull_is_not_asked_for_again(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_an_interrupted_pull_resumes(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
     hub.fail("GET /cdn/.*weights", short=3_000_000)
     hub.fail("GET /cdn/.*weights", status=503, times=99)
@@ -127,7 +125,7 @@ def test_what_came_of_an_interrupted_pull_is_not_asked_for_again(hub: HubServer,
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_beginning_that_is_not_gone_on_with_is_pruned(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_never_resumed_is_pruned(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
     hub.fail("GET /cdn/.*weights", short=3_000_000)
     hub.fail("GET /cdn/.*weights", status=503, times=99)
@@ -137,7 +135,7 @@ def test_a_beginning_that_is_not_gone_on_with_is_pruned(hub: HubServer, store: S
     assert list((store.home / "staging").iterdir()) == []
 
 
-def test_a_damaged_beginning_is_read_anew(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_a_damaged_partial_file_is_downloaded_again(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
     digest = json.loads(hub.read(REPO, "manifest.json"))["files"]["weights.safetensors"]["digest"]
     kept = store.home / "staging" / f"part-{digest.partition(':')[2]}"
@@ -153,7 +151,7 @@ def test_a_damaged_beginning_is_read_anew(hub: HubServer, store: Store, tmp_path
 @pytest.mark.parametrize(
     ("status", "headers", "waited"), [(500, {}, [1.0, 2.0]), (429, {"Retry-After": "7"}, [7.0, 7.0])]
 )
-def test_a_hub_that_is_busy_is_asked_again(  # noqa: PLR0913, PLR0917
+def test_a_busy_hub_is_retried(  # noqa: PLR0913, PLR0917
     hub: HubServer,
     store: Store,
     tmp_path: Path,
@@ -176,7 +174,7 @@ def test_a_hub_that_stays_busy_is_given_up(hub: HubServer, store: Store, tmp_pat
     assert (error.status, error.repo_id, len(waits)) == (500, REPO, client.MAX_FAILURES)
 
 
-def test_a_wait_that_nobody_sits_through_is_not_waited(
+def test_a_retry_after_of_a_day_is_an_error_at_once(
     hub: HubServer, store: Store, tmp_path: Path, waits: list[float]
 ) -> None:
     put_tiny(hub, tmp_path / "a")
@@ -208,7 +206,9 @@ def test_a_longer_body_is_cut_off(hub: HubServer, store: Store, tmp_path: Path, 
     assert refuse(store, FileIntegrityError, "got more").got == "more"
 
 
-def test_a_hub_without_ranges_sends_all_again(hub: HubServer, store: Store, tmp_path: Path, waits: list[float]) -> None:
+def test_a_hub_without_ranges_sends_everything_again(
+    hub: HubServer, store: Store, tmp_path: Path, waits: list[float]
+) -> None:
     put_tiny(hub, tmp_path / "a", weights=WEIGHTS[:4096] + BIG)
     hub.fail("GET /cdn/.*weights", short=3_000_000)
     hub.fail("GET /cdn/.*weights", body=WEIGHTS[:4096] + BIG)
@@ -229,7 +229,7 @@ def test_a_listing_that_leads_out_of_the_repository_is_refused(
 @pytest.mark.parametrize(
     "paths", [["compiled/con/artifact.json"], ["compiled/a/x.y:z"], ["compiled/A/x", "compiled/a/x"], ["compiled/.a/b"]]
 )
-def test_names_that_not_every_platform_has_are_refused(
+def test_names_that_some_platform_forbids_are_refused(
     hub: HubServer, store: Store, tmp_path: Path, paths: list[str]
 ) -> None:
     put_tiny(hub, tmp_path / "a")
@@ -276,7 +276,7 @@ def test_a_repository_of_too_many_files_is_refused(
 
 
 @pytest.mark.parametrize("name", ["MAX_ATTACHED", "MAX_DESCRIPTIONS", "MAX_ARTIFACT_SIZE"])
-def test_too_much_that_is_compiled_is_refused(
+def test_too_many_or_too_large_artifacts_are_refused(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     put_compiled(hub, tmp_path / "maker")
@@ -346,7 +346,7 @@ def test_a_damaged_blob_leaves_no_version(hub: HubServer, store: Store, tmp_path
     refuse(store, FileIntegrityError, "model.blob")
 
 
-def test_what_is_not_there(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_a_missing_repository_revision_or_bundle(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
     assert refuse(store, HubNotFoundError, "org/none", "org/none").status == 401
     assert refuse(store, HubNotFoundError, "v9", "org/tiny@v9").status == 404
@@ -392,7 +392,9 @@ def test_two_pulls_at_once_are_one_version(hub: HubServer, store: Store, tmp_pat
     assert store.versions("tiny") == (1, 2)
 
 
-def test_what_is_private(hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_repository_needs_a_token(
+    hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_tiny(hub, tmp_path / "a")
     hub.repos[REPO].private = True
     hub.add_token("hf_reader")
@@ -403,7 +405,7 @@ def test_what_is_private(hub: HubServer, store: Store, tmp_path: Path, monkeypat
     assert pull("org/tiny", store=store).version == 2
 
 
-def test_what_is_forbidden(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_a_forbidden_file(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
     hub.fail("GET .*weights", status=403, times=9)
     assert refuse(store, HubAccessError, "token").status == 403

@@ -1,7 +1,7 @@
 """A small hub on loopback, which the unmodified huggingface_hub client creates, pushes to and pulls from.
 
-The promise: what is kept is what was sent, by content; every request is noted with the bytes that it carried each way;
-and a fault happens exactly where and as often as a test asks for it.
+It stores content by digest, and notes every request with its bytes in both directions;
+faults happen where and as often as a test asks for them.
 
     with HubServer(tmp_path / "hub") as server:
         server.add_token("hf_writer")

@@ -12,12 +12,12 @@ from tests.support.hub_server import HubServer
 
 
 def main(folder: str, token: str | None = None) -> None:
-    """Serve; whoever has the token may write."""
+    """Serve; with a token, only requests that have it may write."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with HubServer(Path(folder)) as hub:
         if token is not None:
             hub.add_token(token)
-        print(hub.url, flush=True)  # noqa: T201 (what whoever started it waits for)
+        print(hub.url, flush=True)  # noqa: T201 (the parent process waits for it)
         sys.stdin.read()
     assert not hub.errors, hub.errors[0]
 

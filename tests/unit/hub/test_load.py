@@ -83,7 +83,7 @@ def test_auto_is_the_devices_that_are_here(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("pushed")
-def test_a_hub_that_does_not_answer_is_done_without(
+def test_without_an_answer_what_was_pulled_is_loaded(
     hub: HubServer, store: Store, waits: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     load("hf://org/affine@v1", "CPU", store=store)
@@ -103,7 +103,7 @@ def test_a_hub_that_does_not_answer_is_done_without(
 
 
 @pytest.mark.usefixtures("pushed")
-def test_what_the_hub_does_not_have_is_an_error_even_if_it_was_pulled(hub: HubServer, store: Store) -> None:
+def test_a_deleted_tag_is_an_error_even_if_it_was_pulled(hub: HubServer, store: Store) -> None:
     load("hf://org/affine@v1", "CPU", store=store)
     del hub.repos[REPO].tags["v1"]
     with pytest.raises(HubNotFoundError, match="v1"):
@@ -120,7 +120,7 @@ def test_a_moved_tag_is_refused_where_the_digest_is_pinned(hub: HubServer, store
 
 
 @pytest.mark.usefixtures("pushed")
-def test_what_changes_after_it_was_pulled_is_no_model(store: Store) -> None:
+def test_a_file_changed_after_the_pull_is_an_error(store: Store) -> None:
     bundle = npu_persist.pull(REPO, store=store, compiled="none")
     weights = bundle.path / "weights.safetensors"
     data = bytearray(weights.read_bytes())

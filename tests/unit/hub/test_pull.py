@@ -115,7 +115,7 @@ def test_a_second_version_downloads_what_changed_only(hub: HubServer, store: Sto
     assert (first.path / "weights.safetensors").samefile(second.path / "weights.safetensors")
 
 
-def test_a_damaged_file_of_an_earlier_version_is_not_taken_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_a_damaged_file_of_an_earlier_version_is_not_reused(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", tag="v1")
     first = pull("org/tiny@v1", store=store)
     weights = first.path / "weights.safetensors"
@@ -163,7 +163,7 @@ def test_artifacts_are_judged_before_any_of_them_is_downloaded(hub: HubServer, s
     assert len(asked(hub, "model.blob")) == len(asked(hub, "npu-4000/model.blob")) > 0
 
 
-def test_the_other_artifacts_can_come_later_and_no_file_twice(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_other_artifacts_can_be_pulled_later_and_no_file_twice(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_compiled(hub, tmp_path / "maker")
     bundle = pull("org/tiny", compiled="none", store=store)
     assert not (bundle.path / "compiled").exists()
@@ -175,7 +175,7 @@ def test_the_other_artifacts_can_come_later_and_no_file_twice(hub: HubServer, st
     assert list_artifacts(bundle) == {"npu-3720", "npu-4000"}
 
 
-def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_artifacts_compiled_here_stay(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_compiled(hub, tmp_path / "maker")
     own = publish_tiny(store)
     folder = attach_npu(own, inputs=make_fixed(own), seconds=1.0)
@@ -185,7 +185,7 @@ def test_what_was_compiled_here_stays(hub: HubServer, store: Store, tmp_path: Pa
     assert read_origin(folder) is None
 
 
-def test_signatures_come_with_what_they_are_of(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_signatures_come_with_what_they_sign(hub: HubServer, store: Store, tmp_path: Path) -> None:
     bundle = put_compiled(hub, tmp_path / "maker")
     pull("org/tiny", compiled="none", store=store)
     signed = Signatures("manifest", bundle.digest, {"a" * 64: "b" * 128}).to_json()
@@ -198,7 +198,7 @@ def test_signatures_come_with_what_they_are_of(hub: HubServer, store: Store, tmp
     assert (pull("org/tiny", store=other, compiled="none").path / "manifest.json.sig").read_bytes() == signed
 
 
-def test_a_description_without_a_byte_does_not_keep_the_hub_asked(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_an_empty_description_is_not_requested_again(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_compiled(hub, tmp_path / "maker")
     commit = hub.put(REPO, {"compiled/empty/artifact.json": b""})
     pull(f"org/tiny@{commit}", compiled="all", store=store)
@@ -225,7 +225,7 @@ def test_a_lock_that_was_uploaded_with_a_folder_is_ignored(hub: HubServer, store
 
 
 @pytest.mark.parametrize("name", ["origin.json/x", "ORIGIN.JSON", "artifact.json/x", "used/x"])
-def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
+def test_an_artifact_with_files_of_its_folder_s_own_names_is_skipped(
     hub: HubServer, store: Store, tmp_path: Path, name: str
 ) -> None:
     maker = publish_tiny(Store(tmp_path / "maker"))
@@ -241,7 +241,7 @@ def test_an_artifact_with_files_of_its_folder_s_own_names_is_passed_over(
 
 
 @pytest.mark.parametrize("name", ["origin.json", "model.blob"])
-def test_an_artifact_that_was_damaged_since_is_pulled_anew(
+def test_an_artifact_that_was_damaged_since_is_pulled_again(
     hub: HubServer, store: Store, tmp_path: Path, name: str
 ) -> None:
     put_compiled(hub, tmp_path / "maker")
@@ -254,7 +254,7 @@ def test_an_artifact_that_was_damaged_since_is_pulled_anew(
     store.verify()
 
 
-def test_what_was_compiled_from_another_bundle_is_passed_over(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_an_artifact_of_another_bundle_is_skipped(hub: HubServer, store: Store, tmp_path: Path) -> None:
     maker = publish_tiny(Store(tmp_path / "maker"))
     attach_npu(maker, inputs=make_fixed(maker), subject=f"blake3:{'0' * 64}", folder="strange")
     (maker.path / "compiled" / "broken").mkdir()
@@ -280,7 +280,7 @@ def test_a_pinned_digest_holds_when_the_tag_moves(hub: HubServer, store: Store, 
     assert snapshot(fresh) == {}
 
 
-def test_offline_is_what_was_seen(
+def test_offline_uses_what_was_pulled(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -316,7 +316,7 @@ def test_the_store_knows_what_was_pulled(hub: HubServer, store: Store, tmp_path:
     assert pull(f"org/tiny@{commit}", store=store).reference == "tiny:2"
 
 
-def test_damaged_notes_are_none(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_damaged_notes_are_ignored(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a", tag="v1")
     pull("org/tiny@v1", store=store)
     for note in (store.home / "hub").rglob("*.json"):
@@ -386,7 +386,7 @@ def test_a_twin_of_a_name_is_refused_before_anything_is_downloaded(
         ("org/tiny", {"device": "NPU", "target": "NPU:4000"}, UsageError),
     ],
 )
-def test_what_is_no_question_is_refused(
+def test_malformed_arguments_are_refused(
     hub: HubServer, store: Store, reference: str, arguments: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -405,7 +405,7 @@ def test_two_repositories_may_have_the_same_bundle(hub: HubServer, store: Store,
     assert resolve(store, "hf://org/twin").reference == "tiny:1"
 
 
-def test_what_is_wrong_with_a_manifest_is_said_of_the_repository(hub: HubServer, store: Store, tmp_path: Path) -> None:
+def test_an_invalid_manifest_names_the_repository(hub: HubServer, store: Store, tmp_path: Path) -> None:
     put_tiny(hub, tmp_path / "a")
     commit = hub.put(REPO, {"manifest.json": b"{"})
     with pytest.raises(ManifestError, match=f"manifest.json of org/tiny at {commit} is not a valid manifest"):

@@ -104,7 +104,7 @@ def test_retrained_weights_travel_once(hub: HubServer, bundle: Bundle) -> None:
     assert hub.received("PUT") == len(WEIGHTS) == bundle.manifest.files["weights.safetensors"].size
 
 
-def test_what_the_new_bundle_has_not_goes_in_the_same_commit(hub: HubServer, bundle: Bundle) -> None:
+def test_files_that_the_new_bundle_lacks_are_deleted_in_the_same_commit(hub: HubServer, bundle: Bundle) -> None:
     attach_npu(bundle)
     push("tiny:1", REPO)
     assert "compiled/npu-4000/model.blob" in _paths(hub)
@@ -188,7 +188,7 @@ def test_a_tag_of_another_bundle_is_a_conflict_before_anything_is_sent(hub: HubS
     assert other.digest != bundle.digest
 
 
-def test_a_branch_is_made(hub: HubServer, bundle: Bundle) -> None:
+def test_a_missing_branch_is_created(hub: HubServer, bundle: Bundle) -> None:
     hub.create(REPO)
     pushed = push("tiny", REPO, revision="trial", tag="t1")
     repo = hub.repos[REPO]
@@ -223,7 +223,7 @@ def test_a_pull_request_changes_no_branch(hub: HubServer, bundle: Bundle) -> Non
         {"tag": "v1", "create_pr": True},
     ],
 )
-def test_what_cannot_be_is_a_usage_error(hub: HubServer, bundle: Bundle, arguments: dict[str, str]) -> None:
+def test_malformed_arguments_are_refused(hub: HubServer, bundle: Bundle, arguments: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         push(bundle.reference, **{"repo_id": REPO, **arguments})  # type: ignore[arg-type]
     assert not hub.requests
@@ -286,7 +286,7 @@ def test_a_push_that_is_killed_leaves_the_branch_and_goes_through_again(hub: Hub
     assert _paths(hub) == OWN
 
 
-def test_a_busy_hub_is_asked_again(hub: HubServer, bundle: Bundle) -> None:
+def test_a_busy_hub_is_retried(hub: HubServer, bundle: Bundle) -> None:
     hub.fail("PUT /objects/", status=500)
     hub.fail("POST .*/preupload/", status=429, headers={"Retry-After": "2"})
     push(bundle.reference, REPO)
@@ -307,7 +307,7 @@ def test_a_hub_that_fails_is_an_error_with_its_status(hub: HubServer, bundle: Bu
     assert set(hub.repos[REPO].tree) == {".gitattributes"}
 
 
-def test_what_a_hub_would_not_keep_is_said(hub: HubServer, bundle: Bundle) -> None:
+def test_a_file_that_gitignore_excludes_is_an_error(hub: HubServer, bundle: Bundle) -> None:
     hub.put(REPO, {".gitignore": b"*.xml\n"})
     with pytest.raises(HubError, match=r"gitignore excludes model\.xml"):
         push(bundle.reference, REPO)

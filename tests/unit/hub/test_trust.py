@@ -30,7 +30,7 @@ FOLDER = "compiled/cpu"
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A bundle with an artifact for this machine's CPU, as whoever makes it has it."""
+    """A bundle with an artifact for this machine's CPU, as its maker has it."""
     store = Store(tmp_path / "made")
     bundle = publish_affine(store)
     load("affine", "CPU", store=store)
@@ -53,13 +53,13 @@ def pull_and_load(device: Path, **options: Any) -> list[tuple[str, str, bool]]:
 
 
 IMPORTED = [("attached", "CPU", True)]
-PASSED_OVER = [("attached", "CPU", False), ("graph", "CPU", True)]
+SKIPPED = [("attached", "CPU", False), ("graph", "CPU", True)]
 
 
 @pytest.mark.usefixtures("pushed")
 def test_a_device_runs_what_a_known_key_signed(tmp_path: Path) -> None:
     device = tmp_path / "device"
-    assert pull_and_load(device) == PASSED_OVER
+    assert pull_and_load(device) == SKIPPED
     with pytest.raises(SignatureError, match="a known key"):
         pull_and_load(device, require_signature=True)
     know(device, "ada")
@@ -73,7 +73,7 @@ def test_what_is_not_signed_runs_from_its_graph(bundle: Bundle, hub: HubServer, 
     assert hub.repos[REPO].tree
     device = tmp_path / "device"
     know(device, "ada")
-    assert pull_and_load(device) == PASSED_OVER
+    assert pull_and_load(device) == SKIPPED
     assert pull_and_load(device, trust="org/*") == IMPORTED
     with pytest.raises(SignatureError, match="it is not signed"):
         pull_and_load(device, require_signature=True)
@@ -112,7 +112,7 @@ def test_the_manifest_s_signature_does_not_fit_another(bundle: Bundle, pushed: H
         pull_and_load(device, require_signature=True)
 
 
-def test_a_signature_that_is_garbage_is_none(pushed: HubServer, tmp_path: Path) -> None:
+def test_a_garbage_signature_is_ignored(pushed: HubServer, tmp_path: Path) -> None:
     garbage = {MANIFEST_SIGNATURE_FILE: b"\0" * 100_000, f"{FOLDER}/{ARTIFACT_SIGNATURE_FILE}": b"[" * 10_000}
     pushed.put(REPO, garbage)
     device = tmp_path / "device"
@@ -148,7 +148,7 @@ def test_what_is_signed_after_it_was_pulled_is_signed_by_the_next_pull(
     assert all(file.is_here for file in pull(REPO, store=device, dry_run=True).files)
 
 
-def test_signatures_that_are_none_do_not_take_the_place_of_some(pushed: HubServer, tmp_path: Path) -> None:
+def test_garbage_does_not_replace_signatures(pushed: HubServer, tmp_path: Path) -> None:
     device = tmp_path / "device"
     know(device, "ada")
     pull(REPO, store=device)
