@@ -1,7 +1,6 @@
-"""Pictures of a benchmark: bar charts side by side, as PNG or SVG.
+"""Plots of a benchmark: bar charts side by side, as PNG or SVG.
 
-The promise: matplotlib is imported here and when it is needed, without pyplot: no window, no backend and no setting of
-the process's changes. That it is missing, or that a picture cannot be written, is told before anything is measured.
+Matplotlib is used without pyplot, so that no window opens and no setting of the process changes.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 
 _COLOURS = ("#0068b5", "#f0a020", "#5b8c3a", "#8c5bb0")
-"""One for each group of bars; told apart by the colour-blind too, and in print."""
+"""One for each group of bars; distinct for the colour-blind too, and in print."""
 
 _INK, _PALE = "#222222", "#666666"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar, and what stands at its end."""
+    """One bar, and the text at its end."""
 
     value: float
     text: str
     reach: float | None = None
-    """Where a thin line from the bar's end leads to: a percentile, a highest value."""
+    """Where a thin line from the bar's end goes to: a percentile, a highest value."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,21 @@ class Picture:
 
     title: str
     subtitle: str
-    """In small print at the foot: what the numbers depend on."""
+    """Small print at the foot: what the numbers depend on."""
     labels: Sequence[str]
-    """What each bar is of."""
+    """Names of the bars."""
     groups: Sequence[str]
-    """What gives each bar its colour; a legend names them, if they are several."""
+    """The group of each bar, which gives it its colour; a legend names them if there are several."""
     charts: Sequence[Chart]
 
 
 def check_plots(paths: Sequence[str]) -> None:
-    """Check that pictures can be made and written there.
-
-    Raises:
-        UsageError: matplotlib is not installed, or a name ends in another format than .png or .svg.
-        StoreError: A folder is not there.
-    """
+    """Check, before anything is measured, that plots can be drawn and written to these paths."""
     for path in map(Path, paths):
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"--plot {path}: expected a name that ends in .png or .svg")
         if not path.absolute().parent.is_dir():
-            raise StoreError(f"--plot {path}: there is no folder {path.absolute().parent}; make it first")
+            raise StoreError(f"--plot {path}: there is no folder {path.absolute().parent}; create it first")
     if paths and importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed here: python -m pip install 'npu_persist[bench]'"
@@ -76,15 +70,7 @@ def check_plots(paths: Sequence[str]) -> None:
 
 
 def draw(paths: Sequence[str], picture: Picture) -> None:
-    """Draw a picture into each of the files, in place of what may be there.
-
-    Args:
-        paths: Names that end in .png or .svg.
-        picture: What is drawn.
-
-    Raises:
-        StoreError: The file system refused.
-    """
+    """Draw a picture into each of the files; an existing file is replaced."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -100,7 +100,7 @@ def compare(numbers: Sequence[float], first: Sequence[float]) -> Ratio | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found about one configuration."""
+    """Results of one configuration."""
 
     case: Case
 
@@ -112,7 +112,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class Measurement(_Found):
-    """What was found about one configuration.
+    """Throughput and latency of one configuration.
 
     Attributes:
         case: The configuration.
@@ -128,9 +128,9 @@ class Measurement(_Found):
         phases: Seconds of the parts of it.
         from_cache: Whether the compile cache had it.
         load_memory: Bytes that loading and the first call added to the process; None where the system does not tell.
-        peak_memory: The most bytes that the process ever held.
-        execution_devices: Where it ran in the end.
-        full_names: What these are.
+        peak_memory: The most bytes that the process held.
+        execution_devices: Where it ran at the end.
+        full_names: Their full names.
         openvino: The version.
     """
 
@@ -165,7 +165,7 @@ class FirstInference(_Found):
         from_cache: Whether the compile cache had it, in every run.
         ratio: Of `from_start` to the first configuration with the same cache.
         execution_devices: Where it ran when the first output came.
-        full_names: What these are.
+        full_names: Their full names.
         openvino: The version.
     """
 
@@ -220,7 +220,7 @@ class Profile(_Found):
         layers: Those that were executed, the slowest first.
         types: Sums by operation, the slowest first.
         execution_devices: Where it ran.
-        full_names: What these are.
+        full_names: Their full names.
         openvino: The version.
     """
 

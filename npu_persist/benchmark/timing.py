@@ -1,7 +1,6 @@
-"""The measuring loops: one call after another, or a number of requests in flight.
+"""The measuring loops: one call after another, or several requests in flight.
 
-The promise: every inference between the start and the end of a run is counted and timed, from the moment it was asked
-for to the moment its outputs could be read; the time that reporting takes is nobody's latency.
+Every inference of a run is counted, and timed from its request to its outputs; the time of reporting is not included.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     Report = Callable[[float, "array[float]"], object]
-    """Is given the seconds since the last report, and the latencies in seconds of what ended in them."""
+    """Called with the seconds since the last report, and the latencies in seconds of what ended meanwhile."""
 
 
 def run_calls(call: Callable[[], object], seconds: float, interval: float, report: Report) -> None:
-    """Call again and again, the next when the last is done; at least once.
+    """Make one call after another, at least one.
 
     Args:
         call: One inference.
-        seconds: For how long; the call that is under way then is finished and counted.
+        seconds: For how long; the call that runs at the end is finished and counted.
         interval: Seconds between reports; the last one comes at the end.
-        report: See `Report`. The clock stands still while it runs.
+        report: See `Report`. The clock is stopped while it runs.
     """
     clock = time.perf_counter
     latencies = array("d")
@@ -51,12 +50,12 @@ def run_calls(call: Callable[[], object], seconds: float, interval: float, repor
 def run_requests(
     submit: Callable[[], Future[Any]], requests: int, seconds: float, interval: float, report: Report
 ) -> None:
-    """Keep a number of requests in flight: each that ends is followed by the next; all that were begun are counted.
+    """Keep several requests in flight; all that were begun are counted.
 
     Args:
         submit: Begins one inference.
         requests: How many at a time.
-        seconds: For how long new ones are begun; then those in flight are waited for.
+        seconds: For how long new ones are begun; then those in flight are awaited.
         interval: Seconds between reports; the last one comes at the end.
         report: See `Report`. It runs while requests are in flight, and must be quick.
     """
