@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE
-from npu_persist.cli.main import main
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
 from tests.support.bundles import publish_tiny
@@ -22,18 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command in this process; gives its exit code, stdout and stderr."""
-
-    def run_command(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run_command
 
 
 @pytest.fixture
@@ -182,16 +169,3 @@ def test_run_imports_what_was_pulled_only_where_it_is_allowed(run: Run, key: str
     run("keys", "add", "ada", public_key("ada").hex)
     assert run("sign", "affine", "--key", key)[0] == 0
     assert attempts("--require-signature") == [("attached", True)]
-
-
-def test_export_writes_a_layout(run: Run, tmp_path: Path) -> None:
-    publish_tiny(Store())
-    target = tmp_path / "served"
-    code, out, _ = run("export", "tiny", "--layout", "ovms", str(target), "--json")
-    assert code == 0
-    assert json.loads(out) == {
-        "layout": "ovms",
-        "files": [str(target / "1" / name) for name in ("model.xml", "model.bin")],
-    }
-    assert run("export", "tiny", str(target))[0] == 2
-    assert run("export", "tiny", str(tmp_path / "plain"))[1].splitlines()[0] == str(tmp_path / "plain" / "model.xml")
