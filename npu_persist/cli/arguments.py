@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from npu_persist.errors import NotFoundError, StoreError, UsageError
@@ -141,6 +140,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
         UsageError: It is not an `.npz` file, or contains Python objects.
     """
     import zipfile
+    from pathlib import Path
 
     import numpy as np
 
@@ -165,6 +165,7 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
 def write_arrays(path: str, arrays: Arrays) -> None:
     """Write arrays to an `.npz` file, whole or not at all; an existing file is replaced."""
     import zipfile
+    from pathlib import Path
 
     import numpy as np
 

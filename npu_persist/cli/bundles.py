@@ -5,8 +5,6 @@ All but `export` import neither numpy nor openvino.
 
 from __future__ import annotations
 
-import json
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -268,6 +266,8 @@ def describe_bundle(bundle: Bundle | StoredBundle, aliases: Sequence[str]) -> di
 
 def read_manifest(bundle: Bundle) -> Any:
     """Return the manifest as it is in its file."""
+    import json
+
     return json.loads(bundle.manifest.to_json())
 
 
@@ -288,6 +288,8 @@ def head_lines(bundle: Bundle, aliases: Sequence[str]) -> list[str]:
 
 
 def _shorten(value: Any) -> str:
+    import json
+
     text = value if isinstance(value, str) else json.dumps(value)
     shown = " ".join(text.split())
     return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}... ({format_size(len(text.encode()))})"
@@ -365,7 +367,7 @@ def _attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
         ["FOLDER", "TARGET", "GRAPH", "SIZES", "SIZE", "COMPILER", "TOOK"],
         [
             [
-                PurePath(entry["folder"]).name,
+                entry["folder"].name,
                 entry["target"],
                 entry["graph"],
                 describe_shapes(entry["shapes"]) if entry["shapes"] else "-",
@@ -382,5 +384,5 @@ def _attached_lines(attached: Sequence[dict[str, Any]]) -> list[str]:
         options = ", ".join(f"{name}={value}" for name, value in entry["properties"].items())
         about = [f"requires {entry['requirements']}"] if entry["requirements"] else []
         about += [f"compiled with {options}"] if options else []
-        lines += [f"{PurePath(entry['folder']).name}: {'; '.join(about)}"] if about else []
+        lines += [f"{entry['folder'].name}: {'; '.join(about)}"] if about else []
     return [*(table if sound else ()), *lines, *(entry["problem"] for entry in attached if entry["problem"])]

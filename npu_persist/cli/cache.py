@@ -6,7 +6,6 @@ Nothing is compiled; only `import` asks OpenVINO about this machine.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -149,6 +148,8 @@ def run_prune(arguments: argparse.Namespace, output: Output) -> None:
 
 def run_export(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist cache export KEY|REF DIR`."""
+    from pathlib import Path
+
     cache = _open_cache(arguments)
     entry = _find_entry(cache, arguments)
     directory = Path(os.path.abspath(arguments.directory))  # noqa: PTH100 (resolve() would follow links)
@@ -183,6 +184,8 @@ def _find_entry(cache: CompileCache, arguments: argparse.Namespace) -> CacheEntr
 
 def run_import(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist cache import DIR`."""
+    from pathlib import Path
+
     entry = _open_cache(arguments).import_entry(Path(arguments.directory))
     foreign = [] if entry.artifact is None else _find_differences(entry.artifact)
     output.show({**pick(entry, "key", "path"), "foreign": foreign}, f"{entry.key} is in {entry.path}")

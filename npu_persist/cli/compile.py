@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -13,6 +12,7 @@ from npu_persist.errors import IncompatibleError, JobsError, NpuPersistError, Us
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.cli.output import Output
@@ -332,6 +332,8 @@ def describe_toolchains(home: Path) -> list[dict[str, Any]]:
 
 
 def _find_home(arguments: argparse.Namespace) -> Path:
+    from pathlib import Path
+
     from npu_persist.compilation.toolchains.wine import find_home
 
     return find_home(None if arguments.store is None else Path(arguments.store))

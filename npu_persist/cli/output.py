@@ -5,7 +5,6 @@ Progress shows on terminals only; colour too, and never with NO_COLOR (https://n
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -45,6 +44,8 @@ class Output:
             text: What people read; called only where it is needed.
         """
         if self.as_json:
+            import json
+
             import msgspec
 
             # No NaN: it is not JSON, and other languages' parsers refuse it.

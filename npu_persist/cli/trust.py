@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -50,6 +49,7 @@ def run_sign(arguments: argparse.Namespace, output: Output) -> None:
 
 def _make_password_prompt(key: str) -> Callable[[], str]:
     from getpass import getpass
+    from pathlib import Path
 
     def ask() -> str:
         if not sys.stdin.isatty():
