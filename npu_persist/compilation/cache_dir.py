@@ -1,11 +1,9 @@
-"""Devices that cache for themselves: AUTO and the like, which export nothing, but fill a CACHE_DIR.
+"""Compile for devices that export nothing but fill a CACHE_DIR themselves, such as AUTO.
 
-The promise: OpenVINO reads only files whose digests were checked, out of a folder that no other process writes to; what
-it adds to them becomes the entry for the next load once every device has finished its compilation.
-
-OpenVINO writes these files in place and under their final names. Hence it gets a staging folder with links to the
-entry's files, and the folder becomes the new entry when nothing writes to it any more: right after the load, or, where
-AUTO still compiles for an accelerator while it answers from the CPU, when that is done.
+OpenVINO writes the files of a CACHE_DIR in place and under their final names. So it gets a staging folder with links to
+the checked files of a cache entry, which no other process writes to. The folder becomes the new entry when OpenVINO
+does not write to it any more: right after the load, or, where AUTO still compiles for an accelerator while it answers
+from the CPU, when that is done.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import logging
 import threading
 import weakref
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, describe_files
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL = 0.25
-"""Seconds between two looks at what AUTO executes on."""
+"""Seconds between two checks of what AUTO executes on."""
 
 
-class OwnCache:
-    """OpenVINO's cache for one recipe, in a folder of its own."""
+class CacheDir:
+    """The CACHE_DIR for one recipe, in a staging folder of its own."""
 
     def __init__(self, recipe: Recipe, cache: CompileCache) -> None:
         self._recipe = recipe
@@ -47,7 +46,7 @@ class OwnCache:
         self._staging = self._stack.enter_context(cache.stage())
         self._folder = self._staging / CACHE_FOLDER
         self._known: Mapping[str, FileEntry] = {}
-        self._taken: CacheEntry | None = None
+        self._entry: CacheEntry | None = None
         self._stop = threading.Event()
         try:
             with store_errors(f"make {self._folder}"):
@@ -56,12 +55,8 @@ class OwnCache:
             self._stack.close()
             raise
 
-    def take(self, entry: CacheEntry) -> None:
-        """Let OpenVINO read an entry's files, after they were checked.
-
-        Raises:
-            ArtifactError: They are not what the entry's description says.
-        """
+    def link_entry(self, entry: CacheEntry) -> None:
+        """Check a cache entry's files, and let OpenVINO read them; ArtifactError if they are damaged."""
         artifact = entry.artifact
         if artifact is None or artifact.kind != "cache_dir":
             raise ArtifactError(f"{entry.path}: expected the files of a CACHE_DIR; got something else")
@@ -72,37 +67,33 @@ class OwnCache:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(entry.path / relative, target)
         self._known = artifact.files
-        self._taken = entry
+        self._entry = entry
 
     def compile(self, model: ov.Model) -> Compiled:
-        """Compile a graph with this cache.
-
-        Raises:
-            DeviceNotFoundError: The device is not there.
-            CompilationError: OpenVINO refused the graph or the properties.
-        """
+        """Compile a graph with this cache."""
         try:
             return compile_graph(self._recipe, model, {"CACHE_DIR": str(self._folder)})
         except BaseException:
             self.close()
             raise
 
-    def keep(self, compiled: Compiled) -> None:
-        """Make an entry of what OpenVINO added: now, or in a thread when it has finished."""
+    def save(self, compiled: Compiled) -> Compiled:
+        """Make a cache entry of what OpenVINO wrote: now, or in a thread when it has finished."""
         if is_settled(compiled.model):
             self._publish(compiled)
-        else:
-            compiled.pending = self._thread = threading.Thread(
-                target=self._watch,
-                args=(weakref.ref(compiled.model), compiled.seconds),
-                name="compile cache of AUTO",
-                daemon=True,
-            )
-            atexit.register(self._end)
-            self._thread.start()
+            return compiled
+        self._thread = threading.Thread(
+            target=self._wait,
+            args=(weakref.ref(compiled.model), compiled.seconds),
+            name="compile cache of AUTO",
+            daemon=True,
+        )
+        atexit.register(self._end)
+        self._thread.start()
+        return replace(compiled, pending=self._thread)
 
     def close(self) -> None:
-        """Give up what was not published."""
+        """Remove the staging folder."""
         self._stack.close()
 
     def _publish(self, compiled: Compiled) -> None:
@@ -110,13 +101,13 @@ class OwnCache:
             files = describe_files(self._staging)
             if files and files != self._known:
                 artifact = describe(self._recipe, compiled, self._staging, kind="cache_dir", is_weightless=False)
-                self._cache.publish(artifact, self._staging, instead_of=self._taken)
+                self._cache.publish(artifact, self._staging, instead_of=self._entry)
         except (NpuPersistError, OSError) as error:  # the model runs all the same; the next load compiles again
-            log.warning("could not keep what %s was compiled to: %s", self._recipe, error)
+            log.warning("could not cache the compilation of %s: %s", self._recipe, error)
         finally:
             self.close()
 
-    def _watch(self, reference: weakref.ref[ov.CompiledModel], seconds: float) -> None:
+    def _wait(self, reference: weakref.ref[ov.CompiledModel], seconds: float) -> None:
         """Wait until AUTO has finished, the model is gone or the process ends."""
         try:
             while not self._stop.wait(_POLL):

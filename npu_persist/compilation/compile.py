@@ -135,12 +135,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
 
 
 def read_targets(targets: object) -> tuple[Target, ...]:
-    """Return the targets that texts name, each once.
-
-    Raises:
-        TargetError: One of them is no target.
-        UsageError: There are none, or something else than texts.
-    """
+    """Return the targets that texts name, each once."""
     texts = [targets] if isinstance(targets, str) else targets
     if not isinstance(texts, Sequence) or not texts or not all(isinstance(text, str) for text in texts):
         raise UsageError(f"targets: expected at least one, such as ['NPU:4000'] or ['CPU']; got {targets!r}")

@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ from npu_persist.files.filesystem import store_errors
 from npu_persist.progress import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Executor, Future
 
     from npu_persist.artifact.artifact import Shapes
@@ -87,11 +86,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.reference} for {self.target}{sizes}"
 
     def make_recipe(self, bundle: Bundle) -> Recipe:
-        """Return what OpenVINO is to compile.
-
-        Raises:
-            PropertyError: A property steers OpenVINO's caching.
-        """
+        """Return what OpenVINO is to compile."""
         return Recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
 
 
@@ -125,13 +120,7 @@ class CompileResult:
 def run_in_threads(
     jobs: Sequence[CompileJob], count: int, progress: ProgressCallback | None = None
 ) -> list[CompileResult]:
-    """Run jobs whose bundles were verified, each in a process of its own; Ctrl-C ends all of them.
-
-    Args:
-        jobs: The jobs.
-        count: How many at a time.
-        progress: Called about twice a second.
-    """
+    """Run jobs whose bundles were verified, each in a process of its own; Ctrl-C ends all of them."""
     cancelled = threading.Event()
     with (
         Reporter(progress).stage("compile", total=len(jobs), unit="compilations") as stage,
@@ -139,11 +128,8 @@ def run_in_threads(
     ):
 
         def run(job: CompileJob) -> CompileResult:
-            return run_job(
-                job,
-                cancelled=cancelled,
-                report=None if progress is None else lambda text: stage.update(detail=f"{job.label}, {text}"),
-            )
+            report = None if progress is None else lambda text: stage.update(detail=f"{job.label}, {text}")
+            return run_job(job, Limits(job.timeout, job.memory_limit, cancelled, report))
 
         try:
             futures = [pool.submit(run, job) for job in jobs]
@@ -165,7 +151,7 @@ def run_by(executor: Executor, jobs: Sequence[CompileJob]) -> list[CompileResult
     """Run jobs by an executor, whose workers have the bundles under the same paths, and verify them there."""
     futures: list[Future[CompileResult]] = []
     try:
-        futures += [executor.submit(run_unverified, job) for job in jobs]
+        futures += [executor.submit(run_job, job) for job in jobs]
         while wait(futures, timeout=_LOOK).not_done:
             pass
         return [_get_result(job, future) for job, future in zip(jobs, futures, strict=True)]
@@ -175,49 +161,34 @@ def run_by(executor: Executor, jobs: Sequence[CompileJob]) -> list[CompileResult
         raise
 
 
-def run_unverified(job: CompileJob) -> CompileResult:
-    """Verify, compile and attach; an error is in the result."""
-    return _run(job, Limits(job.timeout, job.memory_limit), is_verified=False)
-
-
-def run_job(
-    job: CompileJob, *, cancelled: threading.Event | None = None, report: Callable[[str], object] | None = None
-) -> CompileResult:
-    """Compile what was verified, and attach it; an error is in the result.
+def run_job(job: CompileJob, limits: Limits | None = None) -> CompileResult:
+    """Compile and attach; an error is in the result.
 
     Args:
         job: What to compile.
-        cancelled: Ends it when it is set.
-        report: Called about twice a second with what the compiler does.
+        limits: For a job whose bundle was verified. None: an executor runs it, and it is verified first.
     """
-    return _run(job, Limits(job.timeout, job.memory_limit, cancelled, report), is_verified=True)
-
-
-def verify(bundle: Bundle, graph: str) -> None:
-    """Compare the graph and the weights with the manifest.
-
-    Raises:
-        FileIntegrityError: They are not what was persisted.
-    """
-    bundle.verify_file(bundle.graph(graph).path)
-    bundle.verify_file(bundle.manifest.weights.path)
-
-
-def _run(job: CompileJob, limits: Limits, *, is_verified: bool) -> CompileResult:
     began = time.monotonic()
-    make_result = partial(_make_result, job, began)
     try:
         with store_errors(f"compile {job.label}"):
             bundle = _open(job)
-            if not is_verified:
+            if limits is None:
                 verify(bundle, job.graph)
+                limits = Limits(job.timeout, job.memory_limit)
             with attached.stage(bundle) as staging:
                 artifact = _compile(job, bundle, staging, limits)
-                return make_result(artifact=artifact, path=attached.attach(bundle, artifact, staging))
+                return _make_result(job, began, artifact=artifact, path=attached.attach(bundle, artifact, staging))
     except NpuPersistError as error:
-        return make_result(error=error)
+        return _make_result(job, began, error=error)
     except MemoryError as error:
-        return make_result(error=CompileMemoryError(f"{job.label}: the system has no more memory. {error}"))
+        lack = CompileMemoryError(f"{job.label}: the system has no more memory. {error}")
+        return _make_result(job, began, error=lack)
+
+
+def verify(bundle: Bundle, graph: str) -> None:
+    """Compare the graph and the weights with the manifest."""
+    bundle.verify_file(bundle.graph(graph).path)
+    bundle.verify_file(bundle.manifest.weights.path)
 
 
 def _make_result(
@@ -286,13 +257,7 @@ class LocalRequest(msgspec.Struct, frozen=True):
 
 
 def compile_here(request: LocalRequest, *_: object) -> str:
-    """Compile for a device of this machine into a folder, and return the `artifact.json`.
-
-    Raises:
-        DeviceNotFoundError: The device is not there.
-        PropertyError: The device refused a property.
-        CompilationError: OpenVINO refused the graph.
-    """
+    """Compile for a device of this machine into a folder, and return the `artifact.json`."""
     from npu_persist.device.core import get_core
     from npu_persist.device.devices import check_device
     from npu_persist.device.properties import check_properties

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
@@ -38,7 +38,7 @@ _TYPE_NAMES = {
 """Numpy's names of types to OpenVINO's. `Type.to_dtype` is no help: it calls bf16 float16, and i4 int8."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Compiled:
     """A compiled model, and where it came from.
 
@@ -51,17 +51,12 @@ class Compiled:
 
     model: ov.CompiledModel
     seconds: float = 0.0
-    keep: list[Any] = field(default_factory=list)
+    keep: tuple[object, ...] = ()
     pending: Thread | None = None
 
 
 def read_graph(recipe: Recipe) -> ov.Model:
-    """Read a graph whose file was verified, and check that it is the one that the manifest describes.
-
-    Raises:
-        GraphIntegrityError: It points outside of its weights, or is not what the manifest says.
-        CompilationError: OpenVINO cannot read it.
-    """
+    """Read a graph whose file was verified, and check that it is the one that the manifest describes."""
     bundle, graph = recipe.bundle, recipe.graph
     described = bundle.manifest.weights
     xml, weights = bundle.file(graph.path), recipe.weights
@@ -83,11 +78,7 @@ def read_graph(recipe: Recipe) -> ov.Model:
 
 
 def fix_shapes(recipe: Recipe, model: ov.Model) -> None:
-    """Give a graph's inputs the sizes that a recipe asks for.
-
-    Raises:
-        CompilationError: The graph does not work with them.
-    """
+    """Give a graph's inputs the sizes that a recipe asks for."""
     inputs = fix_inputs(recipe.graph, recipe.shapes)
     try:
         model.reshape(
@@ -105,18 +96,7 @@ def fix_shapes(recipe: Recipe, model: ov.Model) -> None:
 
 
 def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | None = None) -> Compiled:
-    """Compile a graph for the recipe's device.
-
-    Args:
-        recipe: What for.
-        model: The graph, as `read_graph` gave it.
-        extra: More properties, which the key does not name.
-
-    Raises:
-        DeviceNotFoundError: The device is not there.
-        PropertyError: The device refused a property.
-        CompilationError: OpenVINO refused the graph.
-    """
+    """Compile a graph, as `read_graph` gave it, for the recipe's device; `extra` properties are not in the key."""
     core = get_core()
     properties = {**recipe.properties, **(extra or {})}
     if extra is None and recipe.is_weightless:
@@ -137,12 +117,7 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
 
 
 def export_blob(recipe: Recipe, compiled: Compiled, staging: Path) -> Artifact:
-    """Write a compiled model's blob into a folder, and return its description.
-
-    Raises:
-        CompilationError: OpenVINO cannot export it.
-        OSError: The folder cannot be written to.
-    """
+    """Write a compiled model's blob into a folder, and return its description."""
     try:
         blob = compiled.model.export_model()
     except RuntimeError as error:
@@ -178,18 +153,7 @@ def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, i
 
 
 def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: bool) -> Compiled:
-    """Import a blob, from the bytes that were checked.
-
-    Args:
-        recipe: What it was compiled for.
-        artifact: Its description.
-        directory: Its folder.
-        check: Whether to compare it with its description first.
-
-    Raises:
-        ArtifactError: The blob is not what the description says, or OpenVINO does not take it.
-        OSError: It cannot be read.
-    """
+    """Import a blob, from the bytes that were checked."""
     import numpy as np
     import openvino as ov
 
@@ -216,7 +180,7 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
             expected=f"a blob for {recipe.device}",
             got=reason,
         ) from error
-    return Compiled(model, keep=[tensor, blob])
+    return Compiled(model, keep=(tensor, blob))
 
 
 def _find_weights(recipe: Recipe) -> dict[str, str]:
@@ -271,9 +235,6 @@ def check_ports(reference: str, graph: Graph, model: ov.Model | ov.CompiledModel
 
     Inputs must be exactly as described, bounds included, or of the sizes that were asked for. An output's size may be
     known less exactly to one of the two.
-
-    Raises:
-        GraphIntegrityError: They differ in their count, in a dtype or in a shape.
     """
     for kind, promised, ports in (("input", graph.inputs, model.inputs), ("output", graph.outputs, model.outputs)):
         if len(promised) != len(ports):

@@ -78,12 +78,7 @@ def check_config(names: Iterable[str]) -> None:
 
 
 def compile_for_platform(job: CompileJob, platform: str, bundle: Bundle, staging: Path, limits: Limits) -> Artifact:
-    """Compile into a folder, and describe what is there.
-
-    Raises:
-        ToolchainError: No toolchain can be used.
-        CompilationError: The compiler refused the graph, or a limit was reached.
-    """
+    """Compile into a folder, and describe what is there."""
     recipe = job.make_recipe(bundle)
     check_properties(get_core(), job.device, recipe.properties)
     outputs = describe_outputs(recipe.graph, read_graph(recipe))

@@ -51,11 +51,7 @@ class Recipe:
     shapes: Shapes | None = None
 
     def __post_init__(self) -> None:
-        """Refuse properties that would let OpenVINO cache on its own.
-
-        Raises:
-            PropertyError: There is one.
-        """
+        """Refuse properties that would let OpenVINO cache on its own."""
         if ours := sorted(CACHE_PROPERTIES & self.properties.keys()):
             raise PropertyError(
                 f"{', '.join(ours)}: expected no property that steers OpenVINO's own caching, which checks nothing; "

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.artifact.compatibility import Status
     from npu_persist.cache import CacheEntry, CompileCache
-    from npu_persist.compilation.cache_dir import OwnCache
+    from npu_persist.compilation.cache_dir import CacheDir
     from npu_persist.compilation.local import Compiled
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.device.machine import Machine
@@ -204,7 +204,7 @@ class _Search:
             return self._use("cache", compiled, reason, began, held=held, from_cache=True)
         own = self._open_own_cache(cache)
         try:
-            own.take(entry)
+            own.link_entry(entry)
         except BaseException:
             own.close()
             raise
@@ -235,7 +235,7 @@ class _Search:
 
     def _compile(self, cache: CompileCache | None) -> Found:
         began = time.perf_counter()
-        own: OwnCache | None = None
+        own: CacheDir | None = None
         try:
             if cache is not None and not self._recipe.is_exportable:
                 try:
@@ -263,7 +263,7 @@ class _Search:
                     self._note(f"not cached: {error}")
         return compiled, None
 
-    def _compile_with(self, own: OwnCache) -> Compiled:
+    def _compile_with(self, own: CacheDir) -> Compiled:
         """Compile on a device that caches for itself."""
         try:
             model = self._read()
@@ -274,15 +274,14 @@ class _Search:
             own.close()
             raise
         if may_keep:
-            own.keep(compiled)
-        else:
-            own.close()
+            return own.save(compiled)
+        own.close()
         return compiled
 
-    def _open_own_cache(self, cache: CompileCache) -> OwnCache:
-        from npu_persist.compilation.cache_dir import OwnCache  # which few devices need
+    def _open_own_cache(self, cache: CompileCache) -> CacheDir:
+        from npu_persist.compilation.cache_dir import CacheDir  # which few devices need
 
-        return OwnCache(self._recipe, cache)
+        return CacheDir(self._recipe, cache)
 
     def _compile_in_process(self, cache: CompileCache, timeout: float) -> Found:
         from npu_persist.compilation.process import python  # with subprocess, which costs 10 ms

@@ -23,9 +23,6 @@ def read_memory(pid: int | None = None) -> Memory:
 
     Sources: `/proc/<pid>/status` on Linux, `VmRSS` and `VmHWM` (proc(5); not `ru_maxrss`, which a process inherits from
     the one that started it), `GetProcessMemoryInfo` on Windows, for this process `ru_maxrss` elsewhere.
-
-    Args:
-        pid: The process; None for this one. Of one that has ended nothing is known.
     """
     return {"linux": _read_linux, "win32": _read_windows}.get(sys.platform, _read_usage)(pid)
 

@@ -49,25 +49,12 @@ _GRAPH = f"""\
 
 
 def find_toolchains(home: Path | None = None) -> tuple[Toolchain, ...]:
-    """Return all toolchains, usable or not, in the order in which they are tried.
-
-    Args:
-        home: The folder of installed toolchains; None for `wine.find_home()`.
-    """
+    """Return all toolchains, usable or not, in the order in which they are tried."""
     return PluginToolchain(), LibrariesToolchain(), WineToolchain(home)
 
 
 def choose_toolchain(name: str | None = None, home: Path | None = None) -> Toolchain:
-    """Return the first toolchain that can be used, or the one of that name if it can.
-
-    Args:
-        name: `plugin`, `libraries` or `wine`; None for the first.
-        home: The folder of installed toolchains; None for `wine.find_home()`.
-
-    Raises:
-        ToolchainError: None can be used, or not that one.
-        UsageError: There is no toolchain of that name.
-    """
+    """Return the first toolchain that can be used, or the one of that name if it can."""
     if name not in {None, *NAMES}:
         raise UsageError(f"toolchain: expected one of {', '.join(NAMES)}, got {name!r}")
     states = {each: each.examine() for each in find_toolchains(home) if name in {None, each.name}}
@@ -96,16 +83,7 @@ def _format_advice(state: State) -> str:
 
 
 def probe(compile_request: Callable[[CompilerRequest, Limits], CompilerResult], platform: str) -> CompilerResult:
-    """Compile one operation for a platform.
-
-    Args:
-        compile_request: A toolchain's `compile`.
-        platform: The NPU's platform.
-
-    Raises:
-        ToolchainError: What it wrote is no program of that NPU.
-        CompilationError: It does not compile.
-    """
+    """Compile one operation for a platform with a toolchain's `compile`, and check the blob."""
     with tempfile.TemporaryDirectory(prefix="npu_persist-") as name:
         folder = Path(name)
         graph, weights, output = folder / "probe.xml", folder / "probe.bin", folder / "probe.blob"

@@ -93,19 +93,7 @@ _MAX_RECORD = 16 * 1024**2
 
 
 def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
-    """Install the toolchain for this OpenVINO, unless one is there that works.
-
-    Args:
-        home: The folder of toolchains.
-        tell: Called with each step.
-
-    Returns:
-        Its folder.
-
-    Raises:
-        ToolchainError: A program is missing, a download is wrong, or what was installed does not compile.
-        StoreError: The disk is full, or the folder cannot be written to.
-    """
+    """Install the toolchain for this OpenVINO unless one is there that works; return its folder."""
     _require_system()
     version = installed_version()
     target = WineToolchain(home).folder
@@ -152,15 +140,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
 
 
 def uninstall(home: Path, version: str | None = None) -> list[Path]:
-    """Remove installed toolchains, and what interrupted installs left; return what was removed.
-
-    Args:
-        home: The folder of toolchains.
-        version: OpenVINO's version that it is for; None for all.
-
-    Raises:
-        ToolchainError: There is none for that version.
-    """
+    """Remove installed toolchains, and what interrupted installs left; return what was removed."""
     found = [path for each, path in list_installed(home) if version in {None, each}]
     if version is not None and not found:
         raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: npu-persist toolchain list shows all")
@@ -259,11 +239,7 @@ def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str
 
 
 def check_wheel(path: Path) -> tuple[str, bool]:
-    """Return a wheel's SHA-256, and whether it is a wheel that was tested.
-
-    Raises:
-        ToolchainError: It has the name of one that was tested, but is another.
-    """
+    """Return a wheel's SHA-256, and whether it was tested; a tested one must have the digest that is pinned here."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(1024**2):
@@ -278,15 +254,7 @@ def check_wheel(path: Path) -> tuple[str, bool]:
 
 
 def extract(wheel: Path, members: Mapping[str, Path]) -> None:
-    """Write files of a wheel to new files.
-
-    Args:
-        wheel: The wheel.
-        members: Names inside of the wheel → where each goes. Folders are made.
-
-    Raises:
-        ToolchainError: The wheel is damaged or has not got one of them, or one is not as its RECORD says.
-    """
+    """Write files of a wheel, by their names in it, to new files, if they are as its RECORD says."""
     with _reading(wheel) as archive:
         record = _read_record(archive)
     for name, target in members.items():
@@ -298,11 +266,7 @@ def extract(wheel: Path, members: Mapping[str, Path]) -> None:
 
 
 def list_members(wheel: Path, prefix: str, suffix: str) -> list[str]:
-    """Return the names inside of a wheel that begin and end so.
-
-    Raises:
-        ToolchainError: It is no wheel.
-    """
+    """Return the names in a wheel that begin and end so."""
     with _reading(wheel) as archive:
         return [name for name in archive.namelist() if name.startswith(prefix) and name.endswith(suffix)]
 

@@ -59,11 +59,7 @@ class PluginToolchain:
     name = "plugin"
 
     def __init__(self, libraries: Path | None = None) -> None:
-        """Take OpenVINO as it is installed.
-
-        Args:
-            libraries: Its folder of libraries; None to look for it.
-        """
+        """Take OpenVINO as it is installed."""
         self._libraries = find_libraries() if libraries is None else libraries
 
     def examine(self) -> State:
@@ -91,11 +87,7 @@ class LibrariesToolchain:
     name = "libraries"
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Take the compiler from a folder.
-
-        Args:
-            folder: Where its libraries are; None for NPU_PERSIST_NPU_COMPILER.
-        """
+        """Take the compiler from a folder."""
         named = os.environ.get(COMPILER_VARIABLE)
         self._folder = Path(named) if folder is None and named else folder
 
@@ -173,11 +165,7 @@ def _compile(request: CompilerRequest, limits: Limits | None) -> CompilerResult:
 
 
 def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
-    """Compile and write the blob: what the process does that runs this module.
-
-    Raises:
-        CompilationError: OpenVINO or its compiler refused the graph.
-    """
+    """Compile and write the blob: what the process does that runs this module."""
     if request.libraries is not None:
         _load_from(Path(request.libraries))
     from npu_persist.device.core import get_core, get_version

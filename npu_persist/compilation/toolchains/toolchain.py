@@ -124,15 +124,7 @@ class Toolchain(Protocol):
         """Tell whether it can be used, in milliseconds: nothing is run."""
 
     def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
-        """Compile in a process of its own, and write the blob.
-
-        Raises:
-            ToolchainError: The toolchain is damaged, missing or of another OpenVINO version.
-            CompileTimeoutError: It took longer than its limit.
-            CompileMemoryError: It held more memory than its limit.
-            CompilationError: The compiler refused the graph, crashed or was cancelled.
-            StoreError: The blob cannot be written: the disk is full.
-        """
+        """Compile in a process of its own, and write the blob; StoreError if the disk is full."""
 
 
 @contextmanager
@@ -141,10 +133,6 @@ def checked_blob(request: CompilerRequest) -> Iterator[None]:
 
     OpenVINO's export does not notice a full disk, neither in C nor through a stream (seen with 2026.4.1): the missing
     end of the file does.
-
-    Raises:
-        StoreError: The disk is full.
-        CompilationError: The blob is wrong for another reason.
     """
     try:
         yield
@@ -193,10 +181,6 @@ class CompilerLog:
 
 def extract_reason(message: str, log: Sequence[str] = ()) -> str:
     r"""Return the compiler's part of one of OpenVINO's error messages, or OpenVINO's own without its source locations.
-
-    Args:
-        message: OpenVINO's message.
-        log: The compiler's last lines, which have the reason where the message has none.
 
     >>> extract_reason("Exception from src/a.cpp:1:\nCompilation failed. [NPU_VCL] Compiler returned msg:\nno such op")
     'no such op'

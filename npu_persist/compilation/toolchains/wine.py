@@ -147,11 +147,7 @@ class WineToolchain:
     name = "wine"
 
     def __init__(self, home: Path | None = None) -> None:
-        """Take the one for the installed OpenVINO.
-
-        Args:
-            home: The folder of toolchains; None for `find_home()`.
-        """
+        """Take the one for the installed OpenVINO."""
         self._home = find_home() if home is None else home
         self._version = installed_version()
         self.folder = self._home / f"wine-{self._version}"
@@ -198,12 +194,7 @@ class WineToolchain:
 
 
 def compile_in(folder: Path, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
-    """Compile with the toolchain in a folder, without verifying it.
-
-    Raises:
-        CompilationError: See `Toolchain.compile`.
-        StoreError: See `Toolchain.compile`.
-    """
+    """Compile with the toolchain in a folder, without verifying it."""
     if request.platform is None:
         raise UsageError("the wine toolchain has no NPU of its own: name a platform, such as NPU:4000")
     log = CompilerLog()
@@ -262,11 +253,7 @@ def list_installed(home: Path) -> Iterator[tuple[str, Path]]:
 
 
 def find_missing(*, building: bool) -> list[str]:
-    """Return Debian's packages of the programs that are missing.
-
-    Args:
-        building: Whether those that install a toolchain count, or only those that use one.
-    """
+    """Return Debian's packages of the programs that are missing to install (`building`) or to use a toolchain."""
     needed = _PACKAGES if building else {"wine": "wine"}
     return sorted({package for program, package in needed.items() if shutil.which(program) is None})
 
@@ -367,11 +354,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record:
-    """Read a toolchain's description.
-
-    Raises:
-        ToolchainError: It is missing, damaged or of another format.
-    """
+    """Read a toolchain's description."""
     path = folder / RECORD_FILE
     try:
         with path.open("rb") as file:
@@ -387,11 +370,7 @@ def read_record(folder: Path) -> Record:
 
 
 def verify(folder: Path, record: Record) -> None:
-    """Compare every file with its digest: 0.1 s for 126 MB, little beside the shortest compilation.
-
-    Raises:
-        ToolchainError: One is missing, or not what was installed, or was not installed.
-    """
+    """Compare every file with its digest: 0.1 s for 126 MB, little beside the shortest compilation."""
     where = folder / BIN
     try:
         found = set(os.listdir(where))  # noqa: PTH208
