@@ -17,16 +17,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+import msgspec
 
 from npu_persist.errors import InvalidNameError, ReferenceFormatError
 from npu_persist.files.digest import ALGORITHM, HEX_LENGTH
 from npu_persist.files.filesystem import component_problem
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from npu_persist.files.frozen import dataclass
 
 MIN_PREFIX_LENGTH = 4
 """Fewest hex digits of a digest prefix."""
@@ -44,8 +41,7 @@ _HUB = re.compile(
 _FORMS = "expected unet, unet:3, unet:prod, unet@<digest prefix>, a directory path or hf://org/repo"
 
 
-@dataclass(frozen=True, slots=True)
-class StoreReference:
+class StoreReference(msgspec.Struct, frozen=True):
     """A bundle in the store; at most one of `version`, `alias` and `digest` is given, the newest version if none.
 
     Attributes:
@@ -68,8 +64,7 @@ class StoreReference:
         return f"{self.name}@{self.digest}" if self.digest is not None else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class PathReference:
+class PathReference(msgspec.Struct, frozen=True):
     """A bundle in a directory, in no store or in any."""
 
     path: Path
@@ -80,8 +75,7 @@ class PathReference:
         return text if _is_path(text) else f".{os.sep}{text}"
 
 
-@dataclass(frozen=True, slots=True)
-class HubReference:
+class HubReference(msgspec.Struct, frozen=True):
     """A bundle on the Hugging Face hub.
 
     Attributes:
