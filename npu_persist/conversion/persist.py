@@ -251,7 +251,12 @@ def _compile(bundle: Bundle, options: Options, reporter: Reporter) -> None:
     targets = [*map(str, options.targets)]
     try:
         with reporter.stage("compile") as stage:
-            compile_bundle(bundle.reference, targets, progress=lambda *_: stage.update(), store=options.store)
+            compile_bundle(
+                bundle.reference,
+                targets,
+                progress=lambda event: stage.update(detail=event.detail),
+                store=options.store,
+            )
     except NpuPersistError as error:
         again = " ".join(f"--target {target}" for target in targets)
         command = f"npu-persist compile {bundle.reference} {again}"

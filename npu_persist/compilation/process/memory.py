@@ -1,4 +1,4 @@
-"""How much memory a process holds, as the system counts it; None where it does not tell."""
+"""How much memory a process holds, as the system counts it; None where it does not say."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SilentError(CompilationError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends a process early, and who is told how far it is.
+    """What ends a process early, and the callback for its progress.
 
     Attributes:
         timeout: Seconds after which it is ended; None for never.
@@ -72,7 +72,7 @@ class ProcessResult(Generic[T]):
         result: The result; None after a failure.
         failure: What the process says went wrong; None after a result.
         seconds: How long it took, the start of the process included.
-        peak_memory: The most resident memory that it held, in bytes; None where the system does not tell.
+        peak_memory: The most resident memory that it held, in bytes; None where it is not known.
         log: Its last lines.
     """
 
@@ -115,12 +115,12 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
         CompileTimeoutError: It took longer than its limit.
         CompileMemoryError: It held more memory than its limit.
         CompilationError: It ended without an answer, cannot be started, or was cancelled; or there is a memory limit
-            and this system does not tell what a process holds.
+            and this system does not say how much memory a process holds.
     """
     limits = limits or Limits()
     if limits.memory_limit is not None and read_memory(os.getpid()).now is None:
         raise CompilationError(
-            "memory_limit: this system does not tell how much memory a process holds (expected /proc on Linux, "
+            "memory_limit: this system does not say how much memory a process holds (expected /proc on Linux, "
             "GetProcessMemoryInfo on Windows). Compile without memory_limit"
         )
     messages: SimpleQueue[Any] | None = None if on_message is None else SimpleQueue()

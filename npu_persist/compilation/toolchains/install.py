@@ -319,7 +319,7 @@ def _read(archive: zipfile.ZipFile, name: str, record: Mapping[str, tuple[str, i
     if name not in archive.namelist():
         raise _Problem(f"it has no {name}")
     if name not in record:
-        raise _Problem(f"its RECORD does not tell the digest of {name}")
+        raise _Problem(f"its RECORD has no digest of {name}")
     digest, size = record[name]
     info = archive.getinfo(name)
     if info.file_size != size or size > _MAX_SIZE:

@@ -80,7 +80,7 @@ class CompilerResult:
     Attributes:
         requirements: OpenVINO's RUNTIME_REQUIREMENTS; None where it has none, as for some weightless blobs.
         seconds: How long it took, the start of the process included.
-        peak_memory: The most resident memory that the process held, in bytes; None where the system does not tell.
+        peak_memory: The most resident memory that the process held, in bytes; None where it is not known.
         openvino: The full version of OpenVINO that wrote the blob.
         compiler: The compiler's name of itself, or at least its version; None where neither is known.
         log: The last lines of the compiler's log.

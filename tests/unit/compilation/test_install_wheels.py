@@ -34,7 +34,7 @@ def test_what_is_named_is_written(wheel: Path, tmp_path: Path) -> None:
     [
         ({**GOOD, "pkg/libs/a.dll": b"LIBRARY"}, r"a\.dll: expected 7 bytes with sha256="),
         ({**GOOD, "pkg/libs/a.dll": b"lib"}, r"a\.dll: expected 3 bytes, got 7"),
-        ({"pkg/include/a.h": b"header"}, r"RECORD does not tell the digest of pkg/libs/a\.dll"),
+        ({"pkg/include/a.h": b"header"}, r"RECORD has no digest of pkg/libs/a\.dll"),
     ],
 )
 def test_a_record_that_says_otherwise(wheel: Path, tmp_path: Path, record: dict[str, bytes], problem: str) -> None:

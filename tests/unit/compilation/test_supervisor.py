@@ -147,20 +147,20 @@ class TestLimits:
     def test_of_all_time(self, timeout: float | None) -> None:
         assert start(DONE, timeout=timeout).result == 7
 
-    @pytest.mark.skipif(read_memory(os.getpid()).now is None, reason="this system does not tell what a process holds")
+    @pytest.mark.skipif(read_memory(os.getpid()).now is None, reason="this system does not say what a process holds")
     def test_of_memory(self) -> None:
         with pytest.raises(CompileMemoryError, match="more than its limit of 100 MB"):
             start("held = []\nwhile True: held.append(b'x' * 10_000_000); time.sleep(0.01)", memory_limit=100_000_000)
         assert start(DONE, memory_limit=100_000_000).result == 7
 
-    @pytest.mark.skipif(read_memory().peak is None, reason="this system does not tell what a process held")
+    @pytest.mark.skipif(read_memory().peak is None, reason="this system does not say what a process held")
     def test_peak_memory_is_that_of_the_process(self) -> None:
         peak = start("held = b'x' * 200_000_000\ndel held\n" + DONE).peak_memory
         assert peak is None or 200_000_000 < peak < 300_000_000
 
     def test_of_memory_where_the_system_does_not_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(supervisor, "read_memory", lambda _: Memory(None, None))
-        with pytest.raises(CompilationError, match="memory_limit: this system does not tell"):
+        with pytest.raises(CompilationError, match="memory_limit: this system does not say"):
             start(DONE, memory_limit=100_000_000)
         assert start(DONE).peak_memory is None
 
