@@ -27,11 +27,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_compilation_begins_beats_and_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from npu_persist.compilation.local import compile_graph
     from npu_persist.runtime import sources
 
     events: list[Progress] = []
     has_beaten = threading.Event()
-    compile_graph = sources.compile_graph
 
     def note(event: Progress) -> None:
         events.append(event)
