@@ -130,6 +130,14 @@ class Bundle:
             raise _damaged(path, f"{entry.size} bytes", f"{found.st_size} bytes")
         return path
 
+    def moved(self, path: Path, version: int) -> Bundle:
+        """Return the bundle in the directory that it was renamed to, without reading it again."""
+        from copy import copy
+
+        bundle = copy(self)
+        bundle.path, bundle.version = path, version
+        return bundle
+
     def verify(self, *, progress: Callable[[int], object] | None = None) -> None:
         """Read every byte of the bundle, and compare it with the manifest.
 

@@ -175,12 +175,11 @@ class Store:
         with store_errors(f"publish {bundle.name}"):
             prepare(bundle, folder)
             try:
-                bundle.version = rename_to_next_version(staging, folder, finish)
+                number = rename_to_next_version(staging, folder, finish)
             except BaseException:
                 folder.remove_if_empty()
                 raise
-        bundle.path = folder.version_path(bundle.version)
-        return bundle
+        return bundle.moved(folder.version_path(number), number)
 
     def alias(self, reference: AnyReference, alias: str) -> str:
         """Point an alias to a version and return its reference: `npu_persist.alias`."""
