@@ -35,23 +35,33 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, Port, strict_json
-from npu_persist.bundle.manifest.checks import check_spellings
-from npu_persist.bundle.manifest.reading import Reader
-from npu_persist.bundle.manifest.writing import port_document
-from npu_persist.errors import ArtifactError, ManifestError
+from npu_persist.bundle.document import (
+    FORMAT_VERSION,
+    Count,
+    Digest,
+    Document,
+    DocumentError,
+    Name,
+    Problems,
+    Text,
+    check_digest,
+    check_name,
+    convert,
+    dump,
+    encode,
+    key_location,
+    parse,
+)
+from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, Port, check_listed_files
+from npu_persist.errors import ArtifactError, Problem
 from npu_persist.files.digest import digest_bytes, digest_file
 from npu_persist.files.filesystem import is_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from dataclasses import dataclass
     from pathlib import Path
-else:
-    from npu_persist.files.frozen import dataclass
 
 ARTIFACT_FILE = "artifact.json"
 """Name of the description."""
@@ -68,23 +78,18 @@ CACHE_FOLDER = "openvino"
 USED_FILE = "used"
 """Name of an empty file that may stand beside: its modification time is the last use, and who uses it locks it."""
 
-FORMAT_VERSION = "1.0"
-"""The format of `artifact.json`."""
-
 MAX_ARTIFACT_SIZE = 1024 * 1024
 """Largest `artifact.json`, in bytes."""
 
 Kind = Literal["blob", "cache_dir"]
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[Count, ...]]
 """Sizes of inputs that a graph leaves open, by the input's name."""
 
 _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
-_KINDS: tuple[Kind, ...] = ("blob", "cache_dir")
 _ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes quarantined ones"
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Document, frozen=True, kw_only=True):
     """What `artifact.json` says; the module's docstring shows it.
 
     Attributes:
@@ -110,25 +115,25 @@ class Artifact:
         peak_memory: Bytes that it held at most; None where it ran in the program's own process.
     """
 
-    subject: str
-    name: str
-    graph: str
+    subject: Digest
+    name: Name
+    graph: Text
     shapes: Shapes | None
-    target: str
-    device: str
+    target: Text
+    device: Text
     identity: Mapping[str, str]
-    openvino: str
+    openvino: Text
     properties: Mapping[str, str]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     kind: Kind
     weightless: bool
     requirements: str | None
-    toolchain: str
-    compiler: str | None
+    toolchain: Text
+    compiler: Text | None
     files: Mapping[str, FileEntry]
     seconds: float
-    peak_memory: int | None
+    peak_memory: Count | None
 
     @property
     def key(self) -> str:
@@ -149,19 +154,8 @@ class Artifact:
         return sum(entry.size for entry in self.files.values())
 
     def to_json(self) -> bytes:
-        """Write `artifact.json`: UTF-8, sorted keys, two spaces, a newline at the end."""
-        document = {
-            **asdict(self),
-            "format_version": FORMAT_VERSION,
-            "key": self.key,
-            "identity": dict(self.identity),
-            "properties": dict(self.properties),
-            "shapes": _shapes_document(self.shapes),
-            "inputs": [port_document(port) for port in self.inputs],
-            "outputs": [port_document(port) for port in self.outputs],
-            "files": {path: asdict(entry) for path, entry in self.files.items()},
-        }
-        return strict_json.dump(document)
+        """Write `artifact.json` in the canonical form."""
+        return dump({**parse(encode(self)), "key": self.key})
 
     @classmethod
     def from_json(cls, data: bytes, *, source: str = ARTIFACT_FILE) -> Artifact:
@@ -171,18 +165,17 @@ class Artifact:
             ArtifactError: It is damaged, of another format, or its key is not that of its content.
         """
         try:
-            found, key = _read(data, source)
-        except ManifestError as error:
-            problems = "; ".join(map(str, error.problems))
+            found, key = _read(data)
+        except DocumentError as error:
             raise ArtifactError(
                 f"{source}: expected the description of a compiled artifact; got {len(data)} bytes that are none "
-                f"({problems}). {_ADVICE}",
+                f"({error}). {_ADVICE}",
                 path=source,
                 expected="the description of a compiled artifact",
-                got=problems,
+                got=str(error),
             ) from error
         if key != found.key:
-            raise _error(source, f"key {found.key}, which its content has", key)
+            raise _error(source, f"key {found.key}, which its content has", str(key))
         return found
 
 
@@ -201,13 +194,13 @@ def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
         "format_version": FORMAT_VERSION,
         "subject": subject,
         "graph": graph,
-        "shapes": _shapes_document(shapes),
+        "shapes": shapes if shapes is None else dict(shapes),
         "device": device,
         "identity": dict(identity),
         "openvino": openvino,
         "properties": dict(properties),
     }
-    return digest_bytes(strict_json.dump(document)).partition(":")[2]
+    return digest_bytes(dump(document)).partition(":")[2]
 
 
 def read_artifact(directory: Path) -> Artifact:
@@ -275,54 +268,21 @@ def describe_files(directory: Path) -> dict[str, FileEntry]:
     }
 
 
-def _read(data: bytes, source: str) -> tuple[Artifact, str]:
-    problems = strict_json.Problems(source)
-    document = strict_json.load(data, problems)
-    reader = Reader(problems)
-    names = [name for name in Artifact.__dataclass_fields__ if not name.startswith("_")]
-    got = reader.members(document, "", "format_version", "key", *names)
-    reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
-    artifact = Artifact(
-        subject=reader.digest(got["subject"], "subject"),
-        name=reader.bundle_name(got["name"], "name"),
-        graph=reader.text(got["graph"], "graph"),
-        shapes=reader.optional(got["shapes"], "shapes", reader.shapes),
-        target=reader.text(got["target"], "target"),
-        device=reader.text(got["device"], "device"),
-        identity=_texts(reader, got["identity"], "identity"),
-        openvino=reader.text(got["openvino"], "openvino"),
-        properties=_texts(reader, got["properties"], "properties"),
-        inputs=reader.array(got["inputs"], "inputs", reader.port),
-        outputs=reader.array(got["outputs"], "outputs", reader.port),
-        kind=reader.choice(got["kind"], "kind", _KINDS),
-        weightless=got["weightless"] is True,
-        requirements=reader.optional(got["requirements"], "requirements", reader.any_text),
-        toolchain=reader.text(got["toolchain"], "toolchain"),
-        compiler=reader.optional(got["compiler"], "compiler", reader.text),
-        files=reader.files(got["files"], "files"),
-        seconds=reader.number(got["seconds"], "seconds"),
-        peak_memory=reader.optional(got["peak_memory"], "peak_memory", reader.integer),
-    )
-    check_spellings(artifact.files, problems)
+def _read(data: bytes) -> tuple[Artifact, object]:
+    document = parse(data)
+    if not isinstance(document, dict) or "key" not in document:
+        raise DocumentError([Problem("key", "expected it, got nothing")])
+    key = document.pop("key")
+    artifact = convert(document, Artifact)
+    problems = Problems()
+    check_digest(artifact.subject, "subject", problems)
+    check_name(artifact.name, "name", problems)
+    check_listed_files(artifact.files, problems)
     for relative in artifact.files:
         if relative.lower().partition("/")[0] in _OWN_FILES:
-            problems.add(strict_json.key_location("files", relative), "expected a name that is not the folder's own")
-    if not isinstance(got["weightless"], bool):
-        reader.expected("true or false", got["weightless"], "weightless")
-    key = reader.text(got["key"], "key")
+            problems.add(key_location("files", relative), "expected a name that is not the folder's own")
     problems.raise_if_any()
     return artifact, key
-
-
-def _shapes_document(shapes: Shapes | None) -> dict[str, list[int]] | None:
-    return None if shapes is None else {name: list(shape) for name, shape in shapes.items()}
-
-
-def _texts(reader: Reader, value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        reader.expected("an object", value, where)
-        return {}
-    return {key: reader.any_text(text, strict_json.key_location(where, key)) for key, text in value.items()}
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, Path]]:

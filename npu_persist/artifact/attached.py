@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, Artifact, check_files, check_layout, read_artifact
-from npu_persist.bundle.manifest import COMPILED_DIRECTORY, strict_json
+from npu_persist.bundle.document import dump
+from npu_persist.bundle.manifest import COMPILED_DIRECTORY
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import (
@@ -366,7 +367,7 @@ def _slot(artifact: Artifact) -> str:
     """Return a digest of what only one attached artifact can be for: target, graph, sizes and properties."""
     shapes = {name: list(shape) for name, shape in (artifact.shapes or {}).items()}
     document = [artifact.target, artifact.graph, shapes, dict(artifact.properties)]
-    return digest_bytes(strict_json.dump({"for": document})).partition(":")[2]
+    return digest_bytes(dump({"for": document})).partition(":")[2]
 
 
 def _name(artifact: Artifact, bundle: Bundle) -> str:

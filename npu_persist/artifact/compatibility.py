@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact
 from npu_persist.artifact.attached import list_attached

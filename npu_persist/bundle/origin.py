@@ -9,42 +9,34 @@
       "pulled_at": "2026-11-21T07:40:04Z"
     }
 
-The promise: what has the file was pulled, whatever else is in its folder; a file of that name that came from elsewhere
-is never taken over (`pull` leaves it out). One that cannot be read is an error, never a folder without an origin.
+A folder that has the file was pulled. `pull` never takes the file from a repository, and one that is damaged is an
+error: trust depends on it.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated
 
-from npu_persist.bundle.manifest import ORIGIN_FILE, strict_json
-from npu_persist.bundle.manifest.values import ValueReader
-from npu_persist.errors import FileIntegrityError, ManifestError
+import msgspec
+
+from npu_persist.bundle.document import Document, DocumentError, Text, decode, encode
+from npu_persist.bundle.manifest import ORIGIN_FILE
+from npu_persist.errors import FileIntegrityError
 from npu_persist.files.filesystem import store_errors, write_file
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
-    from datetime import datetime
     from pathlib import Path
-else:
-    from npu_persist.files.frozen import dataclass
-
-FORMAT_VERSION = "1.0"
-"""The format of `origin.json`."""
 
 MAX_ORIGIN_SIZE = 64 * 1024
 """Largest `origin.json`, in bytes."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Document, frozen=True):
     """Where something was pulled from.
 
     Attributes:
@@ -55,11 +47,11 @@ class Origin:
         pulled_at: When, in UTC.
     """
 
-    repo: str
-    commit: str
-    revision: str | None
-    endpoint: str
-    pulled_at: datetime
+    repo: Text
+    commit: Text
+    revision: Text | None
+    endpoint: Text
+    pulled_at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def write_origin(folder: Path, origin: Origin) -> None:
@@ -69,11 +61,8 @@ def write_origin(folder: Path, origin: Origin) -> None:
         FileExistsError: There is one already.
         OSError: The file system refuses.
     """
-    from datetime import timezone
-
-    when = origin.pulled_at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="seconds")
-    document = {**asdict(origin), "format_version": FORMAT_VERSION, "pulled_at": f"{when}Z"}
-    write_file(folder / ORIGIN_FILE, strict_json.dump(document))
+    when = origin.pulled_at.astimezone(timezone.utc).replace(microsecond=0)
+    write_file(folder / ORIGIN_FILE, encode(msgspec.structs.replace(origin, pulled_at=when)))
 
 
 def read_origin(folder: Path) -> Origin | None:
@@ -96,43 +85,12 @@ def read_origin(folder: Path) -> Origin | None:
     if len(data) > MAX_ORIGIN_SIZE:
         raise _damaged(path, f"at most {MAX_ORIGIN_SIZE} bytes", "more")
     try:
-        return _parse(data, os.fspath(path))
-    except ManifestError as error:
-        problems = "; ".join(map(str, error.problems))
-        raise _damaged(path, "what `pull` writes", f"{len(data)} bytes that are not that ({problems})") from error
-
-
-def _parse(data: bytes, source: str) -> Origin:
-    problems = strict_json.Problems(source)
-    reader = ValueReader(problems)
-    names = ("format_version", "repo", "commit", "revision", "endpoint", "pulled_at")
-    got = reader.members(strict_json.load(data, problems), "", *names)
-    reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
-    commit = reader.text(got["commit"], "commit")
-    if not _COMMIT.fullmatch(commit):
-        reader.expected("40 hex digits", got["commit"], "commit")
-    origin = Origin(
-        repo=reader.text(got["repo"], "repo"),
-        commit=commit,
-        revision=reader.optional(got["revision"], "revision", reader.text),
-        endpoint=reader.text(got["endpoint"], "endpoint"),
-        pulled_at=_time(reader, got["pulled_at"]),
-    )
-    problems.raise_if_any()
+        origin = decode(data, Origin)
+    except DocumentError as error:
+        raise _damaged(path, "what `pull` writes", f"{len(data)} bytes that are not that ({error})") from error
+    if not _COMMIT.fullmatch(origin.commit):
+        raise _damaged(path, "commit: 40 hex digits", origin.commit)
     return origin
-
-
-def _time(reader: ValueReader, value: object) -> datetime:
-    from datetime import datetime, timezone
-
-    text = reader.text(value, "pulled_at")
-    try:
-        if _TIME.fullmatch(text):
-            return datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc)
-    except ValueError:  # the thirteenth month
-        pass
-    reader.expected("a time such as 2026-11-21T07:40:04Z", value, "pulled_at")
-    return datetime.fromtimestamp(0, timezone.utc)
 
 
 def _damaged(path: Path, expected: str, got: str) -> FileIntegrityError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.bundle.manifest import derived_bin

@@ -10,8 +10,9 @@ line, or two neighbouring steps, determine all of it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from npu_persist.bundle.buckets import open_axes, read_sizes
 from npu_persist.bundle.manifest import Dimension

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 import torch
@@ -194,7 +194,7 @@ def describe_ports(model: ov.Model, capture: Capture, axes: Axes) -> tuple[tuple
     return inputs, outputs
 
 
-def _dtype_name(port: ov.Output) -> str:
+def _dtype_name(port: ov.Output) -> Any:
     return "bool" if port.get_element_type() == ov.Type.boolean else port.get_element_type().to_dtype().name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.export import Dim
 from torch.export.dynamic_shapes import _DimHint, _DimHintType
@@ -159,7 +159,7 @@ def _symbol(dim: Any) -> str:
 def input_ports(call: Call, axes: Axes) -> tuple[Port, ...]:
     """Return the inputs that the graph of a call will have."""
     return tuple(
-        Port(name, str(tensor.dtype).removeprefix("torch."), axes.shape(index, tensor))
+        Port(name, cast("Any", str(tensor.dtype).removeprefix("torch.")), axes.shape(index, tensor))
         for index, (name, tensor) in enumerate(zip(call.input_names, call.tensors, strict=True))
     )
 

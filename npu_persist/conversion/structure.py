@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from npu_persist.bundle.manifest import (
     DictNode,
+    FloatNode,
     ListNode,
     NamedTupleNode,
     OpaqueNode,
@@ -99,7 +101,7 @@ class _Leaves:
             index = self._add(value, name)
             return TensorNode(index), lambda tensors: tensors[index]
         if value is None or isinstance(value, (bool, int, float, str)):
-            return ValueNode(_plain(value)), lambda _: value
+            return _constant(value), lambda _: value
         return self._flatten_container(value, name)
 
     def _flatten_container(self, value: Any, name: str) -> tuple[Tree, Rebuild]:
@@ -160,12 +162,14 @@ class _Leaves:
         )
 
 
-def _plain(value: Any) -> bool | int | float | str | None:
-    """Return the builtin behind a subclass (a str enum, numpy's float64)."""
-    for kind in (bool, int, float, str):
+def _constant(value: Any) -> Tree:
+    """Return the node of a constant: of the builtin behind a subclass (a str enum, numpy's float64)."""
+    if isinstance(value, float):
+        return ValueNode(float(value)) if math.isfinite(value) else FloatNode(cast("Any", str(float(value))))
+    for kind in (bool, int, str):
         if isinstance(value, kind):
-            return kind(value)
-    return None
+            return ValueNode(kind(value))
+    return ValueNode(None)
 
 
 def forward_signature(forward: Callable[..., Any]) -> inspect.Signature:

@@ -20,18 +20,27 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
 from npu_persist.artifact.attached import check_subject, list_attached
 from npu_persist.bundle.bundle import PARTIAL_SUFFIX
-from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, strict_json
-from npu_persist.bundle.manifest.values import ValueReader
-from npu_persist.errors import ArtifactError, ManifestError, SignatureError
+from npu_persist.bundle.document import (
+    FORMAT_VERSION,
+    Digest,
+    Document,
+    DocumentError,
+    Part,
+    Problems,
+    check_digest,
+    decode,
+    encode,
+)
+from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
+from npu_persist.errors import ArtifactError, SignatureError
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import remove_file, replace_file, store_errors
 from npu_persist.trust.keys import public_key_of, require_cryptography
@@ -47,18 +56,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = "1.0"
-"""The format of a signature file, and of the signed text."""
-
-ALGORITHM = "ed25519"
+ALGORITHM: Literal["ed25519"] = "ed25519"
 
 MAX_SIGNATURES_SIZE = 64 * 1024
 """Largest signature file, in bytes: about 300 signatures."""
 
-What = Literal["manifest", "artifact"]
-_WHATS: tuple[What, ...] = ("manifest", "artifact")
-_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_SIGNATURE = re.compile(r"[0-9a-f]{128}", re.ASCII)
+What: TypeAlias = Literal["manifest", "artifact"]
 
 
 class Signed(NamedTuple):
@@ -70,6 +73,18 @@ class Signed(NamedTuple):
     """The key's name."""
 
 
+class _Entry(Part, frozen=True):
+    algorithm: Literal["ed25519"]
+    key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    signature: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
+
+
+class _SignaturesDocument(Document, frozen=True):
+    what: What
+    subject: Digest
+    signatures: tuple[_Entry, ...]
+
+
 class Signatures(msgspec.Struct, frozen=True):
     """The content of a signature file, as in the module's docstring; signatures by public key, both in hex digits."""
 
@@ -79,12 +94,8 @@ class Signatures(msgspec.Struct, frozen=True):
 
     def to_json(self) -> bytes:
         """Return the file's content."""
-        entries = [
-            {"algorithm": ALGORITHM, "key": key, "signature": signature}
-            for key, signature in sorted(self.signatures.items())
-        ]
-        document = {"format_version": FORMAT_VERSION, "what": self.what, "subject": self.subject, "signatures": entries}
-        return strict_json.dump(document)
+        entries = [_Entry(ALGORITHM, key, signature) for key, signature in sorted(self.signatures.items())]
+        return encode(_SignaturesDocument(self.what, self.subject, tuple(entries)))
 
 
 def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> Iterator[Path]:
@@ -168,11 +179,17 @@ def read_signatures(path: Path) -> Signatures | None:
 def _read_bytes(data: bytes, path: str) -> Signatures:
     if len(data) > MAX_SIGNATURES_SIZE:
         raise SignatureError(f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures, got more")
+    problems = Problems()
     try:
-        return _parse(data, path)
-    except ManifestError as error:
-        problems = "; ".join(map(str, error.problems))
-        raise SignatureError(f"{path}: expected signatures; got {len(data)} other bytes ({problems})") from error
+        found = decode(data, _SignaturesDocument)
+        check_digest(found.subject, "subject", problems)
+        signatures = {entry.key: entry.signature for entry in found.signatures}
+        if len(signatures) < len(found.signatures):
+            problems.add("signatures", "expected one signature per key, got several")
+        problems.raise_if_any()
+    except DocumentError as error:
+        raise SignatureError(f"{path}: expected signatures; got {len(data)} other bytes ({error})") from error
+    return Signatures(found.what, found.subject, signatures)
 
 
 def renew_signatures(path: Path, data: bytes, *, partial_in: Path) -> None:
@@ -242,34 +259,3 @@ def _is_valid(key: PublicKey, signature: bytes, message: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def _parse(data: bytes, source: str) -> Signatures:
-    problems = strict_json.Problems(source)
-    reader = ValueReader(problems)
-    document = strict_json.load(data, problems)
-    got = reader.members(document, "", "format_version", "what", "subject", "signatures")
-    reader.choice(got["format_version"], "format_version", (FORMAT_VERSION,))
-    entries = reader.array(got["signatures"], "signatures", lambda value, where: _entry(reader, value, where))
-    signatures = dict(entries)
-    if len(signatures) < len(entries):
-        problems.add("signatures", "expected one signature per key, got several")
-    found = Signatures(
-        what=reader.choice(got["what"], "what", _WHATS),
-        subject=reader.digest(got["subject"], "subject"),
-        signatures=signatures,
-    )
-    problems.raise_if_any()
-    return found
-
-
-def _entry(reader: ValueReader, value: Any, where: str) -> tuple[str, str]:
-    got = reader.members(value, where, "algorithm", "key", "signature")
-    reader.choice(got["algorithm"], f"{where}.algorithm", (ALGORITHM,))
-    found = []
-    for name, pattern in (("key", _KEY), ("signature", _SIGNATURE)):
-        text = reader.text(got[name], f"{where}.{name}")
-        if text and not pattern.fullmatch(text):
-            reader.expected("lowercase hex digits, 64 for a key and 128 for a signature", text, f"{where}.{name}")
-        found.append(text)
-    return found[0], found[1]

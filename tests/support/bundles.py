@@ -9,6 +9,7 @@ from npu_persist.bundle.manifest import (
     Difference,
     Dimension,
     FileEntry,
+    FloatNode,
     Golden,
     Graph,
     ListNode,
@@ -49,7 +50,7 @@ SIGNATURE = Signature(
             "x",
             TupleNode((TensorNode(0), DictNode(((1, TensorNode(1)), ("1", ValueNode(2)))))),
         ),
-        ("scale", ValueNode(float("inf"))),
+        ("scale", FloatNode("inf")),
         ("options", OpaqueNode("slice(0, 3, None)")),
     ),
     result=RecordNode(

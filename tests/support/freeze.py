@@ -18,7 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import npu_persist as npup
-from npu_persist.bundle.manifest import FORMAT_VERSION
+from npu_persist.bundle.document import FORMAT_VERSION
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundles"
 
@@ -29,7 +29,8 @@ class Affine(torch.nn.Module):
         self.layer = torch.nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
+        result: torch.Tensor = self.layer(x)
+        return result
 
 
 class Pair(NamedTuple):

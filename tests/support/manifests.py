@@ -14,6 +14,7 @@ from npu_persist.bundle.manifest import (
     Difference,
     Dimension,
     FileEntry,
+    FloatNode,
     Golden,
     Graph,
     ListNode,
@@ -47,6 +48,7 @@ components = st.text("abcxyz019._+-", min_size=1, max_size=6).filter(lambda text
 digests = st.binary(min_size=32, max_size=32).map(lambda data: f"blake3:{data.hex()}")
 constants = st.one_of(
     st.builds(ValueNode, st.none() | st.booleans() | integers | finite | texts),
+    st.builds(FloatNode, st.sampled_from(["nan", "inf", "-inf"])),
     st.builds(OpaqueNode, texts),
 )
 
@@ -198,10 +200,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
 replacements: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2.5, "", "x", "NUL", "con.xml", "2.0", "../x", "a/b", "a.", [], {}),
-        *("x/" * 101 + "x", "blake3:" + "a" * 64, ["a"], [["a", 1]], [["a", {"tensor": 0}]], {"tensor": 0}),
-        *({"value": []}, {"value": 1, "opaque": ""}, {"float": "nan"}, {"float": 1.0}, {"list": [{}]}),
-        *({"tuple": [{"opaque": ""}]}, {"dict": [[True, {"value": 1}]]}, {"dict": [[1.5, {"value": 1}]]}),
-        *({"record": {"type": "T", "fields": []}}, {"namedtuple": {"type": "", "fields": []}}),
+        *("x/" * 101 + "x", "blake3:" + "a" * 64, ["a"], [["a", 1]], {"kind": "tensor", "index": 0}),
+        *([["a", {"kind": "tensor", "index": 0}]], {"kind": "value", "value": []}, {"kind": "value", "value": 1}),
+        *({"kind": "value", "text": ""}, {"kind": "float", "text": "nan"}, {"kind": "float", "text": 1.0}),
+        *({"kind": "list", "items": [{}]}, {"kind": "tuple", "items": [{"kind": "opaque", "text": ""}]}),
+        *({"kind": "dict", "items": [[key, {"kind": "value", "value": 1}]]} for key in (True, 1.5, "a", 1)),
+        *({"kind": kind, "type": kind, "fields": []} for kind in ("record", "namedtuple", "list")),
     ]
 ).map(deepcopy)
 
@@ -222,7 +226,7 @@ def spoil(document: Any, data: st.DataObject) -> Any:
         case "remove":
             del parent[place[-1]]
         case _ if isinstance(parent, dict):
-            parent[data.draw(st.sampled_from(["new", "tensor", "a/b"]))] = replacement
+            parent[data.draw(st.sampled_from(["new", "kind", "a/b"]))] = replacement
         case _:
             parent.append(replacement)
     return document

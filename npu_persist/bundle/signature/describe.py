@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.bundle.manifest import (
     DictNode,
     Dimension,
+    FloatNode,
     ListNode,
     OpaqueNode,
     Parameter,
@@ -44,7 +45,7 @@ def describe_tree(tree: Tree, ports: Sequence[Port]) -> str:
     """Return a nested structure as text, each tensor as dtype and shape."""
     if isinstance(tree, TensorNode):
         return describe_port(ports[tree.index])
-    if isinstance(tree, ValueNode):
+    if isinstance(tree, (ValueNode, FloatNode)):
         return repr(tree.value)
     if isinstance(tree, OpaqueNode):
         return tree.text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.manifest import (
     DictNode,
+    FloatNode,
     ListNode,
     NamedTupleNode,
     OpaqueNode,
@@ -135,7 +136,7 @@ class CallPlan:
             if value is None or isinstance(value, (str, bytes, Mapping)):
                 raise self._error(where, describe_port(self.inputs[tree.index]), value)
             leaves[tree.index] = value
-        elif isinstance(tree, ValueNode):
+        elif isinstance(tree, (ValueNode, FloatNode)):
             if not _is_same_value(tree.value, value):
                 raise self._error(
                     where,

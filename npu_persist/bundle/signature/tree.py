@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.manifest import (
     DictNode,
+    FloatNode,
     ListNode,
     NamedTupleNode,
     RecordNode,
@@ -45,7 +46,7 @@ def rebuild(tree: Tree, arrays: Sequence[Any]) -> Any:
     """
     if isinstance(tree, TensorNode):
         return arrays[tree.index]
-    if isinstance(tree, ValueNode):
+    if isinstance(tree, (ValueNode, FloatNode)):
         return tree.value
     if isinstance(tree, ListNode):
         return [rebuild(item, arrays) for item in tree.items]

@@ -3,11 +3,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 from datetime import timezone
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.manifest import Manifest

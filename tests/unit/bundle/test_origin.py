@@ -27,7 +27,7 @@ ORIGIN = Origin(
 @pytest.mark.parametrize("revision", ["v3", None])
 def test_what_is_written_is_read(tmp_path: Path, revision: str | None) -> None:
     east = timezone(timedelta(hours=5))
-    fields = {name: getattr(ORIGIN, name) for name in Origin.__dataclass_fields__}
+    fields = {name: getattr(ORIGIN, name) for name in Origin.__struct_fields__}
     written = Origin(**fields | {"revision": revision, "pulled_at": ORIGIN.pulled_at.astimezone(east)})
     write_origin(tmp_path, written)
     assert read_origin(tmp_path) == Origin(**fields | {"revision": revision})
@@ -47,14 +47,14 @@ def test_it_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"format_version": "2.0"}, "format_version: expected one of 1.0"),
-        ({"commit": "v3"}, "commit: expected 40 hex digits"),
+        ({"format_version": "2.0"}, "format_version: expected a known value, got '2.0'"),
+        ({"commit": "v3"}, "expected commit: 40 hex digits; got v3"),
         ({"commit": 7}, "commit: expected text"),
         ({"repo": ""}, "repo: expected text"),
         ({"endpoint": None}, "endpoint: expected text"),
         ({"revision": 3}, "revision: expected text"),
-        ({"pulled_at": "2026-13-21T07:40:04Z"}, "pulled_at: expected a time"),
-        ({"pulled_at": "yesterday"}, "pulled_at: expected a time"),
+        ({"pulled_at": "2026-13-21T07:40:04Z"}, "pulled_at: invalid RFC3339 encoded datetime"),
+        ({"pulled_at": "yesterday"}, "pulled_at: invalid RFC3339 encoded datetime, got 'yesterday'"),
         ({"trusted": True}, "trusted: unknown"),
     ],
 )

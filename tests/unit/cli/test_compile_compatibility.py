@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE
 from npu_persist.cli.main import main

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.bundle.manifest import strict_json
+from npu_persist.bundle.document import dump
 from npu_persist.bundle.origin import read_origin
 from npu_persist.bundle.reference import HubReference
 from npu_persist.errors import (
@@ -233,7 +233,7 @@ def test_an_artifact_with_files_of_its_folder_s_own_names_is_skipped(
     document = json.loads((folder / "artifact.json").read_bytes())
     document["files"][name] = {"size": 1, "digest": digest_bytes(b"x")}
     put_folder(hub, maker.path)
-    described = strict_json.dump(document)
+    described = dump(document)
     hub.put(REPO, {f"compiled/strange/{name}": b"x", "compiled/strange/artifact.json": described})
     plan = pull("org/tiny", compiled="all", store=store, dry_run=True)
     assert [passed.folder for passed in plan.skipped] == ["strange"]

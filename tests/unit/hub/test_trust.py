@@ -87,7 +87,7 @@ def test_another_blob_in_the_repository_is_not_imported(
     blob = b"\0" * 1000
     files = {BLOB_FILE: FileEntry(len(blob), digest_bytes(blob))}
     artifact = read_artifact(bundle.path / FOLDER)
-    fields = {name: getattr(artifact, name) for name in type(artifact).__dataclass_fields__}
+    fields = {name: getattr(artifact, name) for name in type(artifact).__struct_fields__}
     changed: dict[str, bytes | None] = {
         f"{FOLDER}/{BLOB_FILE}": blob,
         f"{FOLDER}/{ARTIFACT_FILE}": type(artifact)(**fields | {"files": files}).to_json(),

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import openvino.opset13 as ops
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import npu_persist
 from npu_persist import load
@@ -245,7 +245,7 @@ class TestHostileGraphs:
             load(bundle, "CPU")
 
 
-def port(dtype: str = "float32", shape: tuple[int | Dimension, ...] = (2, 3), name: str = "x") -> Port:
+def port(dtype: Any = "float32", shape: tuple[int | Dimension, ...] = (2, 3), name: str = "x") -> Port:
     return Port(name, dtype, shape)
 
 

@@ -223,7 +223,7 @@ class TestInputs:
             affine(GRID.astype(np.float64))
 
 
-def _port(dtype: str) -> Port:
+def _port(dtype: Any) -> Port:
     return Port("x", dtype, (Dimension(None, 0, None),))
 
 

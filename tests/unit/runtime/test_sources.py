@@ -121,7 +121,7 @@ class TestCache:
         assert load("affine", "CPU", store=store).report.from_cache
 
     def test_a_blob_that_the_device_does_not_take_is_made_again(self, store: Store) -> None:
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         from npu_persist.bundle.manifest import FileEntry
         from npu_persist.files.digest import digest_bytes

@@ -107,7 +107,7 @@ class TestChoice:
         bundle = publish_dynamic(store)
         sizes = [{"x": (batch, 4), "y": (batch, 5), "z": (2 * batch + 1,)} for batch in range(1, 8)]
         for shapes in sizes:
-            inputs = tuple(replace(port, shape=shapes[port.name]) for port in bundle.graph().inputs)
+            inputs = tuple(msgspec.structs.replace(port, shape=shapes[port.name]) for port in bundle.graph().inputs)
             attach_npu(bundle, shapes=shapes, inputs=inputs)
         found = choose(replace(recipe_for(bundle), shapes=sizes[2]))
         (candidate,) = found.candidates
@@ -301,7 +301,7 @@ class TestCpu:
         load("affine", "CPU", store=store)
         (made,) = entries(store)
         artifact = read_artifact(made)
-        renamed = replace(artifact, identity={**artifact.identity, "FULL_DEVICE_NAME": "Another"})
+        renamed = msgspec.structs.replace(artifact, identity={**artifact.identity, "FULL_DEVICE_NAME": "Another"})
         place = bundle.path / "compiled" / "cpu"
         place.mkdir(parents=True)
         shutil.copyfile(made / BLOB_FILE, place / BLOB_FILE)

@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from npu_persist.bundle.reference import StoreReference
 from npu_persist.errors import (

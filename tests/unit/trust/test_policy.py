@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, read_artifact
 from npu_persist.bundle.manifest import ORIGIN_FILE

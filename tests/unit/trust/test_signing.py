@@ -187,13 +187,19 @@ def test_a_wrong_signature_of_any_known_key_is_an_error(bundle: Bundle) -> None:
     ("changes", "problem"),
     [
         ({"format_version": "2.0"}, "format_version"),
-        ({"what": "weights"}, "expected one of manifest, artifact"),
+        ({"what": "weights"}, "what: expected a known value, got 'weights'"),
         ({"subject": "sha256:00"}, "subject: expected a digest"),
         ({"signatures": {}}, "signatures: expected an array"),
         ({"signatures": [7]}, r"signatures\[0\]: expected an object"),
         ({"signatures": [{"algorithm": "rsa", "key": "ab" * 32, "signature": "cd" * 64}]}, "algorithm"),
-        ({"signatures": [{"algorithm": "ed25519", "key": "AB" * 32, "signature": "cd" * 64}]}, "hex digits"),
-        ({"signatures": [{"algorithm": "ed25519", "key": "ab" * 32, "signature": "cd" * 63}]}, "hex digits"),
+        (
+            {"signatures": [{"algorithm": "ed25519", "key": "AB" * 32, "signature": "cd" * 64}]},
+            r"key: expected text matching",
+        ),
+        (
+            {"signatures": [{"algorithm": "ed25519", "key": "ab" * 32, "signature": "cd" * 63}]},
+            r"signature: expected text matching",
+        ),
         ({"signatures": [{"algorithm": "ed25519", "key": "ab" * 32, "signature": "cd" * 64}] * 2}, "several"),
         ({"certificate": "x"}, "certificate: unknown"),
     ],

@@ -1,0 +1,639 @@
+"""The manifest: `manifest.json`, a bundle's description of itself, whose digest is the bundle's identity.
+
+The records below are the format: `manifest.schema.json` is generated from them (see `schema`). A manifest that was read
+also satisfies the rules that relate its parts to one another, at the end of this file. The same manifest always has the
+same bytes, and nothing in it differs between two runs: the time of publishing is the file's modification time.
+
+    {
+      "format_version": "1.0",
+      "name": "unet",
+      "producer": {"npu_persist": "0.1.0", "openvino": "2026.4.1", "torch": "2.13.0"},
+      "graphs": [
+        {
+          "name": "model", "path": "model.xml", "precision": "fp16", "conversion": "trace",
+          "inputs": [{"name": "x", "dtype": "float32", "shape": [{"name": "batch", "min": 1, "max": 8}, 4]}],
+          "outputs": [{"name": "y", "dtype": "float32", "shape": [{"name": "batch", "min": 1, "max": 8}, 2]}],
+          "signature": {
+            "parameters": [
+              {"name": "x", "kind": "positional_or_keyword", "default": null},
+              {"name": "scale", "kind": "keyword_only", "default": {"kind": "value", "value": 1.0}}
+            ],
+            "arguments": [["x", {"kind": "tensor", "index": 0}], ["scale", {"kind": "value", "value": 2.0}]],
+            "result": {"kind": "tuple", "items": [{"kind": "tensor", "index": 0}, {"kind": "value", "value": null}]}
+          },
+          "buckets": {
+            "shapes": [{"x": [1, 4]}, {"x": [8, 4]}],
+            "padding": {"x": {"value": 0.0, "side": "right"}}
+          }
+        }
+      ],
+      "weights": {"path": "weights.safetensors", "data_start": 4096, "data_size": 16, "tensors": 1},
+      "golden": {
+        "path": "golden.safetensors",
+        "tolerance": {"max_relative": 0.02, "cosine": 0.999},
+        "differences": [{"output": "y", "max_abs": 0.001, "max_relative": 0.0004, "cosine": 0.99999}]
+      },
+      "files": {
+        "model.xml": {"size": 3120, "digest": "blake3:<64 hex digits>"},
+        "weights.safetensors": {"size": 4112, "digest": "blake3:<64 hex digits>"},
+        "golden.safetensors": {"size": 240, "digest": "blake3:<64 hex digits>"}
+      },
+      "warnings": [],
+      "metadata": {}
+    }
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+
+from npu_persist.bundle.document import (
+    FORMAT_VERSION,
+    MAX_SIZE,
+    Count,
+    Digest,
+    Document,
+    DocumentError,
+    Name,
+    Part,
+    Problems,
+    RelativePath,
+    Text,
+    check_digest,
+    check_name,
+    check_path,
+    check_side_by_side,
+    check_values,
+    convert,
+    dump,
+    key_location,
+    parse,
+    plain,
+    show,
+)
+from npu_persist.errors import FormatVersionError, ManifestError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+MANIFEST_FILE = "manifest.json"
+"""Name of the manifest in its bundle's folder. Written last: a folder without it is no bundle."""
+
+MANIFEST_SIGNATURE_FILE = "manifest.json.sig"
+"""Name of the manifest's detached signatures, if there are any (see `trust.signing`)."""
+
+ORIGIN_FILE = "origin.json"
+"""Name of the file that says where a pulled bundle, or a pulled artifact of one, came from (see `origin`)."""
+
+COMPILED_DIRECTORY = "compiled"
+"""Folder inside a bundle for compiled artifacts, which are attached later and are no part of the manifest."""
+
+DATA_ALIGNMENT = 4096
+"""The tensor data of a weights file starts at a multiple of this many bytes."""
+
+DType: TypeAlias = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
+]  # fmt: skip
+"""Element type of an input or output, by its numpy name."""
+
+DTYPES: tuple[DType, ...] = get_args(DType)
+"""Every `DType`."""
+
+_FORMAT_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
+_NOT_FILES = frozenset({MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, COMPILED_DIRECTORY})
+"""What stands beside the files that a manifest vouches for, in lower case."""
+
+MAX_MANIFEST_SIZE = MAX_SIZE
+"""Largest manifest, in bytes."""
+
+MAX_FILES = 10_000
+"""Most files in a bundle."""
+
+Precision: TypeAlias = Literal["fp16", "fp32"]
+"""What floating-point weights are stored as."""
+
+Conversion: TypeAlias = Literal["trace", "export"]
+"""Which way the module was captured: `torch.jit.trace` or `torch.export`."""
+
+ParameterKind: TypeAlias = Literal[
+    "positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"
+]
+"""`inspect.Parameter.kind`, in lower case."""
+
+Side: TypeAlias = Literal["right", "left"]
+"""Where an input is filled up: after its values or before them."""
+
+
+class _Node(Part, frozen=True, tag_field="kind"):
+    pass
+
+
+class Dimension(Part, frozen=True):
+    """A dynamic axis of a shape.
+
+    Attributes:
+        name: The symbol that axes of equal size share (`batch`), one computed from it (`2*batch+1`, `(batch+1)//2`), or
+            None.
+        min: Smallest allowed size, at least 0.
+        max: Largest allowed size, at least `min`; None is unbounded.
+    """
+
+    name: Text | None
+    min: Count
+    max: Count | None
+
+
+class Port(Part, frozen=True):
+    """One input or output of a graph.
+
+    Attributes:
+        name: The tensor's name in the IR; unique among the graph's inputs, or outputs.
+        dtype: Its `DType`.
+        shape: One size or `Dimension` an axis.
+    """
+
+    name: Text
+    dtype: DType
+    shape: tuple[Count | Dimension, ...]
+
+
+class TensorNode(_Node, frozen=True, tag="tensor"):
+    """A tensor in a structure: the graph's input or output of that index."""
+
+    index: Count
+
+
+class ValueNode(_Node, frozen=True, tag="value"):
+    """A constant in a structure."""
+
+    value: bool | int | float | str | None
+
+
+class FloatNode(_Node, frozen=True, tag="float"):
+    """A constant that JSON has no number for."""
+
+    text: Literal["nan", "inf", "-inf"]
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self.text)
+
+
+class OpaqueNode(_Node, frozen=True, tag="opaque"):
+    """A constant that JSON cannot hold, as its repr, for people to read: `slice(0, 3)`."""
+
+    text: str
+
+
+class ListNode(_Node, frozen=True, tag="list"):
+    """A list."""
+
+    items: tuple[Tree, ...]
+
+
+class TupleNode(_Node, frozen=True, tag="tuple"):
+    """A tuple."""
+
+    items: tuple[Tree, ...]
+
+
+class DictNode(_Node, frozen=True, tag="dict"):
+    """A dict as pairs of key and structure, in order; keys are unique."""
+
+    items: tuple[tuple[str | int, Tree], ...]
+
+
+class NamedTupleNode(_Node, frozen=True, tag="namedtuple"):
+    """A named tuple: the name of its type, and pairs of name and structure."""
+
+    type_name: Text = msgspec.field(name="type")
+    fields: tuple[tuple[Text, Tree], ...]
+
+
+class RecordNode(_Node, frozen=True, tag="record"):
+    """A dataclass or ModelOutput: the name of its type, and pairs of name and structure."""
+
+    type_name: Text = msgspec.field(name="type")
+    fields: tuple[tuple[Text, Tree], ...]
+
+
+Tree: TypeAlias = (
+    TensorNode | ValueNode | FloatNode | OpaqueNode | ListNode | TupleNode | DictNode | NamedTupleNode | RecordNode
+)
+"""A nested structure of tensors and constants."""
+
+
+class Parameter(Part, frozen=True):
+    """One parameter of the module's forward.
+
+    Attributes:
+        name: Its name; unique in the signature.
+        kind: Its `ParameterKind`.
+        default: Its default; None for a parameter that has none (a default of None is `ValueNode(None)`).
+    """
+
+    name: Text
+    kind: ParameterKind
+    default: Tree | None
+
+
+class Signature(Part, frozen=True):
+    """How the module is called, and what it gives back.
+
+    Attributes:
+        parameters: The forward's parameters, in order.
+        arguments: The example call: parameter name and structure. Each of the graph's inputs is in it exactly once.
+        result: Structure of the result; its tensors are indices into the graph's outputs.
+    """
+
+    parameters: tuple[Parameter, ...]
+    arguments: tuple[tuple[Text, Tree], ...]
+    result: Tree
+
+
+class Padding(Part, frozen=True):
+    """How an input is filled up to the size that a graph was compiled for.
+
+    Attributes:
+        value: What is put there: a finite number that the input's dtype can hold.
+        side: "right": after the caller's values; "left": before them. On every axis that is filled.
+    """
+
+    value: float = 0.0
+    side: Side = "right"
+
+
+class Buckets(Part, frozen=True):
+    """The sizes that a graph with open axes is compiled for.
+
+    Attributes:
+        shapes: For each bucket a full shape for each input that has open axes, by its name.
+        padding: How each of these inputs is filled up, by its name.
+    """
+
+    shapes: tuple[Mapping[str, tuple[Count, ...]], ...]
+    padding: Mapping[str, Padding]
+
+
+class Graph(Part, frozen=True):
+    """One OpenVINO IR file.
+
+    Attributes:
+        name: Unique in the bundle.
+        path: The `.xml` file, relative to the bundle; also in `Manifest.files`.
+        precision: What its floating-point weights are stored as.
+        conversion: Which way the module was captured.
+        inputs: In the order of the IR.
+        outputs: In the order of the IR.
+        signature: How the module was called.
+        buckets: The sizes that it is compiled for; None where none were given.
+    """
+
+    name: Text
+    path: RelativePath
+    precision: Precision
+    conversion: Conversion
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    signature: Signature
+    buckets: Buckets | None = None
+
+
+class Weights(Part, frozen=True):
+    """The safetensors file that all graphs read.
+
+    Attributes:
+        path: Relative to the bundle; also in `Manifest.files`.
+        data_start: Bytes before the first tensor: 8 + header length, a multiple of `DATA_ALIGNMENT`.
+        data_size: Bytes of tensor data; the file ends after them.
+        tensors: How many tensors.
+    """
+
+    path: RelativePath
+    data_start: Count
+    data_size: Count
+    tensors: Count
+
+
+class Tolerance(Part, frozen=True):
+    """What the check against torch demands of every output.
+
+    Attributes:
+        max_relative: Largest allowed absolute difference, relative to the output's scale.
+        cosine: Smallest allowed cosine similarity.
+    """
+
+    max_relative: float
+    cosine: float
+
+
+class Difference(Part, frozen=True):
+    """What the check against torch measured on one output; all numbers are finite.
+
+    Attributes:
+        output: The output's name.
+        max_abs: Largest absolute difference.
+        max_relative: The same, relative to the output's scale.
+        cosine: Cosine similarity.
+    """
+
+    output: Text
+    max_abs: float
+    max_relative: float
+    cosine: float
+
+
+class Golden(Part, frozen=True):
+    """The golden sample.
+
+    Attributes:
+        path: Its safetensors file, relative to the bundle; also in `Manifest.files`.
+        tolerance: What was demanded; None when the bundle was persisted without the check.
+        differences: What was measured; None when the bundle was persisted without the check.
+    """
+
+    path: RelativePath
+    tolerance: Tolerance | None
+    differences: tuple[Difference, ...] | None
+
+
+class FileEntry(Part, frozen=True):
+    """Size in bytes and digest of one file."""
+
+    size: Count
+    digest: Digest
+
+
+class Producer(Part, frozen=True):
+    """Versions of the packages that made the bundle; `torch` is None where it was not involved."""
+
+    npu_persist: Text
+    openvino: Text
+    torch: Text | None
+
+
+class Manifest(Document, frozen=True, kw_only=True):
+    """A bundle's description of itself.
+
+    Attributes:
+        name: The bundle's name.
+        producer: What wrote it.
+        graphs: One or more graphs, all on the same weights.
+        weights: The weights file.
+        golden: The golden sample; None where there is none.
+        files: Size and digest of every file of the bundle but the manifest, by relative path.
+        warnings: What the user was warned of when the bundle was persisted.
+        metadata: The user's own data, anything that JSON can hold.
+    """
+
+    name: Name
+    producer: Producer
+    graphs: tuple[Graph, ...]
+    weights: Weights
+    golden: Golden | None
+    files: Annotated[Mapping[RelativePath, FileEntry], msgspec.Meta(max_length=MAX_FILES)]
+    warnings: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, data: bytes, *, source: str = MANIFEST_FILE) -> Manifest:
+        """Read and check a manifest.
+
+        Args:
+            data: Content of the file.
+            source: What errors call it.
+
+        Raises:
+            ManifestError: It is damaged, hostile or does not agree with itself.
+            FormatVersionError: It is of a format that this version does not read.
+        """
+        try:
+            document = parse(data)
+            _refuse_other_format(document, source)
+            return _read(document)
+        except DocumentError as error:
+            raise _error(source, error) from error
+
+    def to_json(self) -> bytes:
+        """Write the manifest in the canonical form.
+
+        Raises:
+            ManifestError: `from_json` would refuse it, for instance for metadata that JSON cannot hold.
+        """
+        try:
+            # First: what contains itself has no end.
+            check_values({"metadata": dict(self.metadata)})
+            document = plain(self)
+            check_values(document)
+            return dump(plain(_read(document)))
+        except DocumentError as error:
+            raise _error("what was to be written", error) from error
+
+
+def derived_bin(graph_path: str) -> str:
+    """Return the path where stock OpenVINO looks for the weights of a graph.
+
+    >>> derived_bin("model.xml")
+    'model.bin'
+    """
+    return f"{graph_path.removesuffix('.xml')}.bin"
+
+
+def check_listed_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
+    """Check that paths and digests are well-formed, and that the files can stand side by side on every platform."""
+    for path, entry in files.items():
+        where = key_location("files", path)
+        check_path(path, where, problems)
+        check_digest(entry.digest, f"{where}.digest", problems)
+    check_side_by_side(files, "files", problems)
+
+
+def _refuse_other_format(document: Any, source: str) -> None:
+    # First of all: the other rules are those of our format, and say nothing about another.
+    found = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(found, str) and _FORMAT_VERSION.fullmatch(found) and found != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{source} has format version {found}; this version of npu_persist reads {FORMAT_VERSION}. "
+            "Install the version that wrote the bundle, or a newer one: pip install --upgrade npu_persist",
+            found=found,
+            supported=FORMAT_VERSION,
+        )
+
+
+def _read(document: Any) -> Manifest:
+    manifest = convert(document, Manifest)
+    problems = Problems()
+    _check_names(manifest, problems)
+    _check_graphs(manifest.graphs, problems)
+    _check_roles(manifest, problems)
+    problems.raise_if_any()
+    return manifest
+
+
+def _check_names(manifest: Manifest, problems: Problems) -> None:
+    """Check what the schema says of text: names, paths and digests."""
+    check_name(manifest.name, "name", problems)
+    check_listed_files(manifest.files, problems)
+    for where, path in _roles(manifest):
+        check_path(path, where, problems)
+
+
+def _roles(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return where a file is named for what it is, and its path."""
+    roles = [(f"graphs[{index}].path", graph.path) for index, graph in enumerate(manifest.graphs)]
+    roles.append(("weights.path", manifest.weights.path))
+    return roles if manifest.golden is None else [*roles, ("golden.path", manifest.golden.path)]
+
+
+def _error(source: str, error: DocumentError) -> ManifestError:
+    return ManifestError(
+        f"{source} is not a valid manifest:{error.listing}\n"
+        "It is damaged or npu_persist did not write it. Persist the model again, or get another copy of the bundle",
+        problems=error.problems,
+    )
+
+
+def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
+    """Check each graph, and that no two share a name or file."""
+    if not graphs:
+        problems.add("graphs", "expected at least one graph, got none")
+    _check_unique((graph.name for graph in graphs), "graphs", "graph names", problems)
+    _check_unique((graph.path for graph in graphs), "graphs", "graph paths", problems)
+    for index, graph in enumerate(graphs):
+        where = f"graphs[{index}]"
+        if not graph.path.endswith(".xml"):
+            problems.add(f"{where}.path", f"expected a path that ends in .xml, got {show(graph.path)}")
+        for direction, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            _check_unique((port.name for port in ports), f"{where}.{direction}", "names", problems)
+            for number, port in enumerate(ports):
+                _check_shape(port.shape, f"{where}.{direction}[{number}].shape", problems)
+        _check_signature(graph, f"{where}.signature", problems)
+        if graph.buckets is not None:
+            _check_buckets(graph, graph.buckets, f"{where}.buckets", problems)
+
+
+def _check_roles(manifest: Manifest, problems: Problems) -> None:
+    """Check that what graphs, weights and golden sample name are files, each in one role."""
+    files, graphs = manifest.files, manifest.graphs
+    derived = {derived_bin(graph.path).lower() for graph in graphs}
+    for path in files:
+        first, *rest = path.lower().split("/")
+        places = accumulate(rest, lambda place, name: f"{place}/{name}", initial=first)
+        if not derived.isdisjoint(places) or first in _NOT_FILES:
+            problems.add(
+                key_location("files", path),
+                "expected no entry: what is here is not part of what the manifest vouches for",
+            )
+    roles = _roles(manifest)
+    for where, path in roles:
+        if path not in files:
+            problems.add(where, f"expected a path that is in files, got {show(path)}")
+    paths = [*{graph.path for graph in graphs}, *(path for _, path in roles[len(graphs) :])]
+    if len(set(paths)) < len(paths):
+        problems.add("files", "expected graphs, weights and golden sample in files of their own, got one file for two")
+    _check_weights(manifest.weights, files, problems)
+
+
+def _check_weights(weights: Weights, files: Mapping[str, FileEntry], problems: Problems) -> None:
+    if weights.data_start <= 0 or weights.data_start % DATA_ALIGNMENT:
+        problems.add(
+            "weights.data_start", f"expected a positive multiple of {DATA_ALIGNMENT}, got {weights.data_start}"
+        )
+    size = weights.data_start + weights.data_size
+    if weights.path in files and files[weights.path].size != size:
+        problems.add(
+            "weights.data_size",
+            f"expected data_start + data_size to be the file's {files[weights.path].size} bytes, got {size}",
+        )
+
+
+def _check_shape(shape: tuple[int | Dimension, ...], where: str, problems: Problems) -> None:
+    for axis, size in enumerate(shape):
+        if isinstance(size, Dimension) and size.max is not None and size.max < size.min:
+            problems.add(f"{where}[{axis}].max", f"expected at least min, {size.min}, got {size.max}")
+
+
+def _check_buckets(graph: Graph, buckets: Buckets, where: str, problems: Problems) -> None:
+    opened = {port.name: port.shape for port in graph.inputs if any(isinstance(axis, Dimension) for axis in port.shape)}
+    if not buckets.shapes:
+        problems.add(f"{where}.shapes", "expected at least one bucket, got none")
+    named = [(f"{where}.shapes[{index}]", shapes) for index, shapes in enumerate(buckets.shapes)]
+    for place, names in [*named, (f"{where}.padding", buckets.padding)]:
+        if set(names) != set(opened):
+            problems.add(
+                place, f"expected the inputs with open axes, {show(sorted(opened))}, got {show(sorted(names))}"
+            )
+    for place, shapes in named:
+        for name, shape in shapes.items():
+            if not _fits(opened.get(name, shape), shape):
+                problems.add(
+                    key_location(place, name), f"expected sizes that the input allows, got {show(list(shape))}"
+                )
+
+
+def _fits(promised: tuple[int | Dimension, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether a shape is one that an input allows; relations between its axes are no matter of the format."""
+    return len(promised) == len(shape) and all(
+        axis == size if isinstance(axis, int) else max(axis.min, 1) <= size and (axis.max is None or size <= axis.max)
+        for axis, size in zip(promised, shape, strict=True)
+    )
+
+
+def _check_signature(graph: Graph, where: str, problems: Problems) -> None:
+    signature = graph.signature
+    parameters = [parameter.name for parameter in signature.parameters]
+    _check_unique(parameters, f"{where}.parameters", "names", problems)
+    _check_unique((name for name, _ in signature.arguments), f"{where}.arguments", "names", problems)
+    used: list[int] = []
+    for index, (name, tree) in enumerate(signature.arguments):
+        if name not in parameters:
+            problems.add(f"{where}.arguments[{index}][0]", f"expected the name of a parameter, got {show(name)}")
+        used += _tensors(tree, f"{where}.arguments[{index}][1]", problems)
+    if sorted(used) != list(range(len(graph.inputs))):
+        problems.add(
+            f"{where}.arguments",
+            f"expected each of the {len(graph.inputs)} inputs exactly once, got tensors {_shorten(sorted(used))}",
+        )
+    for index, parameter in enumerate(signature.parameters):
+        if parameter.default is not None and _tensors(parameter.default, f"{where}.parameters[{index}]", problems):
+            problems.add(f"{where}.parameters[{index}].default", "expected constants, got a tensor")
+    given = set(_tensors(signature.result, f"{where}.result", problems))
+    if beyond := sorted(index for index in given if index >= len(graph.outputs)):
+        problems.add(
+            f"{where}.result", f"expected tensors below {len(graph.outputs)} (outputs), got {_shorten(beyond)}"
+        )
+
+
+def _tensors(tree: Tree, where: str, problems: Problems) -> list[int]:
+    match tree:
+        case TensorNode(index):
+            return [index]
+        case ListNode(items) | TupleNode(items):
+            return [index for item in items for index in _tensors(item, where, problems)]
+        case DictNode(pairs):
+            _check_unique((key for key, _ in pairs), where, "keys of each dict", problems)
+            return [index for _, item in pairs for index in _tensors(item, where, problems)]
+        case NamedTupleNode(_, fields) | RecordNode(_, fields):
+            _check_unique((name for name, _ in fields), where, "field names of each record", problems)
+            return [index for _, item in fields for index in _tensors(item, where, problems)]
+        case _:
+            return []
+
+
+def _check_unique(values: Iterable[Hashable], where: str, what: str, problems: Problems) -> None:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            problems.add(where, f"expected {what} that differ, got {show(value)} twice")
+        seen.add(value)
+
+
+def _shorten(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"[{shown}]" if len(numbers) <= 10 else f"[{shown}, …]"  # noqa: PLR2004
