@@ -1,12 +1,12 @@
 """Persist a PyTorch module as a versioned bundle; run it through OpenVINO where PyTorch is not installed.
 
-The front door. Every name below is resolved on first use (PEP 562), so that importing the package costs nothing:
-no numpy, no openvino, no torch. `persist` and `record` need the `export` extra, everything else the base dependencies.
+Every name below is imported when it is first used (PEP 562), so that importing the package costs nothing: no numpy, no
+openvino, no torch. `persist` and `record` need the extra `export`.
 
     import npu_persist as npup
 
-    bundle = npup.persist(model, "encoder", (example,))     # training side
-    model = npup.load("encoder", device="NPU")              # deploy side
+    bundle = npup.persist(model, "encoder", (example,))     # where you train
+    model = npup.load("encoder", device="NPU")              # where you deploy
     result = model(example)
 """
 
@@ -14,17 +14,18 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # what type checkers know as true; importing it from typing would cost more than all the rest
+TYPE_CHECKING = False  # true for type checkers; importing it from typing would cost more than the rest of this file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from npu_persist import errors
     from npu_persist.artifact.compatibility import Compatibility, Verdict
     from npu_persist.benchmark.measure import bench
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Padding, Tolerance
-    from npu_persist.bundle.signature import Record
-    from npu_persist.cache import CompileCache
+    from npu_persist.bundle.signature import ModelOutput
+    from npu_persist.cache.cache import CompileCache
     from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
     from npu_persist.compilation.jobs import CompileResult
     from npu_persist.conversion.examples import record
@@ -32,122 +33,46 @@ if TYPE_CHECKING:
     from npu_persist.device.devices import Device
     from npu_persist.device.devices import list_devices as devices
     from npu_persist.device.machine import Machine
-    from npu_persist.errors import (
-        AmbiguousReferenceError,
-        ArtifactError,
-        BlobError,
-        BundleNotFoundError,
-        CompilationError,
-        CompileMemoryError,
-        CompileTimeoutError,
-        ConversionError,
-        DeviceNotFoundError,
-        DeviceWarning,
-        DynamicShapeError,
-        ExampleInputsError,
-        FileIntegrityError,
-        FormatVersionError,
-        FrozenControlFlowWarning,
-        GraphIntegrityError,
-        HubAccessError,
-        HubConflictError,
-        HubError,
-        HubNotFoundError,
-        IncompatibleError,
-        InferenceError,
-        InputError,
-        IntegrityError,
-        InvalidNameError,
-        JobsError,
-        ManifestError,
-        MissingExtraError,
-        ModelClosedError,
-        NotFoundError,
-        NpuPersistError,
-        OpenVINOVersionError,
-        ParityError,
-        PropertyError,
-        ReferenceFormatError,
-        SignatureError,
-        StoreError,
-        TargetError,
-        ToolchainError,
-        UsageError,
-    )
+    from npu_persist.errors import NpuPersistError
     from npu_persist.hub.plan import PullPlan
     from npu_persist.hub.pull import pull
     from npu_persist.hub.push import PushResult, push
-    from npu_persist.progress import Progress
+    from npu_persist.progress import Progress, ProgressPrinter
     from npu_persist.runtime.load import is_compiled, load
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.report import LayerTime, Report
     from npu_persist.runtime.requests import Started
-    from npu_persist.store import Store, StoredBundle
     from npu_persist.store.api import alias, compatibility, prune, remove, sign, unalias, verify, verify_signature
-    from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name; reached as npu_persist.list)
-    from npu_persist.store.api import open_bundle as open  # noqa: A004 (reached as npu_persist.open)
+    from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name)
+    from npu_persist.store.api import open_bundle as open  # noqa: A004 (the verb's name)
     from npu_persist.store.export import export
+    from npu_persist.store.lookup import StoredBundle
+    from npu_persist.store.store import Store
+    from npu_persist.trust.signing import Signed
 
 __all__ = [
-    "AmbiguousReferenceError",
-    "ArtifactError",
-    "BlobError",
     "Bundle",
-    "BundleNotFoundError",
     "Compatibility",
-    "CompilationError",
     "CompileCache",
-    "CompileMemoryError",
     "CompileResult",
-    "CompileTimeoutError",
-    "ConversionError",
     "Device",
-    "DeviceNotFoundError",
-    "DeviceWarning",
-    "DynamicShapeError",
-    "ExampleInputsError",
-    "FileIntegrityError",
-    "FormatVersionError",
-    "FrozenControlFlowWarning",
-    "GraphIntegrityError",
-    "HubAccessError",
-    "HubConflictError",
-    "HubError",
-    "HubNotFoundError",
-    "IncompatibleError",
-    "InferenceError",
-    "InputError",
-    "IntegrityError",
-    "InvalidNameError",
-    "JobsError",
     "LayerTime",
     "Machine",
-    "ManifestError",
     "Measurement",
-    "MissingExtraError",
     "Model",
-    "ModelClosedError",
-    "NotFoundError",
+    "ModelOutput",
     "NpuPersistError",
-    "OpenVINOVersionError",
     "Padding",
-    "ParityError",
     "Progress",
-    "PropertyError",
+    "ProgressPrinter",
     "PullPlan",
     "PushResult",
-    "Record",
-    "ReferenceFormatError",
     "Report",
-    "SignatureError",
+    "Signed",
     "Started",
     "Store",
-    "StoreError",
     "StoredBundle",
-    "TargetError",
     "Tolerance",
-    "ToolchainError",
-    "UsageError",
     "Verdict",
     "__version__",
     "alias",
@@ -155,6 +80,7 @@ __all__ = [
     "compatibility",
     "compile",
     "devices",
+    "errors",
     "export",
     "is_compiled",
     "list",
@@ -172,63 +98,66 @@ __all__ = [
     "verify_signature",
 ]
 
-_ROOMS = {
-    "Bundle": "bundle.bundle",
-    "Compatibility": "artifact.compatibility",
-    "CompileCache": "cache",
-    "Device": "device.devices",
-    "CompileResult": "compilation.jobs",
-    "LayerTime": "runtime.report",
-    "Machine": "device.machine",
-    "Measurement": "benchmark.results",
-    "Model": "runtime.model",
-    "Padding": "bundle.manifest",
-    "Progress": "conversion",
-    "PullPlan": "hub.plan",
-    "PushResult": "hub.push",
-    "Record": "bundle.signature",
-    "Report": "runtime.report",
-    "Started": "runtime.requests",
-    "Store": "store",
-    "StoredBundle": "store",
-    "Tolerance": "bundle.manifest",
-    "Verdict": "artifact.compatibility",
-    "alias": "store.api",
-    "bench": "benchmark.measure",
-    "compatibility": "store.api",
-    "compile": "compilation.compile",
-    "devices": "device.devices",
-    "export": "store.export",
-    "is_compiled": "runtime.load",
-    "list": "store.api",
-    "load": "runtime.load",
-    "open": "store.api",
-    "persist": "conversion",
-    "prune": "store.api",
-    "pull": "hub.pull",
-    "push": "hub.push",
-    "record": "conversion",
-    "remove": "store.api",
-    "sign": "store.api",
-    "unalias": "store.api",
-    "verify": "store.api",
-    "verify_signature": "store.api",
+_PLACES = {
+    "Bundle": ("bundle.bundle", "Bundle"),
+    "Compatibility": ("artifact.compatibility", "Compatibility"),
+    "CompileCache": ("cache.cache", "CompileCache"),
+    "CompileResult": ("compilation.jobs", "CompileResult"),
+    "Device": ("device.devices", "Device"),
+    "LayerTime": ("runtime.report", "LayerTime"),
+    "Machine": ("device.machine", "Machine"),
+    "Measurement": ("benchmark.results", "Measurement"),
+    "Model": ("runtime.model", "Model"),
+    "ModelOutput": ("bundle.signature", "ModelOutput"),
+    "NpuPersistError": ("errors", "NpuPersistError"),
+    "Padding": ("bundle.manifest", "Padding"),
+    "Progress": ("progress", "Progress"),
+    "ProgressPrinter": ("progress", "ProgressPrinter"),
+    "PullPlan": ("hub.plan", "PullPlan"),
+    "PushResult": ("hub.push", "PushResult"),
+    "Report": ("runtime.report", "Report"),
+    "Signed": ("trust.signing", "Signed"),
+    "Started": ("runtime.requests", "Started"),
+    "Store": ("store.store", "Store"),
+    "StoredBundle": ("store.lookup", "StoredBundle"),
+    "Tolerance": ("bundle.manifest", "Tolerance"),
+    "Verdict": ("artifact.compatibility", "Verdict"),
+    "alias": ("store.api", "alias"),
+    "bench": ("benchmark.measure", "bench"),
+    "compatibility": ("store.api", "compatibility"),
+    "compile": ("compilation.compile", "compile_bundle"),
+    "devices": ("device.devices", "list_devices"),
+    "export": ("store.export", "export"),
+    "is_compiled": ("runtime.load", "is_compiled"),
+    "list": ("store.api", "list_bundles"),
+    "load": ("runtime.load", "load"),
+    "open": ("store.api", "open_bundle"),
+    "persist": ("conversion.persist", "persist"),
+    "prune": ("store.api", "prune"),
+    "pull": ("hub.pull", "pull"),
+    "push": ("hub.push", "push"),
+    "record": ("conversion.examples", "record"),
+    "remove": ("store.api", "remove"),
+    "sign": ("store.api", "sign"),
+    "unalias": ("store.api", "unalias"),
+    "verify": ("store.api", "verify"),
+    "verify_signature": ("store.api", "verify_signature"),
 }
-"""Public name → the module that has it; every other name of `__all__` is in `errors`."""
-
-_NAMES_INSIDE = {"compile": "compile_bundle", "devices": "list_devices", "list": "list_bundles", "open": "open_bundle"}
-"""Public name → its name in its module, where that differs: a module should keep the builtins `list` and `compile`."""
+"""Public name → its module, and its name there: modules keep the builtins `list`, `open` and `compile`."""
 
 
-if not TYPE_CHECKING:  # a type checker that sees a module's `__getattr__` takes every misspelt name for one
+if not TYPE_CHECKING:  # with a module's `__getattr__`, a type checker accepts every misspelt name
 
     def __getattr__(name: str) -> object:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        if name == "errors":
+            return import_module(f"{__name__}.errors")
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, inside = _PLACES[name]
         try:
-            module = import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}")
+            value: object = getattr(import_module(f"{__name__}.{module}"), inside)
         except ModuleNotFoundError as error:
             if error.name not in {"torch", "safetensors"}:
                 raise
@@ -237,7 +166,6 @@ if not TYPE_CHECKING:  # a type checker that sees a module's `__getattr__` takes
                 "python -m pip install 'npu_persist[export]'",
                 name=error.name,
             ) from error
-        value: object = getattr(module, _NAMES_INSIDE.get(name, name))
         globals()[name] = value  # the next look-up does not come here
         return value
 

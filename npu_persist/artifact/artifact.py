@@ -1,9 +1,7 @@
-"""A compiled artifact: a folder with what a compiler made of one graph for a device, and `artifact.json` about it.
+"""A compiled artifact: a folder with one graph compiled for a device, described by `artifact.json`.
 
-The promise: the key names everything that decides whether a compiled artifact may be used, the bundle's digest, the
-device and the compilation's properties among it, and neither a path nor a time. An `artifact.json` that was read is
-complete, well-formed and agrees with its key; anything else is an `ArtifactError`. `check_files` passes only if the
-folder holds exactly the files that it names, of the sizes and digests that it gives.
+The key covers everything that decides whether a compiled artifact may be used, such as the bundle's digest, the device
+and the compilation's properties, but no path and no time.
 
     {
       "format_version": "1.0",
@@ -11,22 +9,22 @@ folder holds exactly the files that it names, of the sizes and digests that it g
       "subject": "blake3:<64 hex digits>",          digest of the bundle's manifest
       "name": "unet",                               the bundle's name, for people
       "graph": "main",
-      "shapes": {"input_ids": [1, 128]},            the inputs' sizes it is for; null: those of the graph
-      "target": "CPU",                              or "NPU:4000": what it runs on
+      "shapes": {"input_ids": [1, 128]},            sizes of inputs that the graph leaves open; null: none fixed
+      "target": "CPU",                              or "NPU:4000"
       "device": "CPU",                              OpenVINO's device string
-      "identity": {"FULL_DEVICE_NAME": "..."},      what tells the device from others
+      "identity": {"FULL_DEVICE_NAME": "..."},      properties that tell the device from others
       "inputs": [{"name": "input_ids", "dtype": "int64", "shape": [1, 128]}],
       "outputs": [...],                             both as in the manifest
       "openvino": "2026.4.1-22982-e213a147257-releases/2026/4",
       "properties": {"PERFORMANCE_HINT": "LATENCY"},
-      "kind": "blob",                               or "cache_dir": what OpenVINO kept in a CACHE_DIR
+      "kind": "blob",                               or "cache_dir": the files of OpenVINO's CACHE_DIR
       "weightless": true,                           the blob reads the bundle's weights file
       "requirements": "meta=1.0;ov=2026.4.1;isa=Intel AVX2",
-      "toolchain": "plugin",                        what reached the compiler
-      "compiler": "8.4",                            the NPU compiler's version; null elsewhere
+      "toolchain": "plugin",                        or "libraries" or "wine": how the compiler was run
+      "compiler": "8.4",                            the NPU compiler's version; null for other devices
       "files": {"model.blob": {"size": 3120, "digest": "blake3:<64 hex digits>"}},
-      "seconds": 3.25,                              what the compilation took
-      "peak_memory": 267386880                      bytes that it held at most; null where nobody counted
+      "seconds": 3.25,                              duration of the compilation
+      "peak_memory": 267386880                      its most bytes of memory; null if not measured
     }
 """
 
@@ -67,16 +65,16 @@ ARTIFACT_FILE = "artifact.json"
 """Name of the description."""
 
 ARTIFACT_SIGNATURE_FILE = "artifact.json.sig"
-"""Name of the description's detached signatures, if there are any (see `trust.signing`)."""
+"""Name of the description's detached signatures (see `trust.signing`)."""
 
 BLOB_FILE = "model.blob"
 """Name of an exported blob."""
 
 CACHE_FOLDER = "openvino"
-"""Name of the folder that was OpenVINO's CACHE_DIR."""
+"""Name of the folder that OpenVINO used as CACHE_DIR."""
 
 USED_FILE = "used"
-"""Name of an empty file that may stand beside: its modification time is the last use, and who uses it locks it."""
+"""Name of an empty file whose modification time is the last use; processes lock it while they use the artifact."""
 
 MAX_ARTIFACT_SIZE = 1024 * 1024
 """Largest `artifact.json`, in bytes."""
@@ -86,33 +84,33 @@ Shapes = Mapping[str, tuple[Count, ...]]
 """Sizes of inputs that a graph leaves open, by the input's name."""
 
 _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
-_ADVICE = "It is compiled again where it is missing: `npu-persist cache prune` removes quarantined ones"
+_ADVICE = "It is compiled again when it is missing; `npu-persist cache prune` removes quarantined ones"
 
 
 class Artifact(Document, frozen=True, kw_only=True):
-    """What `artifact.json` says; the module's docstring shows it.
+    """The content of `artifact.json`.
 
     Attributes:
         subject: Digest of the bundle that it was compiled from.
-        name: The bundle's name, for people: the digest counts.
+        name: The bundle's name, for people; `subject` identifies it.
         graph: Name of the graph.
-        shapes: Sizes of the inputs for which it was compiled, where the graph leaves them open; None: as in the graph.
-        target: What it runs on: `NPU:4000`, `CPU`.
+        shapes: Sizes that were fixed for inputs that the graph leaves open; None: as in the graph.
+        target: The kind of device that it runs on: `NPU:4000`, `CPU`.
         device: OpenVINO's device string.
-        identity: What tells the device from others, as `device.identify` gives it; of a device that is not here only
-            what the target says of it.
+        identity: Properties that tell the device from others; of a device that is not here, only those that its target
+            implies.
         inputs: As compiled, in the order of the graph.
         outputs: As compiled, in the order of the graph.
         openvino: OpenVINO's full version.
         properties: The compilation's properties, as text.
         kind: "blob": exported by OpenVINO; "cache_dir": the files of a CACHE_DIR.
         weightless: Whether the blob reads the bundle's weights file when it is imported.
-        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the compiled model; None where the device names none.
-        toolchain: What reached the compiler: "plugin" (this OpenVINO), "libraries" or "wine".
+        requirements: OpenVINO's RUNTIME_REQUIREMENTS of the compiled model; None if the device has none.
+        toolchain: How the compiler was run: "plugin" (this OpenVINO), "libraries" or "wine".
         compiler: Version of the NPU's compiler; None for other devices.
         files: Size and digest of each file, by relative path.
-        seconds: What the compilation took.
-        peak_memory: Bytes that it held at most; None where it ran in the program's own process.
+        seconds: Duration of the compilation.
+        peak_memory: Most bytes of memory that it took; None if it ran in the program's own process.
     """
 
     subject: Digest
@@ -137,7 +135,7 @@ class Artifact(Document, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """What the artifact is found by: 64 lowercase hex digits."""
+        """Its key in the compile cache: 64 lowercase hex digits."""
         return make_key(
             subject=self.subject,
             graph=self.graph,
@@ -150,7 +148,7 @@ class Artifact(Document, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
+        """Size of its files in bytes."""
         return sum(entry.size for entry in self.files.values())
 
     def to_json(self) -> bytes:
@@ -159,27 +157,23 @@ class Artifact(Document, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, data: bytes, *, source: str = ARTIFACT_FILE) -> Artifact:
-        """Read and check an `artifact.json`.
-
-        Raises:
-            ArtifactError: It is damaged, of another format, or its key is not that of its content.
-        """
+        """Read an `artifact.json`; ArtifactError if it is malformed or its key differs from its content's."""
         try:
             found, key = _read(data)
         except DocumentError as error:
             raise ArtifactError(
-                f"{source}: expected the description of a compiled artifact; got {len(data)} bytes that are none "
+                f"{source}: expected the description of a compiled artifact; got {len(data)} other bytes "
                 f"({error}). {_ADVICE}",
                 path=source,
                 expected="the description of a compiled artifact",
                 got=str(error),
             ) from error
         if key != found.key:
-            raise _error(source, f"key {found.key}, which its content has", str(key))
+            raise _error(source, f"key {found.key}, the key of its content", str(key))
         return found
 
 
-def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
+def make_key(  # noqa: PLR0913 (seven things decide)
     *,
     subject: str,
     graph: str,
@@ -189,7 +183,7 @@ def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
     openvino: str,
     properties: Mapping[str, str],
 ) -> str:
-    """Return the key of a compiled artifact: 64 lowercase hex digits, a BLAKE3 over all that it is made of and for."""
+    """Return the key of a compiled artifact: a BLAKE3 of all that decides whether it may be used, as 64 hex digits."""
     document = {
         "format_version": FORMAT_VERSION,
         "subject": subject,
@@ -204,13 +198,7 @@ def make_key(  # noqa: PLR0913 (seven things decide, and all have to be named)
 
 
 def read_artifact(directory: Path) -> Artifact:
-    """Read the `artifact.json` of a folder; the files beside it are not looked at.
-
-    Raises:
-        ArtifactError: It is damaged, or no regular file.
-        FileNotFoundError: There is none.
-        OSError: It cannot be read.
-    """
+    """Read a folder's `artifact.json`, without its other files; FileNotFoundError if there is none."""
     path = directory / ARTIFACT_FILE
     if path.is_symlink() or not path.is_file():
         if not os.path.lexists(path):
@@ -224,12 +212,7 @@ def read_artifact(directory: Path) -> Artifact:
 
 
 def check_files(directory: Path, artifact: Artifact) -> None:
-    """Read every byte of an artifact's folder, and compare it with its description.
-
-    Raises:
-        ArtifactError: A file is missing, too many, no regular file, or of another size or digest.
-        OSError: One cannot be read.
-    """
+    """Compare an artifact's folder with its description; ArtifactError if a file, size or digest differs."""
     check_layout(directory, artifact)
     for relative, entry in sorted(artifact.files.items()):
         path = directory / relative
@@ -238,12 +221,7 @@ def check_files(directory: Path, artifact: Artifact) -> None:
 
 
 def check_layout(directory: Path, artifact: Artifact) -> None:
-    """Compare names, kinds and sizes of an artifact's files with its description; no byte is read.
-
-    Raises:
-        ArtifactError: A file is missing, too many, no regular file, or of another size.
-        OSError: The folder cannot be read.
-    """
+    """Compare names, kinds and sizes of an artifact's files with its description, without reading them."""
     found = dict(_walk(directory, ""))
     for relative, path in found.items():
         if relative not in artifact.files and relative not in _OWN_FILES:
@@ -260,7 +238,7 @@ def check_layout(directory: Path, artifact: Artifact) -> None:
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
-    """Return size and digest of every file below a folder, but those that may stand in every artifact's folder."""
+    """Return size and digest of the files in a folder, except for those that are not part of an artifact."""
     return {
         relative: FileEntry(path.stat().st_size, digest_file(path))
         for relative, path in _walk(directory, "")
@@ -280,7 +258,7 @@ def _read(data: bytes) -> tuple[Artifact, object]:
     check_listed_files(artifact.files, problems)
     for relative in artifact.files:
         if relative.lower().partition("/")[0] in _OWN_FILES:
-            problems.add(key_location("files", relative), "expected a name that is not the folder's own")
+            problems.add(key_location("files", relative), "expected a name that is not reserved")
     problems.raise_if_any()
     return artifact, key
 

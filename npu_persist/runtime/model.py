@@ -129,8 +129,8 @@ class Model:
             kwargs: As above.
 
         Returns:
-            The module's own result structure with numpy arrays; a dataclass or ModelOutput comes as a `Record` with the
-            same fields.
+            The module's own result structure with numpy arrays; a dataclass or transformers output comes as a
+            `ModelOutput` with the same fields.
 
         Raises:
             InputError: An argument is missing, unknown, or of the wrong structure, dtype, rank or shape. The message

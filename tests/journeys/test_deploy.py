@@ -18,7 +18,7 @@ import pytest
 
 import npu_persist
 from npu_persist.bundle.manifest import TensorNode
-from npu_persist.bundle.signature import Record, rebuild
+from npu_persist.bundle.signature import ModelOutput, rebuild
 from npu_persist.bundle.weights import read_header
 from npu_persist.cli.main import main
 from tests.support.processes import poison, run_python
@@ -94,7 +94,7 @@ def golden_call(bundle: npu_persist.Bundle) -> tuple[list[Any], dict[str, Any]]:
 
 def leaves(value: Any) -> Iterator[Any]:
     """Everything in a nested result that is no container, with the containers' types between."""
-    if isinstance(value, Record):
+    if isinstance(value, ModelOutput):
         for name in value._fields:
             yield name
             yield from leaves(getattr(value, name))
@@ -152,7 +152,7 @@ def test_a_dynamic_axis_takes_every_size_in_its_bounds(persisted: Path) -> None:
     model = npu_persist.load("dynamic", "CPU", store=persisted)
     for batch in (1, 2, 8):
         assert model(np.ones((batch, 4), np.float32)).shape == (batch, 2)
-    with pytest.raises(npu_persist.InputError, match=r"axis 0.*9"):
+    with pytest.raises(npu_persist.errors.InputError, match=r"axis 0.*9"):
         model(np.ones((9, 4), np.float32))
 
 

@@ -33,7 +33,7 @@ from npu_persist.compilation.toolchains.wine import (
     INSTALL,
     PREFIX,
     SOURCE,
-    Record,
+    ToolchainRecord,
     WheelRecord,
     WineToolchain,
     compile_in,
@@ -118,7 +118,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
             _make_prefix(made / PREFIX, staging)
             tell("compiling one operation")
             outcome = probe(functools.partial(compile_in, made), PROBED[-1])
-        record = Record(
+        record = ToolchainRecord(
             openvino=version,
             build=outcome.openvino,
             compiler=outcome.compiler,

@@ -113,7 +113,7 @@ class WheelRecord(msgspec.Struct, frozen=True):
     tested: bool
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class ToolchainRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is in `toolchain.json`.
 
     Attributes:
@@ -179,7 +179,7 @@ class WineToolchain:
         verify(self.folder, read_record(self.folder))
         return compile_in(self.folder, request, limits)
 
-    def _check(self, record: Record) -> None:
+    def _check(self, record: ToolchainRecord) -> None:
         if record.source != digest_source():
             raise ToolchainError(
                 f"{self.folder} was made by another version of npu_persist. Install it again: {INSTALL}"
@@ -348,17 +348,17 @@ def list_files(folder: Path) -> dict[str, FileRecord]:
     return {path.name: FileRecord(path.stat().st_size, digest_file(path)) for path in found}
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: ToolchainRecord) -> None:
     """Write a toolchain's description."""
     write_file(folder / RECORD_FILE, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path) -> ToolchainRecord:
     """Read a toolchain's description."""
     path = folder / RECORD_FILE
     try:
         with path.open("rb") as file:
-            record = msgspec.json.decode(file.read(_MAX_RECORD), type=Record)
+            record = msgspec.json.decode(file.read(_MAX_RECORD), type=ToolchainRecord)
     except (OSError, ValueError, RecursionError) as error:
         raise _damage(path, f"it cannot be read ({type(error).__name__}: {error})") from error
     if record.format_version != _FORMAT_VERSION:
@@ -369,7 +369,7 @@ def read_record(folder: Path) -> Record:
     return record
 
 
-def verify(folder: Path, record: Record) -> None:
+def verify(folder: Path, record: ToolchainRecord) -> None:
     """Compare every file with its digest: 0.1 s for 126 MB, little beside the shortest compilation."""
     where = folder / BIN
     try:

@@ -117,13 +117,13 @@ def test_inputs_of_the_caller_are_used() -> None:
     (found,) = npu_persist.bench("dynamic", "CPU", "LATENCY", seconds=0.05, inputs=inputs)
     assert found.input_source == "given"
     assert found.shapes == {"x": "float32[3, 4]", "y": "float32[3, 2]", "z": "float32[7]"}
-    with pytest.raises(npu_persist.UsageError, match="expected arrays named x, y, z; got x"):
+    with pytest.raises(npu_persist.errors.UsageError, match="expected arrays named x, y, z; got x"):
         npu_persist.bench("dynamic", "CPU", "LATENCY", seconds=0.05, inputs={"x": inputs["x"]})
 
 
 def test_config_reaches_the_load() -> None:
     publish_affine(Store())
-    with pytest.raises(npu_persist.PropertyError, match="NUM_STREAMS"):
+    with pytest.raises(npu_persist.errors.PropertyError, match="NUM_STREAMS"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAM": 1})
     with pytest.raises(npu_persist.errors.UsageError, match="texts, numbers or booleans"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAMS": object()})
@@ -131,36 +131,36 @@ def test_config_reaches_the_load() -> None:
 
 def test_what_cannot_be_measured_is_told_before_anything_is() -> None:
     publish_affine(Store())
-    with pytest.raises(npu_persist.BundleNotFoundError):
+    with pytest.raises(npu_persist.errors.BundleNotFoundError):
         npu_persist.bench(["affine", "absent"], "CPU")
-    with pytest.raises(npu_persist.UsageError, match="seconds: expected a number above 0; got 0"):
+    with pytest.raises(npu_persist.errors.UsageError, match="seconds: expected a number above 0; got 0"):
         npu_persist.bench("affine", "CPU", seconds=0)
-    with pytest.raises(npu_persist.UsageError, match="requests: expected a number above 0; got -1"):
+    with pytest.raises(npu_persist.errors.UsageError, match="requests: expected a number above 0; got -1"):
         npu_persist.bench("affine", "CPU", requests=-1)
-    with pytest.raises(npu_persist.UsageError, match="seconds"):
+    with pytest.raises(npu_persist.errors.UsageError, match="seconds"):
         npu_persist.bench("affine", "CPU", seconds=float("inf"))
-    with pytest.raises(npu_persist.UsageError, match="interval"):
+    with pytest.raises(npu_persist.errors.UsageError, match="interval"):
         Benchmark(["affine"], interval=float("nan"))
-    with pytest.raises(npu_persist.UsageError, match="hint: expected one of LATENCY"):
+    with pytest.raises(npu_persist.errors.UsageError, match="hint: expected one of LATENCY"):
         npu_persist.bench("affine", "CPU", "FAST")
-    with pytest.raises(npu_persist.UsageError, match="none of them twice"):
+    with pytest.raises(npu_persist.errors.UsageError, match="none of them twice"):
         npu_persist.bench(["affine", "affine:1"], "CPU")
-    with pytest.raises(npu_persist.UsageError, match="none of them twice"):
+    with pytest.raises(npu_persist.errors.UsageError, match="none of them twice"):
         npu_persist.bench("affine", [])
-    with pytest.raises(npu_persist.UsageError, match="two configurations"):
+    with pytest.raises(npu_persist.errors.UsageError, match="two configurations"):
         npu_persist.bench("affine", "CPU", "LATENCY", compare=True)
 
 
 def test_a_warning_of_load_is_given_here() -> None:
     publish_affine(Store())
-    with pytest.warns(npu_persist.DeviceWarning, match="AUTO:NPU,CPU"):
+    with pytest.warns(npu_persist.errors.DeviceWarning, match="AUTO:NPU,CPU"):
         npu_persist.bench("affine", "AUTO:NPU,CPU", "LATENCY", seconds=0.05)
 
 
 def test_what_was_measured_before_an_error_is_kept() -> None:
     publish_affine(Store())
     benchmark = Benchmark(["affine"], ["CPU", "TPU"], ["LATENCY"], seconds=0.05)
-    with pytest.raises(npu_persist.DeviceNotFoundError, match="TPU"):
+    with pytest.raises(npu_persist.errors.DeviceNotFoundError, match="TPU"):
         benchmark.run()
     assert [found.case.device for found in benchmark.results] == ["CPU"]
 
@@ -284,9 +284,9 @@ def test_first_inferences_that_were_timed_before_an_interruption_are_kept() -> N
 
 def test_no_runs_and_no_bundle_are_refused() -> None:
     publish_affine(Store())
-    with pytest.raises(npu_persist.UsageError, match="runs: expected a number above 0; got 0"):
+    with pytest.raises(npu_persist.errors.UsageError, match="runs: expected a number above 0; got 0"):
         FirstInferences(["affine"], ["CPU"], runs=0)
-    with pytest.raises(npu_persist.BundleNotFoundError):
+    with pytest.raises(npu_persist.errors.BundleNotFoundError):
         FirstInferences(["absent"], ["CPU"])
 
 
@@ -323,5 +323,5 @@ def test_arrays_arrive_as_they_were() -> None:
 
 
 def test_python_objects_are_no_arrays() -> None:
-    with pytest.raises(npu_persist.UsageError, match="inputs: x is not an array of numbers"):
+    with pytest.raises(npu_persist.errors.UsageError, match="inputs: x is not an array of numbers"):
         pack_arrays({"x": np.array([{}], dtype=object)})

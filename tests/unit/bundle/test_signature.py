@@ -25,7 +25,7 @@ from npu_persist.bundle.manifest import (
     TupleNode,
     ValueNode,
 )
-from npu_persist.bundle.signature import CallPlan, Record, read_symbol, rebuild, size_of
+from npu_persist.bundle.signature import CallPlan, ModelOutput, read_symbol, rebuild, size_of
 from npu_persist.errors import InputError, ManifestError, UsageError
 from tests.support.graphs import BATCH, NESTED_INPUTS, NESTED_SIGNATURE, tree_signature
 
@@ -84,8 +84,8 @@ class TestFlatten:
             {"level": 3.0},
             {"output": {"last": np.array([5]), "pooled": None}},
             {"output": {"last": np.array([5])}},
-            {"output": Record("Hidden", {"last": np.array([5]), "pooled": None})},
-            {"output": Record("Other", {"last": np.array([5])})},
+            {"output": ModelOutput("Hidden", {"last": np.array([5]), "pooled": None})},
+            {"output": ModelOutput("Other", {"last": np.array([5])})},
             {"output": Hidden(np.array([5]), extra=None)},
             {"output": collections.OrderedDict(last=np.array([5]), unused=None)},
         ],
@@ -263,7 +263,7 @@ class TestRebuild:
     def test_every_kind_of_structure(self) -> None:
         first, second = np.zeros(1), np.ones(1)
         found: Any = PLAN.rebuild([first, second])
-        assert repr(type(found)) == repr(Record)
+        assert repr(type(found)) == repr(ModelOutput)
         assert found.values is first
         assert found.loss is None
         assert type(found.pair).__name__ == "Pair"
@@ -301,7 +301,7 @@ class TestRebuild:
 
 
 class TestRecord:
-    record = Record("Output", {"logits": 1, "loss": None, "hidden": 2})
+    record = ModelOutput("Output", {"logits": 1, "loss": None, "hidden": 2})
 
     def test_reads_like_a_model_output(self) -> None:
         record = self.record
@@ -331,29 +331,31 @@ class TestRecord:
         with pytest.raises(AttributeError, match="Output is read-only: cannot set 'logits'"):
             self.record.logits = 2
         fields = {"a": 1}
-        record = Record("Output", fields)
+        record = ModelOutput("Output", fields)
         fields["a"] = 2
         assert record.a == 1
 
     @pytest.mark.parametrize("name", ["values", "items", "keys", "get", "to_tuple", "_fields", "_type_name", "_hidden"])
     def test_a_field_may_have_any_name(self, name: str) -> None:
-        record = Record("Output", {"a": 1, name: 2})
+        record = ModelOutput("Output", {"a": 1, name: 2})
         assert record[name] == 2
         assert list(record) == ["a", name]
-        if name not in Record.__slots__:
+        if name not in ModelOutput.__slots__:
             assert getattr(record, name) == 2
         assert repr(record) == f"Output(a=1, {name}=2)"
 
     def test_a_field_cannot_pose_as_the_class(self) -> None:
-        record = Record("Output", {"__class__": int, "__reduce__": None})
-        assert isinstance(record, Record)
+        record = ModelOutput("Output", {"__class__": int, "__reduce__": None})
+        assert isinstance(record, ModelOutput)
         assert record["__class__"] is int
-        assert type(pickle.loads(pickle.dumps(record))) is Record  # noqa: S301 - our own bytes
+        assert type(pickle.loads(pickle.dumps(record))) is ModelOutput  # noqa: S301 - our own bytes
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
     def test_survives_pickling(self, protocol: int) -> None:
         inner = rebuild(NamedTupleNode("Point", (("x", ValueNode(1)),)), ())
-        record = Record("Output", {"values": np.arange(3), "none": None, "inner": Record("In", {"point": inner})})
+        record = ModelOutput(
+            "Output", {"values": np.arange(3), "none": None, "inner": ModelOutput("In", {"point": inner})}
+        )
         copied = pickle.loads(pickle.dumps(record, protocol))  # noqa: S301 - our own bytes
         assert np.array_equal(copied.values, [0, 1, 2])
         assert copied.none is None
@@ -361,7 +363,7 @@ class TestRecord:
         assert repr(copied) == repr(record)
 
     def test_copies(self) -> None:
-        record: Any = Record("Output", {"values": [1]})
+        record: Any = ModelOutput("Output", {"values": [1]})
         shallow: Any = copy.copy(record)
         deep: Any = copy.deepcopy(record)
         assert shallow.values is record.values

@@ -10,7 +10,7 @@ from npu_persist.compilation.toolchains import install as installing
 from npu_persist.compilation.toolchains.available import probe
 from npu_persist.compilation.toolchains.install import install, sweep, uninstall
 from npu_persist.compilation.toolchains.native import installed_version
-from npu_persist.compilation.toolchains.wine import Record, WineToolchain, read_record, verify, write_record
+from npu_persist.compilation.toolchains.wine import ToolchainRecord, WineToolchain, read_record, verify, write_record
 from npu_persist.errors import CompilationError, StoreError, ToolchainError
 from tests.support.programs import BEHAVIOUR
 from tests.support.programs import installed as installed  # noqa: PLC0414 (a fixture is found by its name here)
@@ -104,7 +104,7 @@ def test_what_a_killed_one_left_goes_with_the_next(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("programs")
 def test_one_that_was_slower_takes_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_after_another(folder: Path, record: Record) -> None:
+    def write_after_another(folder: Path, record: ToolchainRecord) -> None:
         monkeypatch.setattr(installing, "write_record", write_record)
         install(tmp_path / "home")
         write_record(folder, record)

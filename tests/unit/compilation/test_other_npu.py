@@ -201,7 +201,7 @@ def test_a_missing_toolchain_says_what_to_do(store: Store) -> None:
     publish_affine(store)
     with pytest.raises(ToolchainError, match=r"no toolchain|wine"):
         npu_persist.compile("affine", "NPU:4000", toolchain="wine", store=store)
-    with pytest.raises(npu_persist.UsageError, match="plugin, libraries, wine"):
+    with pytest.raises(npu_persist.errors.UsageError, match="plugin, libraries, wine"):
         npu_persist.compile("affine", "NPU:4000", toolchain="magic", store=store)
 
 

@@ -22,7 +22,7 @@ from torch.export import Dim
 
 import npu_persist
 from npu_persist.bundle.manifest import RecordNode, Tolerance, ValueNode
-from npu_persist.bundle.signature import Record
+from npu_persist.bundle.signature import ModelOutput
 from npu_persist.conversion import restoring
 from npu_persist.errors import (
     ConversionError,
@@ -88,7 +88,7 @@ class TestStructure:
         assert isinstance(result["tuple"], tuple)
         assert result["tuple"][1:3] == (None, 3)
         np.testing.assert_array_equal(result["tuple"][3][0], expected["tuple"][3][0])
-        assert isinstance(result["answer"], Record)
+        assert isinstance(result["answer"], ModelOutput)
         np.testing.assert_allclose(result["answer"].value, expected["answer"].value, atol=1e-2)
         assert (result["answer"].missing, result["answer"].count) == (None, 3)
         np.testing.assert_array_equal(result["pair"].first, expected["pair"].first)

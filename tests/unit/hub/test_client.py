@@ -21,7 +21,7 @@ from tests.support.bundles import publish_tiny
 publish_tiny(npu_persist.Store())
 try:
     npu_persist.push("tiny", "org/tiny")
-except npu_persist.MissingExtraError as error:
+except npu_persist.errors.MissingExtraError as error:
     assert isinstance(error, ModuleNotFoundError)
     assert (error.extra, error.name) == ("hub", "huggingface_hub"), vars(error)
     print(error)

@@ -137,7 +137,7 @@ def test_without_the_extra_what_was_pulled_loads(
 ) -> None:
     load("hf://org/affine@v1", "CPU", store=store)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(npu_persist.MissingExtraError, match=client.EXTRA):
+    with pytest.raises(npu_persist.errors.MissingExtraError, match=client.EXTRA):
         npu_persist.pull("org/affine@v1", store=store)
     assert is_right(load("hf://org/affine@v1", "CPU", store=store))
     assert "pulled before" in caplog.text

@@ -475,7 +475,7 @@ model = npu_persist.load("affine", "CPU", store=sys.argv[1])
 print(model(numpy.ones((2, 3), "float32")).tolist())
 try:
     model(numpy.ones(3))
-except npu_persist.InputError as error:
+except npu_persist.errors.InputError as error:
     print(type(error).__name__)
 print(sorted({"torch", "safetensors", "transformers"} & set(sys.modules)))
 """

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from npu_persist import Model, load
 from npu_persist.bundle.manifest import DTYPES, DictNode, Dimension, Parameter, Port, Signature, TensorNode
-from npu_persist.bundle.signature import Record
+from npu_persist.bundle.signature import ModelOutput
 from npu_persist.errors import InferenceError, InputError, UsageError
 from npu_persist.runtime.inputs import Symbols, as_array, check_range
 from npu_persist.runtime.load import _keep_with
@@ -399,7 +399,7 @@ class TestResults:
         found: Any = model(
             x, (vector, {"a": 10}), vector, [0, 0], output={"last": vector}, scale=2.0, return_dict=True, level=3
         )
-        assert repr(type(found)) == repr(Record)
+        assert repr(type(found)) == repr(ModelOutput)
         assert np.array_equal(found.values, x + 3 * vector + 10)
         assert found.pair.second is found.values
         assert np.array_equal(found["parts"]["list"][0], x + 1)
