@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,7 +241,7 @@ def _compile(job: CompileJob, bundle: Bundle, staging: Path, limits: Limits) -> 
         return compile_for_platform(job, job.platform, bundle, staging, limits)
     answer = run_module("npu_persist.compilation.jobs", LocalRequest(job, str(staging)), str, limits)
     artifact = Artifact.from_json(answer.result.encode(), source=job.label)
-    return replace(artifact, peak_memory=answer.peak_memory)
+    return msgspec.structs.replace(artifact, peak_memory=answer.peak_memory)
 
 
 class LocalRequest(msgspec.Struct, frozen=True):
@@ -281,7 +281,7 @@ def compile_here(request: LocalRequest, *_: object) -> str:
     with store_errors(f"compile {job.label}"):
         artifact = export_blob(recipe, compiled, Path(request.staging))
     if is_inside:
-        artifact = replace(artifact, weightless=False)
+        artifact = msgspec.structs.replace(artifact, weightless=False)
     return artifact.to_json().decode()
 
 
