@@ -346,7 +346,7 @@ def _find_bundle(store: Store, reference: str | Path, options: LoadOptions) -> t
     from npu_persist.hub.pull import fetch
 
     began = time.perf_counter()
-    return fetch(parsed, options.devices, store), {"pull": time.perf_counter() - began}
+    return fetch(parsed, options.devices, store, progress=options.progress), {"pull": time.perf_counter() - began}
 
 
 def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
