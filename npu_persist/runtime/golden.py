@@ -1,8 +1,4 @@
-"""Inputs to try a bundle with: those of its golden sample, or random ones; and the call that passes them.
-
-The promise: random inputs are the same for the same seed, and a call has the module's own structure: it is what the
-module's user would write, not a short cut below it.
-"""
+"""Inputs to try a bundle with: those of its golden sample, or random ones; and the call that passes them."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) -> dict[str, Array]:
-    """Make an input for each port: floats standard normal, integers 0 or 1, which every vocabulary has.
+    """Make an input for each port: standard normal floats, integers 0 or 1, which every vocabulary has.
 
     Args:
         ports: The graph's inputs; axes that share a name get the same size, the smallest allowed.
@@ -46,12 +42,7 @@ def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) 
 
 
 def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
-    """Read the inputs of the bundle's golden sample.
-
-    Raises:
-        UsageError: The bundle has none.
-        FileIntegrityError: It is not what the manifest says.
-    """
+    """Read the inputs of the bundle's golden sample, and verify them; UsageError if there is none."""
     golden = bundle.manifest.golden
     if golden is None:
         raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
@@ -66,16 +57,7 @@ def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array
 
 
 def make_call(signature: Signature, ports: Sequence[Port], inputs: Mapping[str, Array]) -> Call:
-    """Return the positional and keyword arguments with which the module's user passes these inputs.
-
-    Args:
-        signature: The graph's.
-        ports: The graph's inputs.
-        inputs: An array for each of them, by name.
-
-    Raises:
-        UsageError: The names are not those of the graph's inputs.
-    """
+    """Return the positional and keyword arguments with which the module's user would pass these inputs by name."""
     names = [port.name for port in ports]
     if set(names) != set(inputs):
         raise UsageError(f"inputs: expected arrays named {', '.join(names)}; got {', '.join(inputs) or 'none'}")
@@ -85,7 +67,7 @@ def make_call(signature: Signature, ports: Sequence[Port], inputs: Mapping[str, 
     kwargs: dict[str, Any] = {}
     is_positional = True
     for parameter in signature.parameters:
-        # What was not passed when the module was persisted has its default; what follows it goes by name.
+        # A parameter that the example left out has its default; those after it go by name.
         if parameter.name not in values:
             is_positional = False
         elif parameter.kind == "var_keyword":

@@ -1,7 +1,7 @@
-"""Makes one array out of what a caller passed for one input, or says exactly why it cannot be.
+"""Conversion of what a caller passed for an input into an array, or an error that says exactly why not.
 
-The promise: casts that lose nothing are made (numpy's "safe" rule; plain Python numbers take the input's dtype if they
-fit); casts that could lose something are refused, for a silent one is a wrong answer.
+Casts that lose nothing are made: numpy's "safe" rule, and plain Python numbers take the input's dtype if they fit.
+Casts that could lose something are refused.
 """
 
 from __future__ import annotations
@@ -32,13 +32,9 @@ def as_array(value: Any, port: Port, signature: object) -> Array:
     """Return `value` as an array of the port's dtype and of a shape that the port allows.
 
     Args:
-        value: a numpy array, anything with `__array__` or `__dlpack__`, a number, or nested lists of these.
-        port: the input.
-        signature: the model's whole signature, shown in errors.
-
-    Raises:
-        InputError: the value is no array, its cast would lose something, or its rank or an axis does not fit.
-
+        value: A numpy array, anything with `__array__` or `__dlpack__`, a number, or nested lists of these.
+        port: The input.
+        signature: The model's whole signature, shown in errors.
     """
     array = _convert(value, port, signature)
     if array.ndim != len(port.shape):
@@ -66,12 +62,7 @@ class Symbols:
         ]
 
     def check(self, arrays: Sequence[Array], signature: object) -> None:
-        """Check that the sizes are what the names say, for one size of each symbol.
-
-        Raises:
-            InputError: names the axis that contradicts an earlier one.
-
-        """
+        """Check that the sizes are what the names say; InputError names the axis that contradicts an earlier one."""
         sizes: dict[str, tuple[int, str]] = {}
         for index, port, axis, name, (factor, root, offset) in self._axes:
             size = arrays[index].shape[axis]
@@ -110,7 +101,7 @@ def _read_array(value: Any, port: Port, signature: object) -> Array:
         raise _error(
             port,
             f"an array, {describe_port(port)}",
-            f"{describe_value(value)}, which is none: {error}",
+            f"{describe_value(value)}, which cannot be converted: {error}",
             signature,
         ) from error
 
@@ -123,14 +114,14 @@ def _is_beyond_float64(array: Array, target: np.dtype[Any]) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value is Python's own numbers only, which have no width: numpy's scalars have one."""
+    """Tell whether a value consists of Python's own numbers, which have no width; numpy's scalars have one."""
     if isinstance(value, (list, tuple)):
         return all(type(item) in {bool, int, float} or _is_plain(item) for item in value)
     return type(value) in {bool, int, float}
 
 
 def _convert_numbers(value: Any, target: np.dtype[Any], port: Port, signature: object) -> Array:
-    """Plain numbers have no width of their own: an int fits any type that holds its value, a float any float."""
+    """Convert plain numbers, which have no width: an int fits any type that holds its value, a float any float."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -153,13 +144,9 @@ def _convert_numbers(value: Any, target: np.dtype[Any], port: Port, signature: o
 
 
 def check_range(array: Array, port: Port, signature: object) -> None:
-    """Check that every value of a wide integer input is one that OpenVINO computes with.
+    """Check that every value of a wide integer input fits int32.
 
-    Its CPU, GPU and NPU plugins run 64-bit and unsigned 32-bit integers as int32, without a word about what is cut off.
-
-    Raises:
-        InputError: a value is beyond int32.
-
+    OpenVINO's CPU, GPU and NPU plugins run 64-bit and unsigned 32-bit integers as int32, and silently cut them off.
     """
     if array.size:
         lowest, highest = int(array.min()), int(array.max())

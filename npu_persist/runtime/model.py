@@ -102,8 +102,8 @@ class Model:
     def buckets(self) -> tuple[Mapping[str, tuple[int, ...]], ...]:
         """The sizes that it is compiled for, smallest first, each with the shapes of the inputs that have open axes.
 
-        A call goes to the smallest bucket that it fits into: its inputs are filled up, and its outputs cut back. Empty
-        for a model that is compiled as the graph is.
+        A call goes to the smallest bucket that it fits into: its inputs are padded, and its outputs cut back. Empty for
+        a model that is compiled as the graph is.
         """
         return ()
 
@@ -120,8 +120,8 @@ class Model:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run one inference.
 
-        Two keyword arguments are taken for options, `share_inputs` and `share_outputs`, unless the module itself has a
-        parameter of that name; `infer` always has them, and says what they do.
+        The keyword arguments `share_inputs` and `share_outputs` are options, described at `infer`, unless the module
+        itself has a parameter of that name.
 
         Args:
             args: What the module's `forward` takes: numpy arrays, or anything with `__array__` or `__dlpack__`, in the
@@ -129,7 +129,7 @@ class Model:
             kwargs: As above.
 
         Returns:
-            The module's own result structure with numpy arrays; a dataclass or transformers output comes as a
+            The module's own result structure with numpy arrays; a dataclass or a `transformers` output comes as a
             `ModelOutput` with the same fields.
 
         Raises:
@@ -156,15 +156,12 @@ class Model:
 
         Args:
             values: The inputs.
-            share_inputs: Whether the device reads the caller's arrays where they are, for as long as the call lasts:
-                None, those of 512 KiB or more, where that is faster than a copy; True, all of them; False, none. Only
-                arrays that are contiguous, aligned, writeable and of a fixed shape can be shared; others are copied.
-            share_outputs: False gives copies, which are the caller's. True gives views of the memory of the inference
-                request that ran the call, and saves the copies. The request is free for others as soon as the call
-                returns, and the one that is taken first: count on it that the next inference, of any thread and by
-                whichever method, overwrites the arrays. Outputs that are one tensor in the graph are one memory. Two
-                kinds are copied all the same: outputs of varying size, for their memory moves, and those
-                that are an array of the caller.
+            share_inputs: Whether the device reads the caller's arrays in place during the call: None, those of 512 KiB
+                or more, where that is faster than a copy; True, all; False, none. Only arrays that are contiguous,
+                aligned, writeable and of a fixed shape can be shared; others are copied.
+            share_outputs: False returns copies. True returns views of the inference request's memory, and saves the
+                copies: the next inference of any thread overwrites them. Outputs that are one tensor in the graph share
+                memory. Outputs of varying size, and those that are an array of the caller, are copied all the same.
 
         Returns:
             One array for each of `outputs`, in their order.
@@ -172,7 +169,7 @@ class Model:
         Raises:
             InputError: An input is missing, unknown, or of the wrong dtype, rank or shape.
             InferenceError: The device failed.
-            UsageError: `share_inputs` is none of None, True and False.
+            UsageError: `share_inputs` is not None, True or False.
         """
         if share_inputs is not None and not isinstance(share_inputs, bool):
             raise UsageError(f"share_inputs: expected None, True or False; got {share_inputs!r}")
@@ -211,16 +208,15 @@ class Model:
             ordered: Whether results come in the order of the inputs, or as they are done.
 
         Returns:
-            A generator of what calls return. It takes at most twice as many inputs as there are requests before it
-            gives the first result, and one for each further result; with a state, exactly one for each. When it ends,
-            is closed, or is interrupted by Ctrl-C, what it started is stopped before it returns, and the model can be
-            used again; the CPU stops at the end of a layer, AUTO and the NPU finish the inferences that run.
+            A generator of what calls return. It takes at most twice as many inputs as there are requests before the
+            first result, and one for each further result; with a state, exactly one for each. When it ends, is closed,
+            or is interrupted by Ctrl-C, what it started is stopped before it returns; the CPU stops at the end of a
+            layer, AUTO and the NPU finish the inferences that run.
 
         Raises:
-            InputError: An input does not fit, or `iterable` is no iterable.
-            InferenceError: The device failed. Both name the item in their message and have its number, from 0, as
-                `index`. The error ends the generator. With `ordered` it comes after the results of all earlier inputs.
-                An exception of the iterable passes through as it is, after the results of the inputs before it.
+            InputError: An input does not fit, or `iterable` is not iterable.
+            InferenceError: The device failed. Both have the item's number, from 0, as `index`, and end the generator;
+                with `ordered` after the results of all earlier inputs. What the iterable raises passes through.
         """
         try:
             items = iter(iterable)
@@ -230,14 +226,14 @@ class Model:
         return run_all(items, self._start_item, self._plan.rebuild, window=window, is_ordered=ordered)
 
     def start(self, /, *args: Any, **kwargs: Any) -> Started:
-        """Queue one inference as `submit` does, to fetch only the outputs that are wanted, when they are wanted.
+        """Queue one inference as `submit` does, to fetch only some of its outputs, later.
 
         Args:
             args: As for a call.
             kwargs: As for a call, without its options.
 
         Returns:
-            What was started. Release it, with `release` or a `with` block: until then it keeps an inference request.
+            What was started. It keeps an inference request until `release` or the end of a `with` block.
 
         Raises:
             InputError: As for a call.
@@ -269,14 +265,14 @@ class Model:
     def reset(self) -> None:
         """Give the state its first value, after all inferences that were asked for before; without a state, nothing.
 
-        An inference that failed or was interrupted, or a `map` that was, may have left any state.
+        Do so after an inference or a `map` that failed or was interrupted: it may have left any state.
         """
         self._requests.reset()
 
     def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:
-        """Run the model on each of the device's requests, so that later calls find everything made ready.
+        """Run the model on each of the device's requests, so that later calls are not slower than others.
 
-        The state of a model that has one stays as it is.
+        A state stays as it is.
 
         Args:
             values: Flat inputs, as for `infer`: a device may prepare for each size of dynamic inputs anew. Without them
@@ -298,8 +294,8 @@ class Model:
     ) -> tuple[LayerTime, ...]:
         """Run inferences and return what each layer of the compiled graph took.
 
-        It needs a model that counts: `load(reference, device, config={"PERF_COUNT": True})`. The state of a model that
-        has one stays as it is.
+        The model must have been loaded with counters: `load(reference, device, config={"PERF_COUNT": True})`. A state
+        stays as it is.
 
         Args:
             values: Flat inputs, as for `infer`; without them the golden sample's, or random ones.
@@ -341,7 +337,7 @@ class Model:
         return arrays
 
     def _copy(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
-        """Return arrays of our own, which may be read after the caller has changed its arrays, and be lent."""
+        """Return copies, which do not change with the caller's arrays, and can be lent."""
         return [np.array(array, order="C") for array in self._check(values)]
 
     def _make_inference(self, values: Sequence[Any] | Mapping[str, Any], **options: bool) -> Inference:

@@ -1,9 +1,9 @@
-"""Verification of what OpenVINO reads, beside the load where that is safe.
+"""Verification of the files that OpenVINO reads, beside the load where that is safe.
 
-The promise: when `finish` returns, every file that was named holds, byte for byte, what its description says, and is
-the file that stood at its path from before OpenVINO opened it until now. What is read beside the load is only what
-cannot do harm before it is checked: weights, whose size and header are checked first. With "stamp" a file counts as
-checked when size, times and inode are those of an earlier check; with "none" nothing is read.
+When `finish` returns, every file that was named holds, byte for byte, what its description says, and is the file that
+was at its path since before OpenVINO opened it. Only weights are read beside the load: their size and header are
+checked first, so they can do no harm before. With "stamp" a file counts as checked when size, times and inode are those
+of an earlier check; with "none" nothing is read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ VERIFY: tuple[Verify, ...] = ("full", "stamp", "none")
 STAMP_FOLDER = "stamps"
 """Folder of the store's home with a small file for each file that was checked."""
 
-
 TICK = 0.02
-"""Seconds that the times of a file may lie behind: what was changed so shortly ago could change again unnoticed."""
+"""Resolution of a file's times in seconds: a file changed more recently could change again unnoticed."""
 
 
 class _CanceledError(Exception):
@@ -61,23 +60,15 @@ class Verification:
 
     @property
     def bytes(self) -> int:
-        """How many bytes were read and found right."""
+        """How many bytes were read and matched."""
         return self._elsewhere + sum(entry.size for _, entry, _ in self._checked)
 
     def count(self, size: int) -> None:
-        """Count bytes that were checked elsewhere."""
+        """Add bytes that were checked elsewhere."""
         self._elsewhere += size
 
     def check(self, path: Path, entry: FileEntry) -> None:
-        """Check a file now: one that must not be read before.
-
-        Args:
-            path: A regular file.
-            entry: What it should be.
-
-        Raises:
-            FileIntegrityError: It is something else.
-        """
+        """Check a file now, before anything reads it; FileIntegrityError if it is not what it should be."""
         began = time.perf_counter()
         try:
             self._check(path, entry, is_beside=False)
@@ -85,7 +76,7 @@ class Verification:
             self.seconds += time.perf_counter() - began
 
     def start(self, path: Path, entry: FileEntry) -> None:
-        """Begin to check a file in a thread of its own; `finish` tells how it went."""
+        """Begin to check a file in a thread of its own; `finish` raises what it found."""
         if self.mode == "none" or (self.mode == "stamp" and self._is_stamped(path, entry)):
             return
         thread = threading.Thread(target=self._run, args=(path, entry), name=f"verify {path.name}", daemon=True)
@@ -93,11 +84,7 @@ class Verification:
         thread.start()
 
     def finish(self) -> None:
-        """Wait for all checks.
-
-        Raises:
-            FileIntegrityError: A file is not what it should be, or was exchanged while it was checked.
-        """
+        """Wait for all checks; FileIntegrityError if a file is wrong, or was replaced while it was checked."""
         began = time.perf_counter()
         try:
             for thread in self._threads:
@@ -109,16 +96,12 @@ class Verification:
                 with store_errors(f"look at {path}"):
                     now = path.lstat()
                 if _identity(now) != _identity(found):
-                    raise _damaged(path, f"{entry.digest}, unchanged while it was loaded", "a file that was exchanged")
+                    raise _damaged(path, f"{entry.digest}, unchanged while it was loaded", "a file that was replaced")
         finally:
             self.seconds += time.perf_counter() - began
 
     def write_stamps(self) -> None:
-        """Remember what was checked, for "stamp"; but not what was changed in the moment before.
-
-        Raises:
-            StoreError: The file system refuses.
-        """
+        """Remember what was checked, for "stamp", except files that had just been changed."""
         for path, entry, found in self._checked if self.mode == "stamp" else ():
             if self._began - found.st_ctime < TICK:
                 continue
