@@ -187,7 +187,7 @@ class TestInputs:
             (np.zeros((0, 3), np.float32), "size 2 on axis 0", "0: float32[0, 3]"),
             (np.zeros((3, 2), np.float32), "size 2 on axis 0", "3: float32[3, 2]"),
             ([[1, 2, 3], [4, 5]], "float32[2, 3]", "uneven lists"),
-            ([GRID[0], GRID[1][:2]], "an array, float32[2, 3]", "a list of 2, which is none"),
+            ([GRID[0], GRID[1][:2]], "an array, float32[2, 3]", "a list of 2, which cannot be converted"),
             ([1, 2, 3], "rank 2", "rank 1: float32[3]"),
             ([[1, 2, "3"], [4, 5, 6]], "float32", "str"),
             ([[1, 2, None], [4, 5, 6]], "float32", "object"),
@@ -215,7 +215,7 @@ class TestInputs:
         assert str(error) == f"argument x: expected {expected}; got {error.got}. {signature}"
 
     def test_the_error_of_the_object_itself_is_shown(self, affine: Model) -> None:
-        with pytest.raises(InputError, match=r"which is none: use tensor\.detach\(\)\.numpy\(\) instead"):
+        with pytest.raises(InputError, match=r"which cannot be converted: use tensor\.detach\(\)\.numpy\(\) instead"):
             affine(Broken())
 
     def test_what_to_do_about_a_lossy_cast_is_said(self, affine: Model) -> None:
