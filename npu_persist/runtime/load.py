@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.manifest import Buckets, Port
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.errors import ArtifactError
+    from npu_persist.hub.client import Token
     from npu_persist.progress import ProgressCallback
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.report import History, Report
@@ -66,6 +67,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     progress: ProgressCallback | None = None,
     trust: Trust = None,
     require_signature: bool = False,
+    token: Token = None,
+    local_files_only: bool = False,
     store: Store | str | Path | None = None,
 ) -> Model:
     """Load a bundle: verify it, take it from the compile cache or compile it, and return it as a callable.
@@ -99,6 +102,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"]: what
             was pulled from there, too. True: all, for this call. Others are not used.
         require_signature: Whether a known key must have signed the bundle's manifest, pulled or not.
+        token: For a hub reference, as in huggingface_hub: a token, True to require the one you logged in with, False
+            to send none.
+        local_files_only: For a hub reference: use what was pulled before, and never the network.
         store: A store, its directory, or None for the default one. The compile cache is beside its bundles, and so are
             the known keys.
 
@@ -144,7 +150,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     )
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle, phases = _find_bundle(source, reference, options)
+    bundle, phases = _find_bundle(source, reference, options, token, local_files_only=local_files_only)
     notes: list[str] = []
     if require_signature:
         notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
@@ -338,7 +344,9 @@ def _check_config(config: object) -> dict[str, Any]:
     return dict(config)
 
 
-def _find_bundle(store: Store, reference: str | Path, options: LoadOptions) -> tuple[Bundle, dict[str, float]]:
+def _find_bundle(
+    store: Store, reference: str | Path, options: LoadOptions, token: Token, *, local_files_only: bool
+) -> tuple[Bundle, dict[str, float]]:
     """Return the bundle, and the seconds that pulling it took if it is a hub's."""
     parsed = parse(reference)
     if not isinstance(parsed, HubReference):
@@ -346,7 +354,10 @@ def _find_bundle(store: Store, reference: str | Path, options: LoadOptions) -> t
     from npu_persist.hub.pull import fetch
 
     began = time.perf_counter()
-    return fetch(parsed, options.devices, store, progress=options.progress), {"pull": time.perf_counter() - began}
+    bundle = fetch(
+        parsed, options.devices, store, token=token, local_files_only=local_files_only, progress=options.progress
+    )
+    return bundle, {"pull": time.perf_counter() - began}
 
 
 def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:

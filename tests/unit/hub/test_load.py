@@ -13,7 +13,7 @@ from npu_persist import compile as compile_bundle
 from npu_persist import is_compiled, load
 from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.origin import read_origin
-from npu_persist.errors import FileIntegrityError, HubError, HubNotFoundError
+from npu_persist.errors import BundleNotFoundError, FileIntegrityError, HubError, HubNotFoundError
 from npu_persist.hub import client
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
@@ -129,6 +129,20 @@ def test_a_file_changed_after_the_pull_is_an_error(store: Store) -> None:
     weights.write_bytes(data)
     with pytest.raises(FileIntegrityError, match=r"weights\.safetensors"):
         load(f"hf://{REPO}", "CPU", store=store)
+
+
+@pytest.mark.usefixtures("pushed")
+def test_local_files_only_and_token_are_the_pulls(hub: HubServer, store: Store) -> None:
+    hub.repos[REPO].private = True
+    hub.add_token("hf_reader")
+    with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
+        load("hf://org/affine@v1", "CPU", local_files_only=True, store=store)
+    with pytest.raises(HubNotFoundError):
+        load("hf://org/affine@v1", "CPU", token=False, store=store)
+    assert is_right(load("hf://org/affine@v1", "CPU", token="hf_reader", store=store))  # noqa: S106 (of this test's hub)
+    hub.forget()
+    assert is_right(load("hf://org/affine@v1", "CPU", local_files_only=True, store=store))
+    assert asked(hub) == []
 
 
 @pytest.mark.usefixtures("pushed")
