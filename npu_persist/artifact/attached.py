@@ -129,15 +129,7 @@ def _too_many(root: Path, number: int) -> ArtifactError:
 
 
 def verify_attached(bundle: Bundle, *, progress: Callable[[int], object] | None = None) -> None:
-    """Compare every byte of the attached artifacts with their `artifact.json`.
-
-    Args:
-        bundle: The bundle.
-        progress: Called after each artifact with its size in bytes.
-
-    Raises:
-        ArtifactError: One is damaged, or was compiled from another bundle.
-    """
+    """Compare every byte of the attached artifacts with their `artifact.json`."""
     for folder, listed in list_attached(bundle):
         stamp = _stamp(folder)
         try:
@@ -173,11 +165,7 @@ def _verify(bundle: Bundle, folder: Path) -> int:
 
 @contextmanager
 def stage(bundle: Bundle) -> Iterator[Path]:
-    """Make an empty folder to fill for `attach`, on the bundle's file system; it is removed at the end of the block.
-
-    Raises:
-        StoreError: It cannot be made, or the disk is full inside the block.
-    """
+    """Make an empty folder to fill for `attach`, on the bundle's file system; it is removed at the end of the block."""
     root = bundle.path / COMPILED_DIRECTORY
     if os.path.lexists(root) and not is_directory(root):
         raise StoreError(f"{root}: expected a folder, got a link or a file. Remove it and compile again")
@@ -188,20 +176,7 @@ def stage(bundle: Bundle) -> Iterator[Path]:
 
 
 def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
-    """Attach the artifact in a filled staging folder to its bundle, and remove an older one for the same.
-
-    Args:
-        bundle: The bundle.
-        artifact: The description of what is in the folder.
-        staging: The folder from `stage`, with exactly the files that the description names.
-
-    Returns:
-        Where the artifact is now.
-
-    Raises:
-        ArtifactError: The folder differs from the description, or it was compiled from another bundle.
-        StoreError: The file system refused. What was attached before is unchanged.
-    """
+    """Attach the artifact in a filled staging folder to its bundle, and remove an older one for the same."""
     check_subject(bundle, staging, artifact)
     root = bundle.path / COMPILED_DIRECTORY
     place = root / _name(artifact, bundle)

@@ -123,13 +123,7 @@ def check_attached(bundle: Bundle, folder: Path, artifact: Artifact, machine: Ma
 
 
 def check_compatibility(artifact: Artifact, machine: Machine, *, openvino_says: bool | None = None) -> Verdict:
-    """Compare what an artifact requires with what a machine has.
-
-    Args:
-        artifact: The artifact.
-        machine: The machine.
-        openvino_says: The answer of `check_with_openvino`, which decides only what is unknown otherwise.
-    """
+    """Compare what an artifact requires with what a machine has."""
     findings = list(_compare(artifact, machine))
     status = next(status for status in _WORST_FIRST if any(status == found for found, _ in findings))
     if status == "unknown" and openvino_says is not None:

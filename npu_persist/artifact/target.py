@@ -33,9 +33,6 @@ class Target(msgspec.Struct, frozen=True):
 def parse_target(text: str) -> Target:
     """Parse a target, in upper or lower case: `NPU:4000`, `4000`, `lunar-lake`, `NPU` (this machine's), `CPU`, `GPU.1`.
 
-    Raises:
-        TargetError: It is malformed or unknown.
-
     >>> str(parse_target("lunar-lake")), str(parse_target("npu:3720")), str(parse_target("cpu"))
     ('NPU:4000', 'NPU:3720', 'CPU')
     """

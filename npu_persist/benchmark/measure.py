@@ -155,15 +155,7 @@ class Benchmark:
         ]
 
     def run(self, progress: ProgressCallback | None = None) -> None:
-        """Measure everything.
-
-        Args:
-            progress: Called every interval with the stage "measure", in seconds; the detail has the configuration, its
-                time so far, and the frames per second and median latency of the interval.
-
-        Raises:
-            NpuPersistError: What loading or running one of them raised; `results` has what was measured before.
-        """
+        """Measure everything."""
         total = round(self._seconds * len(self._tracks), 3)
         with Reporter(progress).stage("measure", total=total, unit="s") as stage:
             for number in range(self._rounds):
@@ -280,15 +272,7 @@ class FirstInferences:
         }
 
     def run(self, progress: ProgressCallback | None = None) -> None:
-        """Measure everything.
-
-        Args:
-            progress: Called after each process with the stage "measure"; the detail has the configuration, "cold" or
-                "warm", and the seconds from the process's start.
-
-        Raises:
-            NpuPersistError: What loading or calling one of them raised; `results` has what was measured before.
-        """
+        """Measure everything."""
         total = self._runs * len(self._found)
         with Reporter(progress).stage("measure", total=total, unit="processes") as stage:
             done = itertools.count(1)
@@ -348,17 +332,6 @@ def profile(
     The times are the device's own counters, which cost time themselves; rely on the shares, and measure speed without
     them. The CPU's are means over all inferences since the load, the slow first one included; other devices' may be
     those of the last inference alone.
-
-    Args:
-        references: Bundles, as `load` takes them.
-        devices: OpenVINO's device strings.
-        hints: None is OpenVINO's own default.
-        setup: What they have in common.
-        runs: How many inferences.
-
-    Raises:
-        UsageError: `runs` is below 1, or the device has no counters.
-        NpuPersistError: What loading or running one of them raised.
     """
     if runs < 1:
         raise UsageError(f"runs: expected 1 or more, got {runs}")
@@ -416,11 +389,7 @@ def _run(case: Case, request: Request, receive: Callable[[Mapping[str, Any]], ob
 
 
 def pack_arrays(arrays: Arrays) -> dict[str, bytes]:
-    """Return the `.npy` file of each array.
-
-    Raises:
-        UsageError: One is not an array, or an array of Python objects.
-    """
+    """Return the `.npy` file of each array."""
     import numpy as np
 
     packed = {}

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_calls(call: Callable[[], object], seconds: float, interval: float, report: Report) -> None:
-    """Make one call after another, at least one.
-
-    Args:
-        call: One inference.
-        seconds: For how long; the call that runs at the end is finished and counted.
-        interval: Seconds between reports; the last one comes at the end.
-        report: See `Report`. The clock is stopped while it runs.
-    """
+    """Make one call after another, at least one."""
     clock = time.perf_counter
     latencies = array("d")
     mark = now = clock()
@@ -50,15 +43,7 @@ def run_calls(call: Callable[[], object], seconds: float, interval: float, repor
 def run_requests(
     submit: Callable[[], Future[Any]], requests: int, seconds: float, interval: float, report: Report
 ) -> None:
-    """Keep several requests in flight; all that were begun are counted.
-
-    Args:
-        submit: Begins one inference.
-        requests: How many at a time.
-        seconds: For how long new ones are begun; then those in flight are awaited.
-        interval: Seconds between reports; the last one comes at the end.
-        report: See `Report`. It runs while requests are in flight, and must be quick.
-    """
+    """Keep several requests in flight; all that were begun are counted."""
     clock = time.perf_counter
     ended: SimpleQueue[tuple[float, float, Future[Any]]] = SimpleQueue()
 

@@ -55,20 +55,7 @@ def read_sizes(ports: Iterable[Port], shapes: Mapping[str, Sequence[int]]) -> di
 
 
 def resolve(inputs: Sequence[Port], buckets: object, padding: object = None) -> Buckets:
-    """Return buckets with a shape for each input that has open axes, smallest first.
-
-    Args:
-        inputs: The graph's inputs.
-        buckets: For each bucket the shapes of inputs by name, for instance `[{"input_ids": (1, 128)}]`. An input may be
-            left out where its open axes share their names with those of others.
-        padding: `Padding` by the input's name. Other inputs are filled with 0, on the side of those with which they
-            share an axis, or else on the right.
-
-    Raises:
-        DynamicShapeError: An axis is fixed at another size, out of bounds, contradicts another or has no size; or the
-            graph has no open axis at all.
-        UsageError: No such input, another rank, a bucket twice, a value that the dtype cannot hold, or no buckets.
-    """
+    """Return buckets with a shape for each input that has open axes, smallest first."""
     given = read_buckets(buckets)
     names = [port.name for port in inputs]
     for name in (name for bucket in given for name in bucket if name not in names):
@@ -108,11 +95,7 @@ def describe_shapes(shapes: Shapes) -> str:
 
 
 def require_bounds(inputs: Iterable[Port], reference: str, device: str) -> None:
-    """Check that no axis is without an upper bound, as a device wants that compiles for fixed sizes.
-
-    Raises:
-        DynamicShapeError: Names the first one that is, and the way to buckets.
-    """
+    """Check that no axis is without an upper bound, as a device wants that compiles for fixed sizes."""
     for port in inputs:
         for axis, bounds, *_ in open_axes(port):
             if bounds.max is None:
@@ -130,11 +113,7 @@ def require_bounds(inputs: Iterable[Port], reference: str, device: str) -> None:
 
 
 def read_buckets(buckets: object) -> list[dict[str, tuple[int, ...]]]:
-    """Return what a caller wrote as a list of buckets, whatever the graph.
-
-    Raises:
-        UsageError: It is none.
-    """
+    """Return what a caller wrote as a list of buckets, whatever the graph."""
     if isinstance(buckets, (str, bytes, Mapping)) or not isinstance(buckets, Sequence) or not buckets:
         raise UsageError(f"buckets: {_EXPECTED}; got {buckets!r}")
     return [_check_bucket(bucket) for bucket in buckets]

@@ -220,11 +220,7 @@ class Bundle:
 
 
 def read_manifest(directory: Path) -> tuple[bytes, float]:
-    """Return the bytes of a directory's manifest and its modification time.
-
-    Raises:
-        FileIntegrityError: It is missing or no regular file.
-    """
+    """Return the bytes of a directory's manifest and its modification time."""
     path = directory / MANIFEST_FILE
     found = _check_regular(directory, MANIFEST_FILE)
     with store_errors(f"read {path}"), path.open("rb") as file:

@@ -132,35 +132,19 @@ class Problems:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Read a document.
-
-    Args:
-        data: UTF-8 text without a byte order mark.
-        kind: The record to read it as.
-
-    Raises:
-        DocumentError: It is damaged, hostile or not of this kind.
-    """
+    """Read a document."""
     return convert(parse(data), kind)
 
 
 def encode(value: Document) -> bytes:
-    """Write a record in the canonical form.
-
-    Raises:
-        DocumentError: `decode` would refuse it.
-    """
+    """Write a record in the canonical form."""
     document = plain(value)
     check_values(document)
     return dump(plain(convert(document, type(value))))
 
 
 def parse(data: bytes) -> Any:
-    """Return the plain JSON values of a document, whatever its kind.
-
-    Raises:
-        DocumentError: It is no JSON, too large, too deep or ambiguous.
-    """
+    """Return the plain JSON values of a document, whatever its kind."""
     problems = Problems()
     # Commas inside strings count too, which errs on the safe side.
     values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{") if len(data) <= MAX_SIZE else 0
@@ -182,11 +166,7 @@ def parse(data: bytes) -> Any:
 
 
 def convert(document: Any, kind: type[T]) -> T:
-    """Return a document's plain values as a record.
-
-    Raises:
-        DocumentError: A member is missing, unknown or of another type.
-    """
+    """Return a document's plain values as a record."""
     # Where nothing but one record can be, msgspec does not demand the tag.
     if issubclass(kind, Document) and isinstance(document, dict) and "format_version" not in document:
         raise DocumentError([Problem("format_version", "expected it, got nothing")])
@@ -211,11 +191,7 @@ def dump(document: Any) -> bytes:
 
 
 def check_values(document: Any) -> None:
-    """Check that JSON can hold every value without ambiguity.
-
-    Raises:
-        DocumentError: Not all of them, or there are too many or too deep ones.
-    """
+    """Check that JSON can hold every value without ambiguity."""
     problems = Problems()
     # Each value with its place: the place of what it is in, and its key or index there. Written out, the places of
     # millions of values at the end of long keys would fill the memory.

@@ -403,16 +403,7 @@ class Manifest(Document, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, data: bytes, *, source: str = MANIFEST_FILE) -> Manifest:
-        """Read and check a manifest.
-
-        Args:
-            data: Content of the file.
-            source: What errors call it.
-
-        Raises:
-            ManifestError: It is damaged, hostile or does not agree with itself.
-            FormatVersionError: It is of a format that this version does not read.
-        """
+        """Read and check a manifest."""
         try:
             document = parse(data)
             _refuse_other_format(document, source)
@@ -421,11 +412,7 @@ class Manifest(Document, frozen=True, kw_only=True):
             raise _error(source, error) from error
 
     def to_json(self) -> bytes:
-        """Write the manifest in the canonical form.
-
-        Raises:
-            ManifestError: `from_json` would refuse it, for instance for metadata that JSON cannot hold.
-        """
+        """Write the manifest in the canonical form."""
         try:
             # First: what contains itself has no end.
             check_values({"metadata": dict(self.metadata)})

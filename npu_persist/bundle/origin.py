@@ -55,23 +55,13 @@ class Origin(Document, frozen=True):
 
 
 def write_origin(folder: Path, origin: Origin) -> None:
-    """Write a folder's `origin.json`, and wait until it is on the disk.
-
-    Raises:
-        FileExistsError: There is one already.
-        OSError: The file system refuses.
-    """
+    """Write a folder's `origin.json`, and wait until it is on the disk."""
     when = origin.pulled_at.astimezone(timezone.utc).replace(microsecond=0)
     write_file(folder / ORIGIN_FILE, encode(msgspec.structs.replace(origin, pulled_at=when)))
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """Read a folder's `origin.json`; None if there is none, not even a broken link of that name.
-
-    Raises:
-        FileIntegrityError: It is damaged, too large or no regular file.
-        StoreError: It cannot be read.
-    """
+    """Read a folder's `origin.json`; None if there is none, not even a broken link of that name."""
     path = folder / ORIGIN_FILE
     with store_errors(f"read {path}"):
         try:

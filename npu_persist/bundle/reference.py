@@ -100,10 +100,6 @@ Reference: TypeAlias = StoreReference | PathReference | HubReference
 def parse(text: str | os.PathLike[str] | Reference) -> Reference:
     """Read a reference; a path object is a directory whatever it looks like.
 
-    Raises:
-        ReferenceFormatError: The text is no reference.
-        InvalidNameError: The name or alias in it is not one that a bundle can have.
-
     >>> parse("unet:prod")
     StoreReference(name='unet', version=None, alias='prod', digest=None)
     """
@@ -126,15 +122,7 @@ def parse(text: str | os.PathLike[str] | Reference) -> Reference:
 
 
 def validate_name(name: str, what: str = "bundle name") -> str:
-    """Return `name` if a bundle or alias can be called so on every platform.
-
-    Args:
-        name: Letters, digits, `.`, `_`, `+` and `-`; starts with a letter, a digit or `_`.
-        what: What it names, for the error.
-
-    Raises:
-        InvalidNameError: It breaks a rule; the message says which.
-    """
+    """Return `name` if a bundle or alias can be called so on every platform."""
     if not isinstance(name, str):
         raise InvalidNameError(f"invalid {what} {name!r}: expected a str, got {type(name).__name__}")
     if problem := component_problem(name):
@@ -146,11 +134,7 @@ def validate_name(name: str, what: str = "bundle name") -> str:
 
 
 def validate_alias(alias: str) -> str:
-    """Return `alias` if it can be one: a name that does not look like a version.
-
-    Raises:
-        InvalidNameError: It cannot.
-    """
+    """Return `alias` if it can be one: a name that does not look like a version."""
     validate_name(alias, "alias")
     if _DIGITS.fullmatch(alias):
         raise InvalidNameError(

@@ -120,10 +120,6 @@ def rebuild(tree: Tree, arrays: Sequence[Any]) -> Any:
     """Return the structure that `tree` describes, its tensors taken from `arrays` by index.
 
     Dataclasses and ModelOutputs become a `ModelOutput`; named tuples are made anew under their name and fields.
-
-    Raises:
-        ValueError: a named tuple's name or fields are no Python names.
-
     """
     if isinstance(tree, TensorNode):
         return arrays[tree.index]
@@ -350,18 +346,7 @@ class CallPlan:
         outputs: Sequence[Port],
         optional: Container[int] = (),
     ) -> None:
-        """Make a plan for a graph's signature.
-
-        Args:
-            signature: how the module is called.
-            inputs: the graph's inputs.
-            outputs: the graph's outputs.
-            optional: inputs, by index, for which a call may give None, or nothing: `flatten` then gives None.
-
-        Raises:
-            ManifestError: it is no signature that Python could have, or a parameter without default has no argument.
-
-        """
+        """Make a plan for a graph's signature."""
         self.signature = signature
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -390,20 +375,7 @@ class CallPlan:
         return count if is_plain and count == len(self.inputs) == len(leading) else -1
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
-        """Bind one call and return its tensors in the order of the graph's inputs.
-
-        Args:
-            args: positional arguments of the call, as the module's `forward` takes them.
-            kwargs: keyword arguments of the call.
-
-        Returns:
-            One array-like for each input of the graph, unchecked for dtype and shape.
-
-        Raises:
-            InputError: an argument is missing, unknown, of another structure than the persisted example, or has another
-                value than the one that was fixed when the module was traced.
-
-        """
+        """Bind one call and return its tensors in the order of the graph's inputs."""
         if not kwargs and len(args) == self._leading:
             return args
         try:

@@ -78,13 +78,7 @@ class Header(NamedTuple):
 def lay_out(
     tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """Lay out a file: return its header (with the length before it) and where each tensor starts in the file.
-
-    Args:
-        tensors: name to (safetensors dtype, shape, size in bytes).
-        metadata: text to text, kept in the header.
-
-    """
+    """Lay out a file: return its header (with the length before it) and where each tensor starts in the file."""
     order = sorted(tensors, key=lambda name: (-ITEM_SIZES[tensors[name][0]], name))
     entries: dict[str, Any] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     starts: dict[str, int] = {}
@@ -101,15 +95,7 @@ def lay_out(
 
 
 def write(path: Path, header: bytes, chunks: Iterable[bytes | memoryview], report: Callable[[int], None]) -> str:
-    """Write header and data to `path` and return the digest of the whole file.
-
-    Args:
-        path: a new file.
-        header: from `lay_out`.
-        chunks: the tensors' bytes in the order of the header.
-        report: called with the count of bytes written so far.
-
-    """
+    """Write header and data to `path` and return the digest of the whole file."""
     hasher = Hasher()
     written = 0
     with path.open("xb") as file:
@@ -122,13 +108,7 @@ def write(path: Path, header: bytes, chunks: Iterable[bytes | memoryview], repor
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a safetensors file.
-
-    Raises:
-        GraphIntegrityError: the header is cut off, no JSON, says something twice, names an unknown type, or its ranges
-            leave holes, overlap or end beyond the file.
-
-    """
+    """Read and check the header of a safetensors file."""
     with path.open("rb") as file:
         size = path.stat().st_size
         prefix = file.read(8)
@@ -183,14 +163,6 @@ def check_graph(graph: Path, weights: Path) -> Header:
 
     The xml is scanned without building a tree. OpenVINO's own checks leave holes: a shape whose size overflows, a
     constant that brings a text as its value, bodies nested until the stack ends.
-
-    Returns:
-        The header of the weights file.
-
-    Raises:
-        GraphIntegrityError: the xml is malformed, too long, too deep or has a document type, which could define
-            entities; or a constant points outside of the data, is smaller than its shape, or not aligned for its type.
-
     """
     size = weights.stat().st_size
     header = read_header(weights)

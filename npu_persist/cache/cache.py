@@ -77,15 +77,7 @@ class CompileCache:
     """
 
     def __init__(self, home: Path, *, quota: int | None = None) -> None:
-        """Choose a cache; nothing is read or made yet.
-
-        Args:
-            home: The store's directory.
-            quota: Bytes that it may have; None for `$NPU_PERSIST_CACHE_QUOTA`, and 20 GB if that is not set.
-
-        Raises:
-            UsageError: `$NPU_PERSIST_CACHE_QUOTA` is no size.
-        """
+        """Choose a cache; nothing is read or made yet."""
         self.home = home
         self.quota = _default_quota() if quota is None else quota
         self._folder = Folder(home)

@@ -81,12 +81,7 @@ class CacheEntry(msgspec.Struct, frozen=True):
         return try_share(self.path / USED_FILE)
 
     def verify(self) -> None:
-        """Compare every byte of its files with its description.
-
-        Raises:
-            ArtifactError: It is damaged.
-            OSError: It cannot be read, or is gone.
-        """
+        """Compare every byte of its files with its description."""
         if self.artifact is None:
             raise ArtifactError(
                 f"{self.path}: {self.problem}", path=str(self.path), expected="a compiled artifact", got=self.problem

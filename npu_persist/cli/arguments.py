@@ -38,14 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_verb(verbs: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
-    """Add a verb, with the options that every verb has.
-
-    Args:
-        verbs: The subparsers to add it to.
-        name: The verb.
-        run: The function that runs it; it may return an exit code.
-        text: Its help.
-    """
+    """Add a verb, with the options that every verb has."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=_sentence(text))
     parser.add_argument(
         "--store", metavar="DIR", help="the store's directory (default: NPU_PERSIST_HOME, or the user's data directory)"
@@ -133,12 +126,7 @@ def parse_padding(texts: Sequence[str]) -> dict[str, Padding] | None:
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Read every array of an `.npz` file; pickled objects are refused.
-
-    Raises:
-        NotFoundError: There is no such file.
-        UsageError: It is not an `.npz` file, or contains Python objects.
-    """
+    """Read every array of an `.npz` file; pickled objects are refused."""
     import zipfile
     from pathlib import Path
 

@@ -31,11 +31,7 @@ TRACEBACK_VARIABLE = "NPU_PERSIST_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        argv: The arguments, without the program's name; None for those of the process.
-    """
+    """Run one command and return its exit code."""
     output = Output(as_json=False)
     try:
         arguments = make_parser().parse_args(argv)

@@ -250,10 +250,6 @@ def make_model(target: str) -> MadeModel:
     """Import `module.path:name` and call it, unless it is a module already.
 
     The current directory is importable, as with `python -m`.
-
-    Raises:
-        UsageError: The text is malformed, nothing is there, or the factory returned something else.
-        NpuPersistError: The user's own code raised; the cause is chained.
     """
     found = _import_target(target)
     if _is_module(found):

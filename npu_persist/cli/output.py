@@ -37,12 +37,7 @@ class Output:
         self._printer: ProgressPrinter | None = None
 
     def show(self, data: object, text: str | Callable[[], str]) -> None:
-        """Write the command's data to stdout.
-
-        Args:
-            data: What `--json` writes: what JSON has, and records, mappings and paths.
-            text: What people read; called only where it is needed.
-        """
+        """Write the command's data to stdout."""
         if self.as_json:
             import json
 
@@ -114,13 +109,7 @@ def pick(record: object, *names: str) -> dict[str, Any]:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
-    """Return the lines of an aligned table, the header first.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells as text.
-        right: Names of the columns that are aligned to the right: numbers.
-    """
+    """Return the lines of an aligned table, the header first."""
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return [

@@ -162,12 +162,7 @@ def run_by(executor: Executor, jobs: Sequence[CompileJob]) -> list[CompileResult
 
 
 def run_job(job: CompileJob, limits: Limits | None = None) -> CompileResult:
-    """Compile and attach; an error is in the result.
-
-    Args:
-        job: What to compile.
-        limits: For a job whose bundle was verified. None: an executor runs it, and it is verified first.
-    """
+    """Compile and attach; an error is in the result."""
     began = time.monotonic()
     try:
         with store_errors(f"compile {job.label}"):

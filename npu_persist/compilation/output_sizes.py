@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 def name_outputs(
     model: ov.Model, inputs: Sequence[Port], outputs: Sequence[Port], buckets: Sequence[Shapes]
 ) -> tuple[Port, ...]:
-    """Return the outputs of a graph, their open axes named after the inputs' or fixed where they never change.
-
-    Args:
-        model: The graph; it stays as it is.
-        inputs: Its inputs.
-        outputs: Its outputs.
-        buckets: The sizes that count, each with every input that has open axes.
-    """
+    """Return the outputs of a graph, their open axes named after the inputs' or fixed where they never change."""
     if not any(isinstance(axis, Dimension) for port in outputs for axis in port.shape):
         return tuple(outputs)
     graph = _Graph(model, inputs)

@@ -48,12 +48,7 @@ class _Place(NamedTuple):
 
 
 def infer_axes(call: Call, buckets: object) -> Axes:
-    """Return the axes that buckets leave open, as `dynamic_shapes` would say it.
-
-    Raises:
-        UsageError: not a list of buckets, or an axis of an input that none of them names could be one of two.
-
-    """
+    """Return the axes that buckets leave open, as `dynamic_shapes` would say it."""
     groups: list[list[_Place]] = []
     rest: list[_Place] = []
     for place in _places(call, read_buckets(buckets)):

@@ -38,13 +38,7 @@ _LOWEST = 1.0
 
 
 def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) -> Buckets:
-    """Return the buckets; refuse those with which a padded call could not be right.
-
-    Raises:
-        DynamicShapeError: a bucket does not fit the module's inputs.
-        UsageError: the example fits no bucket, or the module takes a mask that the example does not give.
-
-    """
+    """Return the buckets; refuse those with which a padded call could not be right."""
     found = resolve(input_ports(call, axes), buckets, padding)
     if choose(found.shapes, call.shapes) is None:
         opened = {name: shape for name, shape in call.shapes.items() if name in found.padding}
@@ -64,16 +58,7 @@ def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) ->
 
 
 def check_buckets(call: Call, graph: Graph, directory: Path, tolerance: Tolerance) -> tuple[str, ...]:
-    """Run the written graph in each bucket, full and padded, and compare with torch's answer to the call itself.
-
-    Returns:
-        What could not be compared.
-
-    Raises:
-        ParityError: an answer is beyond tolerance: padding changes it.
-        ConversionError: the module or the graph does not run at a bucket's size.
-
-    """
+    """Run the written graph in each bucket, full and padded, and compare with torch's answer to the call itself."""
     left_out: list[str] = []
     buckets = graph.buckets
     if buckets is None:

@@ -97,13 +97,7 @@ class Call:
     def forward(
         self, tensors: Sequence[torch.Tensor], is_size: Callable[[torch.Tensor], bool] | None = None
     ) -> Results:
-        """Call the module with the example's structure around `tensors`.
-
-        Args:
-            tensors: one for each input.
-            is_size: which tensors in the result stand for plain integers.
-
-        """
+        """Call the module with the example's structure around `tensors`."""
         typed = [t.to(dtype) if t.dtype != dtype else t for t, dtype in zip(tensors, self.dtypes, strict=True)]
         bound = inspect.BoundArguments(forward_signature(self.module.forward), self.rebuild(typed))
         result = self.module(*bound.args, **bound.kwargs)
@@ -116,24 +110,14 @@ class Call:
         return Results(flat.tree, names, tuple(_to_graph(tensor) for tensor in flat.tensors))
 
     def run(self, tensors: Sequence[torch.Tensor]) -> Results:
-        """Run the module once, outside of any trace; what it changes in place is undone.
-
-        Raises:
-            ConversionError: the forward raised; the message names the submodule it was in.
-
-        """
+        """Run the module once, outside of any trace; what it changes in place is undone."""
         copies = [tensor.clone() for tensor in tensors]
         with watch_forward(self.module, copies) as monitor:
             return self.forward(copies).detached(monitor)
 
 
 def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
-    """Return the call of a module with these arguments.
-
-    Raises:
-        UsageError: they do not fit the module's forward, or hold no tensor.
-
-    """
+    """Return the call of a module with these arguments."""
     if not isinstance(args, (tuple, list)):
         raise UsageError(f"args must be a tuple of positional arguments; got {type(args).__name__}. Write args=(x,).")
     if not isinstance(kwargs, Mapping):

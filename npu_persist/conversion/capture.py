@@ -58,16 +58,7 @@ class _Flat(torch.nn.Module):
 
 
 def trace(call: Call, *, fix_sizes: bool) -> Capture:
-    """Trace a call with `torch.jit.trace`, in a single forward.
-
-    Args:
-        call: the call.
-        fix_sizes: whether sizes that the module returns are plain numbers, as they are outside of a trace.
-
-    Raises:
-        ConversionError: the forward raised; the message names the submodule it was in.
-
-    """
+    """Trace a call with `torch.jit.trace`, in a single forward."""
     copies = [tensor.clone() for tensor in call.tensors]
     with watch_forward(call.module, copies) as monitor, warnings.catch_warnings():
         for category in (TracerWarning, DeprecationWarning, FutureWarning):

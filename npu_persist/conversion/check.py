@@ -63,12 +63,7 @@ def refuse_nan(results: Results) -> None:
 
 
 def check_written(capture: Capture, graph: Path, weights: Path, tolerance: Tolerance) -> tuple[Difference, ...]:
-    """Run the example through the written graph and compare.
-
-    Raises:
-        ParityError: names the worst output and, if it can be found, the first layer where OpenVINO differs from torch.
-
-    """
+    """Run the example through the written graph and compare."""
     inputs = [tensor.numpy() for tensor in capture.call.tensors]
     request = compile_for_check(graph, weights).create_infer_request()
     request.infer(inputs)  # a plugin that overwrites what it computed at compile time is right in the first run only
@@ -97,10 +92,6 @@ def probe(capture: Capture, axes: Axes, model: ov.Model, tolerance: Tolerance, s
     A graph with dynamic axes is run at a second size, one of `sizes` where there is another (the module may take only
     multiples of a number). A graph that ignores an input which torch's result depends on is run with the inputs' values
     in reverse order.
-
-    Raises:
-        ConversionError: the graph froze a size or a value, and is wrong for other inputs.
-
     """
     call = capture.call
     if axes and (resized := _another_bucket(call, sizes) or other_sizes(call, axes)) is not None:

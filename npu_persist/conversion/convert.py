@@ -51,12 +51,7 @@ _ADVICE = {
 
 
 def convert(capture: Capture, axes: Axes) -> ov.Model:
-    """Convert a captured call.
-
-    Raises:
-        ConversionError: an operation has no OpenVINO equivalent; names the operation and the submodule it is in.
-
-    """
+    """Convert a captured call."""
     program = capture.program
     try:
         if isinstance(program, torch.export.ExportedProgram):
@@ -74,13 +69,7 @@ def convert(capture: Capture, axes: Axes) -> ov.Model:
 
 
 def find_operation(graph: torch.Graph | None, message: str) -> tuple[str | None, str | None]:
-    """Return the operation that a frontend's error is about, and the path of the submodule that it is in.
-
-    Args:
-        graph: the traced graph, to search for an operation whose place the message leaves out.
-        message: the frontend's error.
-
-    """
+    """Return the operation that a frontend's error is about, and the path of the submodule that it is in."""
     layer = re.search(r"(?:friendly_name '|conversion of operation )([^' ]*)/(\w+::\w+)", message)
     if layer is not None:
         return layer.group(2), _module_path(layer.group(1))

@@ -50,18 +50,7 @@ class Axes:
 
 
 def read_dynamic_shapes(spec: Any, call: Call) -> Axes:
-    """Read the user's specification against the structure of the example call.
-
-    Args:
-        spec: None; or a dict from argument name, or a tuple in the order of the arguments; nested as the argument is;
-            each tensor's entry None, a dict from axis to Dim, or one entry an axis (Dim, Dim.AUTO, Dim.DYNAMIC, an int,
-            None).
-        call: the call.
-
-    Raises:
-        UsageError: an entry that fits no argument, tensor or axis, or whose bounds exclude the example.
-
-    """
+    """Read the user's specification against the structure of the example call."""
     if spec is None:
         return Axes()
     trees = dict(call.arguments)

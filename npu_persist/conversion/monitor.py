@@ -104,12 +104,7 @@ class ForwardMonitor(TorchFunctionMode):
         return tensor.ndim == 0 and tensor.dtype is torch.int64 and storage is not None and storage not in self._masks
 
     def undo_changes(self) -> None:
-        """Write the old values back into parameters, buffers and attributes that the forward changed in place.
-
-        Raises:
-            ConversionError: one was changed in a way that the monitor did not see, so its old values are lost.
-
-        """
+        """Write the old values back into parameters, buffers and attributes that the forward changed in place."""
         lost = [
             name
             for key, (name, tensor) in self._owned.items()
@@ -207,12 +202,7 @@ class ForwardMonitor(TorchFunctionMode):
 
 @contextlib.contextmanager
 def watch_forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> Iterator[ForwardMonitor]:
-    """Monitor a forward; errors name the submodule that they came from, and changes in place are undone at the end.
-
-    Raises:
-        ConversionError: the forward raised.
-
-    """
+    """Monitor a forward; errors name the submodule that they came from, and changes in place are undone at the end."""
     monitor = ForwardMonitor(module, inputs)
     try:
         with monitor:

@@ -57,19 +57,7 @@ class Flattened:
 def flatten(
     value: Any, name: str = "", *, unique: bool, is_number: Callable[[torch.Tensor], bool] | None = None
 ) -> Flattened:
-    """Flatten a nested value.
-
-    Args:
-        value: tensors in lists, tuples, dicts, named tuples, dataclasses, outputs of transformers and diffusers, and
-            types registered with torch.utils._pytree; besides, None, numbers, flags and strings.
-        name: path of the value, for the tensors' names and for errors.
-        unique: whether a tensor that appears twice is one leaf.
-        is_number: which tensors stand for plain integers; these are no leaves.
-
-    Raises:
-        ConversionError: a type that a loaded model could neither take nor give.
-
-    """
+    """Flatten a nested value."""
     leaves = _Leaves(unique, is_number)
     tree, rebuild = leaves.flatten(value, name)
     return Flattened(tree, rebuild, tuple(leaves.tensors), tuple(leaves.names))

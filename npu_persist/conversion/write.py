@@ -61,17 +61,7 @@ def write_ir(
     precision: Precision,
     report: Callable[[float], None],
 ) -> Written:
-    """Write `model.xml` and `weights.safetensors` into a directory.
-
-    Args:
-        model: the converted model; its large constants share the module's memory.
-        module: the module that was converted, for its state_dict's names.
-        directory: an existing directory; also holds OpenVINO's own files for the time being.
-        precision: "fp16" stores float weights as half precision, as `ov.save_model` does, except vectors and what half
-            precision cannot hold; "fp32" stores them as they are. bfloat16 becomes one or the other.
-        report: called with the fraction of the weights that has been written.
-
-    """
+    """Write `model.xml` and `weights.safetensors` into a directory."""
     state = {
         name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)
     }

@@ -39,11 +39,7 @@ class Hasher:
     """
 
     def __init__(self, *, threads: int | None = None) -> None:
-        """Begin with nothing.
-
-        Args:
-            threads: How many may share the work of a large piece; None for as many as there are processors.
-        """
+        """Begin with nothing."""
         from blake3 import blake3  # a native library: not loaded before the first digest
 
         self._hash = blake3(max_threads=blake3.AUTO if threads is None else threads)

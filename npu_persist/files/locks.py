@@ -69,14 +69,7 @@ class Lock:
 
 
 def try_lock(path: Path) -> Lock | None:
-    """Lock a lock file exclusively, without waiting; the file is made if it is missing, and stays.
-
-    Returns:
-        The lock; None if someone else has it, or has just removed the file.
-
-    Raises:
-        OSError: The file cannot be opened, or, with a number in `NO_LOCKS`, this file system has no locks.
-    """
+    """Lock a lock file exclusively, without waiting; the file is made if it is missing, and stays."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _REGULAR_FILE, 0o666)
     except PermissionError:
@@ -94,11 +87,7 @@ def try_lock(path: Path) -> Lock | None:
 
 
 def try_share(path: Path) -> Lock | None:
-    """Lock a file together with others that do so, and set its time to now; the file is made if it is missing.
-
-    Returns:
-        The lock; None if the file is being removed or cannot be locked.
-    """
+    """Lock a file together with others that do so, and set its time to now; the file is made if it is missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | _REGULAR_FILE, 0o666)
     except OSError:

@@ -29,11 +29,7 @@ _ATTEMPTS = 100
 
 @contextmanager
 def staged(root: Path) -> Iterator[Path]:
-    """Make a new staging directory in `root`, and remove it at the end if it is still there.
-
-    Raises:
-        StoreError: It cannot be made, or the disk is full inside the block.
-    """
+    """Make a new staging directory in `root`, and remove it at the end if it is still there."""
     with store_errors(f"make a staging directory in {root}"):
         path, lock = _reserve(root)
     try:

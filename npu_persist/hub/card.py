@@ -46,13 +46,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
 def renew_card(old: str | None, section: str, name: str) -> str | None:
-    """Return a card with our section in it; None to leave a person's card alone.
-
-    Args:
-        old: The present card; None if there is none.
-        section: What `make_section` returned.
-        name: The title of a new card.
-    """
+    """Return a card with our section in it; None to leave a person's card alone."""
     if old is None or not old.strip():
         from huggingface_hub import ModelCardData
 
@@ -68,13 +62,7 @@ def renew_card(old: str | None, section: str, name: str) -> str | None:
 
 
 def make_section(bundle: Bundle, reference: HubReference, artifacts: Mapping[str, Artifact]) -> str:
-    """Return our section of the card, markers included.
-
-    Args:
-        bundle: The bundle.
-        reference: Its reference on the hub.
-        artifacts: Its compiled artifacts by folder name.
-    """
+    """Return our section of the card, markers included."""
     manifest = bundle.manifest
     producer = manifest.producer
     made_by = f"npu_persist {_text(producer.npu_persist)} with OpenVINO {_text(producer.openvino)}"

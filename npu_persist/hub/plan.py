@@ -176,16 +176,7 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
     *,
     is_new: bool,
 ) -> PullPlan:
-    """Decide what to download, without any network access.
-
-    Args:
-        bundle: The bundle as its manifest describes it; its files need not exist.
-        existing: The version in the store with this content.
-        held: Digests of files that other versions have.
-        summary: What the commit has.
-        machines: The machines of which one must be able to run an artifact; None for all artifacts.
-        is_new: Whether the commit was not pulled before, so that its signatures may be newer than the store's.
-    """
+    """Decide what to download, without any network access."""
     sizes, there = summary.sizes, frozenset(held)
     files = [PlannedFile(MANIFEST_FILE, sizes[MANIFEST_FILE], existing is not None)]
     files += (

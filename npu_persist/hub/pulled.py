@@ -65,11 +65,7 @@ class _Revision(msgspec.Struct, frozen=True, tag_field="format_version", tag=FOR
 
 
 def resolve(store: Store, reference: AnyReference) -> Bundle:
-    """Open the bundle of a reference; for a hub reference what was pulled, without asking the hub.
-
-    Raises:
-        BundleNotFoundError: There is no such bundle; a hub reference was not pulled, or was removed since.
-    """
+    """Open the bundle of a reference; for a hub reference what was pulled, without asking the hub."""
     parsed = parse(reference)
     return find_pulled(store, parsed) if isinstance(parsed, HubReference) else store.resolve(parsed)
 

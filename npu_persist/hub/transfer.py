@@ -35,13 +35,7 @@ class Download:
     """
 
     def __init__(self, remote: RemoteCommit, partial_in: Path, on_bytes: ByteCallback) -> None:
-        """Prepare; nothing is requested yet.
-
-        Args:
-            remote: The commit.
-            partial_in: Folder for partial files, on the file system of the targets; `prune` empties it.
-            on_bytes: Called as bytes arrive.
-        """
+        """Prepare; nothing is requested yet."""
         self.remote = remote
         self._partial_in = partial_in
         self._on_bytes = on_bytes

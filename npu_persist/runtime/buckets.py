@@ -60,15 +60,7 @@ def pick_buckets(
     attached: Sequence[tuple[Path, Artifact | ArtifactError]],
     policy: Policy,
 ) -> tuple[Buckets | None, tuple[str, ...]]:
-    """Return the buckets that a bundle is loaded for on a device, or None for the graph as it is; and notes.
-
-    Args:
-        recipe: The graph and the device.
-        given: The caller's. None: the bundle's, or else those of artifacts that are attached for the device and
-            trusted. An empty list: none.
-        attached: The artifacts that are attached to the bundle.
-        policy: Which of them are trusted.
-    """
+    """Return the buckets that a bundle is loaded for on a device, or None for the graph as it is; and notes."""
     graph = recipe.graph
     if isinstance(given, (list, tuple)) and not given:
         return None, ()

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 
 def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) -> dict[str, Array]:
-    """Make an input for each port: standard normal floats, integers 0 or 1, which every vocabulary has.
-
-    Args:
-        ports: The graph's inputs; axes that share a name get the same size, the smallest allowed.
-        seed: Of the generator.
-        shapes: Other shapes than the smallest, by name.
-    """
+    """Make an input for each port: standard normal floats, integers 0 or 1, which every vocabulary has."""
     generator = np.random.default_rng(seed)
     inputs: dict[str, Array] = {}
     for port in ports:

@@ -29,13 +29,7 @@ _EXACT = 2**53
 
 
 def as_array(value: Any, port: Port, signature: object) -> Array:
-    """Return `value` as an array of the port's dtype and of a shape that the port allows.
-
-    Args:
-        value: A numpy array, anything with `__array__` or `__dlpack__`, a number, or nested lists of these.
-        port: The input.
-        signature: The model's whole signature, shown in errors.
-    """
+    """Return `value` as an array of the port's dtype and of a shape that the port allows."""
     array = _convert(value, port, signature)
     if array.ndim != len(port.shape):
         raise _error(port, f"rank {len(port.shape)}", f"rank {array.ndim}: {describe_value(array)}", signature)

@@ -122,21 +122,6 @@ class Model:
 
         The keyword arguments `share_inputs` and `share_outputs` are options, described at `infer`, unless the module
         itself has a parameter of that name.
-
-        Args:
-            args: What the module's `forward` takes: numpy arrays, or anything with `__array__` or `__dlpack__`, in the
-                structure of the persisted example.
-            kwargs: As above.
-
-        Returns:
-            The module's own result structure with numpy arrays; a dataclass or a `transformers` output comes as a
-            `ModelOutput` with the same fields.
-
-        Raises:
-            InputError: An argument is missing, unknown, or of the wrong structure, dtype, rank or shape. The message
-                shows the expected signature.
-            InferenceError: The device failed.
-            ModelClosedError: The model was closed.
         """
         plan = self._plan
         if kwargs:

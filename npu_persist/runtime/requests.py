@@ -519,16 +519,7 @@ def run_all(
     window: int,
     is_ordered: bool,
 ) -> Generator[Any, None, None]:
-    """Yield the result of every item; however the generator ends, nothing of it runs any more.
-
-    Args:
-        items: What to run. Items are taken only as fast as results are.
-        start: Starts one of them.
-        finish: Makes its result from its outputs.
-        window: How many may be started whose results were not yielded.
-        is_ordered: Whether results come in the order of the items, or as they are done. The error of an item comes
-            after the results of those before it.
-    """
+    """Yield the result of every item; however the generator ends, nothing of it runs any more."""
     pending: dict[Future[list[Array]], tuple[int, Inference]] = {}
     failure: Exception | None = None
     is_open, index = True, 0

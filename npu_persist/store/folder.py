@@ -90,11 +90,7 @@ class NameFolder:
         return max(newest, self.highest_removed()) + 1
 
     def aliases(self) -> dict[str, int]:
-        """Return the version that each alias points to, whether that is there or not.
-
-        Raises:
-            FileIntegrityError: An alias is no regular file with a number in it.
-        """
+        """Return the version that each alias points to, whether that is there or not."""
         names = sorted(name for name in _list(self.aliases_path) if component_problem(name) is None)
         found = {name: self._read_alias(name) for name in names}
         return {name: number for name, number in found.items() if number is not None}
@@ -179,11 +175,7 @@ def list_names(bundles: Path) -> tuple[str, ...]:
 
 
 def check_case(folder: Path, name: str, what: str) -> None:
-    """Refuse a name that differs from another one in `folder` in upper and lower case only.
-
-    Raises:
-        InvalidNameError: On Windows and macOS the two would be the same.
-    """
+    """Refuse a name that differs from another one in `folder` in upper and lower case only."""
     for other in _list(folder):
         if other != name and other.lower() == name.lower():
             raise InvalidNameError(

@@ -56,14 +56,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Choose a store; nothing is read or made yet.
-
-        Args:
-            path: Its directory; None for `$NPU_PERSIST_HOME`, and the user's data directory if that is not set.
-
-        Raises:
-            UsageError: That is no path.
-        """
+        """Choose a store; nothing is read or made yet."""
         _check_path(path)
         chosen = Path(path) if path is not None else default_home()
         self.home = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100 (resolve() would follow links)

@@ -168,12 +168,7 @@ def find_public_key(source: str | os.PathLike[str]) -> PublicKey:
 
 
 def read_private_key(path: Path, password: str | Callable[[], str] | None = None) -> Ed25519PrivateKey:
-    """Read a private key, in PEM (PKCS #8, as `openssl genpkey -algorithm ed25519` writes it) or OpenSSH's format.
-
-    Args:
-        path: The file.
-        password: The password of an encrypted key, or a function that asks for it, called only if the key is encrypted.
-    """
+    """Read a private key, in PEM (PKCS #8, as `openssl genpkey -algorithm ed25519` writes it) or OpenSSH's format."""
     require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization

@@ -137,11 +137,7 @@ def check_manifest(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Signed:
 
 
 def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, PublicKey]) -> str:
-    """Return the name of a known key that signed a file of kind `what` with the digest `subject`.
-
-    Raises:
-        SignatureError: There is no signature, or it is for something else, by an unknown key, or wrong.
-    """
+    """Return the name of a known key that signed a file of kind `what` with the digest `subject`."""
     found = read_signatures(path)
     if found is None:
         raise SignatureError(f"{path}: expected a signature, got nothing: it is not signed")

@@ -40,8 +40,6 @@ def test_no_name_is_a_modules_too() -> None:
     # A submodule takes the place of the package's attribute of its name as soon as it is imported.
     submodules = {module.name for module in pkgutil.iter_modules(npu_persist.__path__)}
     assert set(npu_persist.__all__) & submodules == {"errors"}
-        "errors"
-    }
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -60,21 +60,7 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
     on_message: Callable[[Any], object] | None = None,
     tidy: Callable[[str], str | None] | None = None,
 ) -> ProcessResult[ResultT]:
-    """Run a module in a process of its own.
-
-    Args:
-        module: Its full name; it ends in `if __name__ == "__main__": serve(…)`.
-        request: What its job is given.
-        result: The type of what the job returns.
-        limits: As for `supervise`, like all that follows.
-        name: What errors call the process.
-        on_message: Called with what the job sends meanwhile.
-        tidy: Called with each line of the log.
-
-    Raises:
-        CompilationError: As for `supervise`.
-        NpuPersistError: What the job raised.
-    """
+    """Run a module in a process of its own."""
     if getattr(sys, "frozen", False) or not sys.executable:
         raise CompilationError(
             f"{name} runs in a process of its own, which needs a Python interpreter, and this frozen program has none. "
@@ -95,12 +81,7 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
 
 
 def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None:
-    """Do the one job that this process was started for, and wait to be ended.
-
-    Args:
-        job: Called with the request and a function that sends messages; returns the result.
-        request: The type of the request.
-    """
+    """Do the one job that this process was started for, and wait to be ended."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a plugin prints is no answer
 
