@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
-from npu_persist.compilation.jobs import CompileJob, CompileResult, run_by, run_in_threads, verify
+from npu_persist.compilation.jobs import CompileResult, run_by, run_in_threads, verify
+from npu_persist.compilation.recipe import CompileJob
 from npu_persist.device.core import require_version
 from npu_persist.errors import JobsError, TargetError, UsageError
 from npu_persist.store.api import open_store

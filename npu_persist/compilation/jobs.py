@@ -11,18 +11,16 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from npu_persist.artifact import attached
 from npu_persist.artifact.artifact import Artifact
-from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.compilation.local import compile_graph, export_blob, read_graph
 from npu_persist.compilation.process.python import run_module, serve
 from npu_persist.compilation.process.supervisor import Limits
-from npu_persist.compilation.recipe import Recipe
 from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import (
     CompilationError,
@@ -40,54 +38,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from npu_persist.artifact.artifact import Shapes
+    from npu_persist.compilation.recipe import CompileJob
     from npu_persist.progress import ProgressCallback
 
 _LOOK = 0.5
 """Seconds between two moments in which Windows lets Ctrl-C through."""
-
-
-class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compile. It goes as it is to the process that compiles.
-
-    Attributes:
-        bundle: The bundle's folder.
-        digest: The bundle's digest.
-        reference: What to call the bundle, and the graph if there are several.
-        graph: Name of the graph.
-        target: What for: "NPU:4000".
-        device: OpenVINO's device string there.
-        platform: Number of the NPU's platform; None for a device of this machine.
-        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
-        config: OpenVINO's properties.
-        weightless: Whether the blob leaves the weights in their file; None: what is best.
-        toolchain: Name of the toolchain for another machine's NPU; None: the first that is usable.
-        timeout: Seconds; None for no limit.
-        memory_limit: Bytes; None for no limit.
-    """
-
-    bundle: str
-    digest: str
-    reference: str
-    graph: str
-    target: str
-    device: str
-    platform: str | None = None
-    shapes: dict[str, tuple[int, ...]] | None = None
-    config: dict[str, Any] = {}
-    weightless: bool | None = None
-    toolchain: str | None = None
-    timeout: float | None = None
-    memory_limit: int | None = None
-
-    @property
-    def label(self) -> str:
-        """What to call the job: `unet:3 for NPU:4000`."""
-        sizes = f", {describe_shapes(self.shapes)}" if self.shapes else ""
-        return f"{self.reference} for {self.target}{sizes}"
-
-    def make_recipe(self, bundle: Bundle) -> Recipe:
-        """Return what OpenVINO is to compile."""
-        return Recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
 
 
 @dataclass(frozen=True)

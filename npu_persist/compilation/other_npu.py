@@ -48,9 +48,8 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.blob import Blob
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.compilation.jobs import CompileJob
     from npu_persist.compilation.process.supervisor import Limits
-    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.compilation.recipe import CompileJob, Recipe
     from npu_persist.compilation.toolchains.toolchain import CompilerResult, Toolchain
 
 log = logging.getLogger(__name__)

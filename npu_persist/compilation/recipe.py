@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from npu_persist.artifact.artifact import make_key
+from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.devices import can_export, get_kind, identify
 from npu_persist.errors import PropertyError
@@ -118,6 +121,50 @@ class Recipe:
     def __str__(self) -> str:
         with_properties = f" with {self.texts}" if self.properties else ""
         return f"{self.bundle.reference} for {self.device}{with_properties}"
+
+
+class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to compile. It goes as it is to the process that compiles.
+
+    Attributes:
+        bundle: The bundle's folder.
+        digest: The bundle's digest.
+        reference: What to call the bundle, and the graph if there are several.
+        graph: Name of the graph.
+        target: What for: "NPU:4000".
+        device: OpenVINO's device string there.
+        platform: Number of the NPU's platform; None for a device of this machine.
+        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        config: OpenVINO's properties.
+        weightless: Whether the blob leaves the weights in their file; None: what is best.
+        toolchain: Name of the toolchain for another machine's NPU; None: the first that is usable.
+        timeout: Seconds; None for no limit.
+        memory_limit: Bytes; None for no limit.
+    """
+
+    bundle: str
+    digest: str
+    reference: str
+    graph: str
+    target: str
+    device: str
+    platform: str | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None
+    config: dict[str, Any] = {}
+    weightless: bool | None = None
+    toolchain: str | None = None
+    timeout: float | None = None
+    memory_limit: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What to call the job: `unet:3 for NPU:4000`."""
+        sizes = f", {describe_shapes(self.shapes)}" if self.shapes else ""
+        return f"{self.reference} for {self.target}{sizes}"
+
+    def make_recipe(self, bundle: Bundle) -> Recipe:
+        """Return what OpenVINO is to compile."""
+        return Recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
 
 
 def _has_text(value: Any) -> bool:

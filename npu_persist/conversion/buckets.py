@@ -16,7 +16,7 @@ from npu_persist.conversion.check import compile_for_check, is_within, measure_a
 from npu_persist.conversion.dynamic import input_ports, resize
 from npu_persist.device.core import get_core
 from npu_persist.errors import ConversionError, InputError, ParityError, UsageError
-from npu_persist.runtime.buckets import Fit
+from npu_persist.runtime.padding import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.signature import CallPlan
-    from npu_persist.runtime.buckets import Fit
     from npu_persist.runtime.inputs import Array
+    from npu_persist.runtime.padding import Fit
 
 LENT = 1 << 19
 """Bytes from which an input is read where it is: below that, a copy is faster than lending it and taking it back."""

@@ -425,7 +425,7 @@ class Selection(NamedTuple):
 def select_attached(
     recipe: Recipe, attached: Iterable[tuple[Path, Artifact | ArtifactError]], policy: Policy
 ) -> Selection:
-    """Return which attached artifacts may take the place of a recipe's compilation; their bytes are not checked here."""
+    """Return which attached artifacts may replace a recipe's compilation; their bytes are not checked here."""
     from npu_persist.artifact.compatibility import check_attached
     from npu_persist.device.core import get_core
     from npu_persist.device.machine import describe_machine

@@ -36,7 +36,7 @@ _BESIDE = (MANIFEST_SIGNATURE_FILE, ORIGIN_FILE)
 
 
 def prepare(bundle: Bundle, folder: NameFolder) -> None:
-    """Check that a staged bundle is complete, link its files to earlier versions, flush them and make them read-only."""
+    """Check that a staged bundle is complete, link its files to earlier versions, flush and protect them."""
     _check_complete(bundle)
     _link_to_earlier(bundle, folder)
     bundle.ensure_bin()
