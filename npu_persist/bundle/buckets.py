@@ -1,9 +1,4 @@
-"""Shape buckets: the sizes that a graph with open axes is compiled for, and how calls are padded to them.
-
-The promise: what `resolve` returns gives every input with open axes one full shape a bucket, within the bounds and
-with the relations that the names of the axes state, and one padding that its dtype can hold; anything else is an error
-that names the input and the axis.
-"""
+"""Shape buckets: the sizes that a graph with open axes is compiled for, and how calls are padded to them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """One bundle: a directory with a manifest and the files that it names.
 
-The promise: opening reads the manifest and nothing else; `verify` reads every byte that the manifest vouches for, and
-passes only if each file is a regular file of the right size and digest, reached through no symbolic link. A bundle is
-never changed; only `model.bin`, which is derived and no part of the manifest, is made again where it is missing.
+Opening reads the manifest and nothing else; `verify` reads every byte that the manifest names. A bundle is never
+changed; only `model.bin`, which is derived and not in the manifest, is made again where it is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, Manife
 from npu_persist.bundle.reference import PathReference, StoreReference
 from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFoundError, UsageError
 from npu_persist.files.digest import digest_bytes, digest_file
-from npu_persist.files.filesystem import link_or_copy, make_read_only, remove_file, store_errors
+from npu_persist.files.filesystem import link_or_copy, make_read_only, remove_file, store_errors, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +39,12 @@ class Bundle:
         version: Its version number, if it was found through a store.
     """
 
-    def __init__(self, path: Path, data: bytes, modified: float, version: int | None = None) -> None:
-        """Make a bundle of what `read_manifest` gave; use `Bundle.open`."""
+    def __init__(
+        self, path: Path, data: bytes, modified: float, version: int | None = None, *, manifest: Manifest | None = None
+    ) -> None:
+        """Make a bundle of what `read_manifest` gave, or of a manifest and its bytes; use `Bundle.open`."""
         self.path = path
-        self.manifest = Manifest.from_json(data, source=str(path / MANIFEST_FILE))
+        self.manifest = Manifest.from_json(data, source=str(path / MANIFEST_FILE)) if manifest is None else manifest
         self.digest = digest_bytes(data)
         self.version = version
         self._manifest_size = len(data)
@@ -72,6 +73,14 @@ class Bundle:
                     "`npu-persist list` shows the bundles in the store"
                 )
         return cls(directory, *read_manifest(directory), version)
+
+    @classmethod
+    def write(cls, directory: Path, manifest: Manifest) -> Bundle:
+        """Write the manifest of the files in a directory, which makes it a bundle."""
+        path, data = directory / MANIFEST_FILE, manifest.to_json()
+        with store_errors(f"write {path}"):
+            write_file(path, data)
+            return cls(directory, data, path.lstat().st_mtime, manifest=manifest)
 
     @property
     def name(self) -> str:

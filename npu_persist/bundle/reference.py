@@ -8,8 +8,7 @@ r"""References: how bundles are named in code and on the command line.
     hf://org/repo@v3          a repository on the Hugging Face hub, at a branch, tag or commit (without: `main`)
     hf://org/repo@v3#3f9a…    the same, if the bundle's digest is that: 64 hex digits
 
-The promise: `parse` gives one of three frozen dataclasses or a `ReferenceFormatError`, and `parse(str(reference))` is
-`reference` again. Names are checked here, once, by the strictest platform's rules.
+`parse(str(reference))` is `reference` again. Names are checked here, once, by the strictest platform's rules.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from npu_persist.bundle.bundle import Bundle
 from npu_persist.compilation.local import compile_graph, export_blob, read_graph
 from npu_persist.compilation.process.python import run_module, serve
 from npu_persist.compilation.process.supervisor import Limits
+from npu_persist.compilation.recipe import CompileJob  # noqa: TC001 (msgspec evaluates the annotations of a request)
 from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import (
     CompilationError,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from npu_persist.artifact.artifact import Shapes
-    from npu_persist.compilation.recipe import CompileJob
     from npu_persist.progress import ProgressCallback
 
 _LOOK = 0.5

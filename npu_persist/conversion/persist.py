@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from npu_persist import __version__
 from npu_persist.bundle.buckets import require_bounds
+from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.manifest import Conversion, FileEntry, Golden, Graph, Manifest, Producer
 from npu_persist.compilation.compile import compile_bundle
 from npu_persist.compilation.output_sizes import name_outputs, require_related
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Buckets, Padding, Precision, Tolerance
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
@@ -175,8 +175,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             metadata=options.metadata,
         )
         with reporter.stage("publish"):
-            (staging / "manifest.json").write_bytes(manifest.to_json())
-            bundle = options.store.publish(staging, alias=alias)
+            bundle = options.store.publish(Bundle.write(staging, manifest), alias=alias)
     if options.targets:
         _compile(bundle, options, reporter)
     return bundle

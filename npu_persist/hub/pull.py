@@ -351,7 +351,7 @@ class _Installer:
                 write_file(staging / MANIFEST_FILE, manifest)
             staged = Bundle.open(staging)
             # Another process may have pulled the same meanwhile.
-            return _find_version(self._store, staged.name, staged.digest) or self._store.publish(staging)
+            return _find_version(self._store, staged.name, staged.digest) or self._store.publish(staged)
 
     def _fill_artifact(self, stack: ExitStack, planned: PlannedArtifact, sizes: Mapping[str, int]) -> Path:
         staging = stack.enter_context(self._store.stage())

@@ -138,14 +138,14 @@ class Store:
         """
         return staged(self._staging)
 
-    def publish(self, staging: Path, alias: str | None = None) -> Bundle:
+    def publish(self, staged: Path | Bundle, alias: str | None = None) -> Bundle:
         """Make a filled staging directory the next version of the name in its manifest.
 
         Identical content is published again as a new version, which shares its files with the earlier one. A number is
         never given twice, not even after the version was removed.
 
         Args:
-            staging: What `stage` gave, with `manifest.json` and exactly the files that it names.
+            staged: What `stage` gave, with `manifest.json` and exactly the files that it names; or the bundle in it.
             alias: An alias for the new version. It is set after the version is in place: a kill between the two leaves
                 the version without it.
 
@@ -154,10 +154,10 @@ class Store:
             IntegrityError: The directory does not match its manifest.
             StoreError: The file system refuses. The store is as it was.
         """
-        staging = Path(staging)
+        staging = staged.path if isinstance(staged, Bundle) else Path(staged)
         if staging.parent != self._staging or not is_directory(staging):
             raise UsageError(f"expected a directory that `stage` of this store made, in {self._staging}; got {staging}")
-        bundle = Bundle.open(staging)
+        bundle = staged if isinstance(staged, Bundle) else Bundle.open(staging)
         self.check_names(bundle.name, alias)
         folder = self._folder(bundle.name)
 
