@@ -93,7 +93,6 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
         >>> (result,) = npu_persist.compile("doc-compile", ["CPU"])
         >>> result.path.name, npu_persist.load("doc-compile", device="CPU").report.from_cache
         ('cpu', True)
-
     """
     wanted = read_targets(targets)
     properties = _check_config(config, wanted)

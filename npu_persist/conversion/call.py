@@ -42,11 +42,10 @@ class Results:
     """What torch gave in one forward.
 
     Attributes:
-        tree: structure of the result.
-        names: one for each tensor, unique, and different from the inputs'.
-        tensors: in the order of the graph's outputs.
-        depends_on: for each tensor, the inputs that its values depend on, a bit for each.
-
+        tree: Structure of the result.
+        names: One for each tensor, unique, and different from the inputs'.
+        tensors: In the order of the graph's outputs.
+        depends_on: For each tensor, the inputs that its values depend on, a bit for each.
     """
 
     tree: Tree
@@ -68,13 +67,12 @@ class Call:
     """A module and one way of calling it; `bind_call` makes it.
 
     Attributes:
-        module: the module.
-        arguments: names and structure of the arguments.
-        tensors: the example's tensors, on the CPU, detached, each with storage of its own, in the graph's order.
-        input_names: one for each tensor, unique.
-        dtypes: what the module takes each tensor as.
-        rebuild: builds the arguments by name from tensors.
-
+        module: The module.
+        arguments: Names and structure of the arguments.
+        tensors: The example's tensors, on the CPU, detached, each with storage of its own, in the graph's order.
+        input_names: One for each tensor, unique.
+        dtypes: What the module takes each tensor as.
+        rebuild: Builds the arguments by name from tensors.
     """
 
     module: torch.nn.Module

@@ -26,11 +26,10 @@ class Capture:
     """One call as a program of torch's, with what the forward gave and did.
 
     Attributes:
-        call: the call.
-        program: takes and gives nothing but the call's tensors.
-        results: what torch gave for the example.
-        warnings: where the program differs from the module: branches and state that the trace froze.
-
+        call: The call.
+        program: Takes and gives nothing but the call's tensors.
+        results: What torch gave for the example.
+        warnings: Where the program differs from the module: branches and state that the trace froze.
     """
 
     call: Call
@@ -86,13 +85,12 @@ def export(call: Call, results: Results, dynamic_shapes: Any) -> Capture:
     """Capture a call with `torch.export`.
 
     Args:
-        call: the call.
-        results: what `call.run` gave for the example.
-        dynamic_shapes: for the wrapped call, whose arguments are all tensors.
+        call: The call.
+        results: What `call.run` gave for the example.
+        dynamic_shapes: For the wrapped call, whose arguments are all tensors.
 
     Raises:
         ConversionError: torch.export refused the module.
-
     """
     try:
         with warnings.catch_warnings():

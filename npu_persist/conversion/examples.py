@@ -50,7 +50,7 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Record copies of the inputs of the module's last forward, as the example for `persist`.
 
     Args:
-        model: the module that will be persisted.
+        model: The module that will be persisted.
 
     Yields:
         The module itself.
@@ -60,7 +60,6 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
         >>> model = torch.nn.Linear(4, 2)
         >>> with npu_persist.record(model):
         ...     _ = model(torch.zeros(1, 4))
-
     """
 
     def remember(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -50,9 +50,8 @@ class ForwardMonitor(TorchFunctionMode):
     """A function mode for one forward of `module`; use as a context manager around the call.
 
     Attributes:
-        frozen: one line for each data-dependent value that reached Python: module path, function, source line.
-        innermost: path of the module that ran last, or of the one that raised; "" for the module itself.
-
+        frozen: One line for each data-dependent value that reached Python: module path, function, source line.
+        innermost: Path of the module that ran last, or of the one that raised; "" for the module itself.
     """
 
     def __init__(self, module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> None:

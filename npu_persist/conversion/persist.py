@@ -76,31 +76,31 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     become part of the graph; tensors become its inputs, with the example's shapes and dtypes (bfloat16 as float32).
 
     Args:
-        model: the module, on any device; `torch.compile` and data-parallel wrappers are looked through.
-        name: name of the bundle in the store.
-        args: positional arguments of the example call, as `torch.export.export` takes them. Without `args` and `kwargs`
+        model: The module, on any device; `torch.compile` and data-parallel wrappers are looked through.
+        name: Name of the bundle in the store.
+        args: Positional arguments of the example call, as `torch.export.export` takes them. Without `args` and `kwargs`
             the example is searched for: in `record`, `model.example_input_array`, `model.dummy_inputs`, the model's
             config.
-        kwargs: keyword arguments of the example call.
-        dynamic_shapes: axes that may vary, as `torch.export.export` takes them; otherwise all shapes are fixed, which
+        kwargs: Keyword arguments of the example call.
+        dynamic_shapes: Axes that may vary, as `torch.export.export` takes them; otherwise all shapes are fixed, which
             is what an NPU wants.
-        buckets: sizes that the graph is compiled for where it is loaded, as in `[{"input_ids": (1, 128)}, {"input_ids":
+        buckets: Sizes that the graph is compiled for where it is loaded, as in `[{"input_ids": (1, 128)}, {"input_ids":
             (1, 512)}]`: one graph and one weights file; a call runs in the smallest bucket that it fits into, padded
             and cut back. Without `dynamic_shapes`, axes whose sizes differ from the example's become dynamic by
             themselves, and those of several inputs that are always equal become one. Each bucket is compared with
             torch at its own size and at a smaller one.
-        padding: what inputs are padded with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros on
+        padding: What inputs are padded with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros on
             the right. An input `attention_mask` of two axes is ones where a call gives none, and padded with zeros.
-        precision: what float weights are stored as, "fp16" or "fp32".
-        alias: a name for this version, for instance "prod".
-        metadata: any JSON, kept in the manifest.
-        store: a store, its directory, or None for the default one.
-        check: whether to run the written bundle on the CPU and compare it with torch.
-        tolerance: the largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
+        precision: What float weights are stored as, "fp16" or "fp32".
+        alias: A name for this version, for instance "prod".
+        metadata: Any JSON, kept in the manifest.
+        store: A store, its directory, or None for the default one.
+        check: Whether to run the written bundle on the CPU and compare it with torch.
+        tolerance: The largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
             explains: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules.
-        targets: what the published bundle is compiled for at once, as for `compile`: `["NPU:4000"]`. Where that fails
+        targets: What the published bundle is compiled for at once, as for `compile`: `["NPU:4000"]`. Where that fails
             the bundle stays published.
-        progress: called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", "publish"
+        progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", "publish"
             and, with `targets`, "compile".
 
     Returns:
@@ -125,7 +125,6 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         >>> _ = npu_persist.persist(torch.nn.ReLU(), "doc-buckets", (torch.zeros(1, 4),), buckets=buckets)
         >>> npu_persist.load("doc-buckets", device="CPU")(torch.ones(1, 20)).shape
         (1, 20)
-
     """
     check_module(model)
     module = unwrap(model)

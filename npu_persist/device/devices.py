@@ -77,7 +77,6 @@ def list_devices() -> tuple[Device, ...]:
         >>> import npu_persist
         >>> "CPU" in {device.name for device in npu_persist.devices()}
         True
-
     """
     core = get_core()
 

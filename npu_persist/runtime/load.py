@@ -75,8 +75,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
 
     The model comes from the first source that works: a compiled artifact that is attached to the bundle, the machine's
     compile cache, a compilation of the graph; then the same for each device of `fallback`. `model.report` says which,
-    and why not the others. Every byte that OpenVINO reads has been compared with the manifest, or with the artifact's
-    description, when this function returns; the weights are read while the model is loaded.
+    and why not the others. With `verify="full"` every byte that OpenVINO reads has been compared with the manifest, or
+    with the artifact's description, when this function returns; the weights are read while the model is loaded.
 
     Args:
         reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory; or

@@ -1,4 +1,4 @@
-"""Bundles by name and version: publishing, finding, listing and removing them, and the functions that do so."""
+"""Bundles by name and version: publishing, finding, listing and removing them."""
 
 from __future__ import annotations
 
