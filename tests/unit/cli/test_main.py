@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import npu_persist
+from npu_persist.cli.main import make_parser
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny
 from tests.support.processes import ROOT, poison, run_python
@@ -155,3 +157,12 @@ def test_json_is_on_every_verb_that_shows_something(run: Run) -> None:
         for arguments in (("list",), ("inspect", "tiny"), ("path", "tiny"), ("verify",), ("prune",))
     ]
     assert all(data is not None for data in shown)
+
+
+def test_the_page_has_every_verb_and_no_other() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `") and "NPU_PERSIST" not in line]
+    documented = {verb for row in rows for verb in re.findall(r"`([a-z-]+)(?=[ `\\])", row.replace("\\|", " "))}
+    subparsers = next(action for action in make_parser()._actions if isinstance(action.choices, dict))
+    assert subparsers.choices is not None
+    assert documented == set(subparsers.choices)
