@@ -289,7 +289,9 @@ def _problem(document: Any, kind: type[Any], message: str) -> Problem:
         "Expected a known value" if what.startswith(("Invalid enum", "Invalid value")) else what.partition(", got ")[0]
     )
     what = re.sub(r"`(.*?)`", lambda types: " or ".join(_TYPES.get(name, name) for name in types[1].split(" | ")), what)
-    return Problem(_location(place), f"{what[:1].lower()}{what[1:]}, got {show(value)}")
+    what, is_too_long = re.subn(r"of length <= ([0-9]+)", r"of at most \1 members", what)
+    got = str(len(value)) if is_too_long and isinstance(value, (dict, list)) else show(value)
+    return Problem(_location(place), f"{what[:1].lower()}{what[1:]}, got {got}")
 
 
 def _steps(document: Any, kind: type[Any], message: str, where: str) -> list[Any]:
