@@ -35,6 +35,7 @@ from npu_persist.benchmark.results import (
     compare,
 )
 from npu_persist.benchmark.worker import Loaded, Place, Request
+from npu_persist.bundle.document import to_record
 from npu_persist.compilation.process.python import run_module
 from npu_persist.device.properties import HINTS
 from npu_persist.errors import DeviceWarning, UsageError
@@ -165,7 +166,7 @@ class Benchmark:
 
     def _add(self, track: _Track, stage: Stage, message: Mapping[str, Any]) -> None:
         if "loaded" in message and track.loaded is None:
-            track.loaded = msgspec.convert(message["loaded"], Loaded)
+            track.loaded = to_record(message["loaded"], Loaded)
         elif "latencies" in message:
             track.unreported.frombytes(base64.b64decode(message["latencies"]))
         elif "interval" in message:
@@ -288,7 +289,7 @@ class FirstInferences:
         messages: list[Mapping[str, Any]] = []
         began = time.perf_counter()
         _run(case, request, messages.append)
-        loaded = next(msgspec.convert(one["loaded"], Loaded) for one in messages if "loaded" in one)
+        loaded = next(to_record(one["loaded"], Loaded) for one in messages if "loaded" in one)
         from_start = loaded.answered - began - loaded.make_inputs - loaded.overhead
         self._found[cache, case].append((from_start, loaded))
         return from_start
@@ -347,7 +348,7 @@ def profile(
 
 def _summarize_profile(case: Case, messages: Sequence[Mapping[str, Any]]) -> Profile:
     layers = [one["layer"] for one in messages if "layer" in one]
-    loaded = next(msgspec.convert(one["loaded"], Loaded) for one in messages if "loaded" in one)
+    loaded = next(to_record(one["loaded"], Loaded) for one in messages if "loaded" in one)
     # Other layers were folded into their neighbours.
     executed = sorted((one for one in layers if one["status"] == "executed"), key=lambda one: -one["real_us"])
     total = sum(one["real_us"] for one in executed)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
@@ -66,6 +68,8 @@ RelativePath: TypeAlias = Annotated[
 Digest: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^blake3:[0-9a-f]{64}$"})]
 
 T = TypeVar("T")
+_analysing = threading.Lock()
+_analysed: set[type[Any]] = set()
 _Place: TypeAlias = "tuple[_Place, Any] | None"
 _SHOWN = 60
 _SHOWN_PROBLEMS = 20
@@ -171,9 +175,27 @@ def convert(document: Any, kind: type[T]) -> T:
     if issubclass(kind, Document) and isinstance(document, dict) and "format_version" not in document:
         raise DocumentError([Problem("format_version", "expected it, got nothing")])
     try:
-        return msgspec.convert(document, kind)
+        return to_record(document, kind)
     except msgspec.ValidationError as error:
         raise DocumentError([_problem(document, kind, str(error))]) from error
+
+
+def to_record(value: Any, kind: type[T]) -> T:
+    """Return plain values as a record, as `msgspec.convert` does, also where several threads are the first to do so."""
+    analyse(kind)
+    return msgspec.convert(value, kind)
+
+
+def analyse(kind: type[Any]) -> None:
+    """Let msgspec read a record's annotations, which several threads at once may not: msgspec 0.22 crashes the process.
+
+    What decodes records without `to_record` has to call this first.
+    """
+    if kind not in _analysed:
+        with _analysing:
+            with suppress(msgspec.ValidationError):
+                msgspec.convert(None, kind)
+            _analysed.add(kind)
 
 
 def plain(value: object) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
+from npu_persist.bundle.document import analyse
 from npu_persist.bundle.reference import HubReference, StoreReference, parse
 from npu_persist.errors import BundleNotFoundError
 from npu_persist.files.digest import digest_bytes
@@ -131,6 +132,7 @@ def _write(home: Path, path: Path, record: msgspec.Struct) -> None:
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         with path.open("rb") as file:
+            analyse(kind)
             return msgspec.json.decode(file.read(MAX_SIZE + 1), type=kind)
     except FileNotFoundError:
         return None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from npu_persist import errors
+from npu_persist.bundle.document import to_record
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, supervise
 from npu_persist.errors import CompilationError, CompileMemoryError, NpuPersistError, StoreError
 
@@ -75,9 +76,9 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
         tidy=tidy,
     )
     if answer.failure is not None:
-        failure = msgspec.convert(answer.failure, Failure)
+        failure = to_record(answer.failure, Failure)
         raise _restore_error(failure)
-    return replace(answer, result=msgspec.convert(answer.result, result))
+    return replace(answer, result=to_record(answer.result, result))
 
 
 def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None:
@@ -89,7 +90,7 @@ def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None
         answers.write(_encode(message))
         answers.flush()
 
-    given = msgspec.convert(json.loads(sys.stdin.buffer.readline()), request)
+    given = to_record(json.loads(sys.stdin.buffer.readline()), request)
     waiting = threading.Thread(target=_end_with_caller, daemon=True)
     waiting.start()
     try:

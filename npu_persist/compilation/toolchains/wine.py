@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from npu_persist.bundle.document import analyse, to_record
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, SilentError, supervise
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.toolchain import (
@@ -325,12 +326,12 @@ class _HostFailure(msgspec.Struct, frozen=True):
 
 def _read_answer(answer: ProcessResult[Any]) -> _HostResult:
     if answer.failure is not None:
-        failure = msgspec.convert(answer.failure, _HostFailure)
+        failure = to_record(answer.failure, _HostFailure)
         reason = extract_reason(failure.text, answer.log)
         if failure.stage == "start":
             raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {reason}")
         raise CompilationError(f"the NPU's compiler refused the graph: {reason}")
-    return msgspec.convert(answer.result, _HostResult)
+    return to_record(answer.result, _HostResult)
 
 
 def _format_version(number: str | None) -> str | None:
@@ -358,6 +359,7 @@ def read_record(folder: Path) -> ToolchainRecord:
     path = folder / RECORD_FILE
     try:
         with path.open("rb") as file:
+            analyse(ToolchainRecord)
             record = msgspec.json.decode(file.read(_MAX_RECORD), type=ToolchainRecord)
     except (OSError, ValueError, RecursionError) as error:
         raise _damage(path, f"it cannot be read ({type(error).__name__}: {error})") from error
