@@ -24,7 +24,7 @@ from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import METADATA_MAJOR, METADATA_MINOR, parse_requirements, read_blob
 from npu_persist.bundle.manifest import ORIGIN_FILE
-from npu_persist.bundle.signature import describe_port
+from npu_persist.bundle.signature import axis_bounds, describe_port
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
 from npu_persist.device.machine import check_with_openvino, parse_platform
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.blob import Blob, Requirements
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Dimension, Port
+    from npu_persist.bundle.manifest import Port
     from npu_persist.device.machine import Machine
 
 Status = Literal["supported", "unsupported", "unknown"]
@@ -287,16 +287,10 @@ def _differs_from(bundle: Bundle, artifact: Artifact) -> str | None:
 def _fits(promised: Port, found: Port) -> bool:
     if (promised.name, promised.dtype, len(promised.shape)) != (found.name, found.dtype, len(found.shape)):
         return False
-    for here, there in zip(map(_bounds, promised.shape), map(_bounds, found.shape), strict=True):
+    for here, there in zip(map(axis_bounds, promised.shape), map(axis_bounds, found.shape), strict=True):
         if there[0] < here[0] or here[1] < there[1]:
             return False
     return True
-
-
-def _bounds(axis: int | Dimension) -> tuple[int, float]:
-    if isinstance(axis, int):
-        return axis, axis
-    return axis.min, float("inf") if axis.max is None else axis.max
 
 
 def _read_ends(folder: Path, artifact: Artifact) -> Blob | None:

@@ -182,20 +182,13 @@ def convert(document: Any, kind: type[T]) -> T:
 
 def to_record(value: Any, kind: type[T]) -> T:
     """Return plain values as a record, as `msgspec.convert` does, also where several threads are the first to do so."""
-    analyse(kind)
-    return msgspec.convert(value, kind)
-
-
-def analyse(kind: type[Any]) -> None:
-    """Let msgspec read a record's annotations, which several threads at once may not: msgspec 0.22 crashes the process.
-
-    What decodes records without `to_record` has to call this first.
-    """
     if kind not in _analysed:
+        # msgspec 0.22 crashes the process where two threads read the annotations of a record at once.
         with _analysing:
             with suppress(msgspec.ValidationError):
                 msgspec.convert(None, kind)
             _analysed.add(kind)
+    return msgspec.convert(value, kind)
 
 
 def plain(value: object) -> Any:

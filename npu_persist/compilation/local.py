@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.bundle.manifest import derived_bin
-from npu_persist.bundle.signature import describe_port
+from npu_persist.bundle.signature import axis_bounds, describe_port
 from npu_persist.bundle.weights import check_graph
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
@@ -255,7 +255,7 @@ def _agrees(expected: Port, port: ov.Output, *, is_exact: bool) -> bool:
         return not is_exact
     if len(shape) != len(expected.shape):
         return False
-    for promised, axis in zip(map(_bounds, expected.shape), shape, strict=True):
+    for promised, axis in zip(map(axis_bounds, expected.shape), shape, strict=True):
         highest = axis.get_max_length()
         found = axis.get_min_length(), float("inf") if highest < 0 else highest
         if is_exact and found != promised:
@@ -263,12 +263,6 @@ def _agrees(expected: Port, port: ov.Output, *, is_exact: bool) -> bool:
         if found[1] < promised[0] or promised[1] < found[0]:
             return False
     return True
-
-
-def _bounds(axis: int | Dimension) -> tuple[int, float]:
-    if isinstance(axis, int):
-        return axis, axis
-    return axis.min, float("inf") if axis.max is None else axis.max
 
 
 def _port_error(reference: str, graph: Graph, promised: str, found: str) -> GraphIntegrityError:

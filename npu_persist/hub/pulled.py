@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
-from npu_persist.bundle.document import analyse
+from npu_persist.bundle.document import MAX_SIZE, Document, decode, encode
 from npu_persist.bundle.reference import HubReference, StoreReference, parse
 from npu_persist.errors import BundleNotFoundError
 from npu_persist.files.digest import digest_bytes
@@ -32,16 +32,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = "1.0"
-"""The format of both files."""
-
-MAX_SIZE = 64 * 1024 * 1024
-"""Largest of these files, in bytes: it holds the descriptions of up to a thousand artifacts."""
-
 Commit = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
 
 
-class CommitSummary(msgspec.Struct, frozen=True, kw_only=True, tag_field="format_version", tag=FORMAT_VERSION):
+class CommitSummary(Document, frozen=True, kw_only=True):
     """What a commit has of a bundle.
 
     Attributes:
@@ -61,7 +55,7 @@ class CommitSummary(msgspec.Struct, frozen=True, kw_only=True, tag_field="format
     descriptions: dict[str, str] | None
 
 
-class _Revision(msgspec.Struct, frozen=True, tag_field="format_version", tag=FORMAT_VERSION):
+class _Revision(Document, frozen=True):
     commit: Commit
 
 
@@ -123,19 +117,18 @@ def _shorten(text: str) -> str:
     return digest_bytes(text.encode()).partition(":")[2][:32]
 
 
-def _write(home: Path, path: Path, record: msgspec.Struct) -> None:
+def _write(home: Path, path: Path, record: Document) -> None:
     with staged(home / "staging") as staging, store_errors(f"write {path}"):
         path.parent.parent.mkdir(exist_ok=True)
-        replace_file(path, msgspec.json.encode(record), temporary=staging / path.name)
+        replace_file(path, encode(record), temporary=staging / path.name)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         with path.open("rb") as file:
-            analyse(kind)
-            return msgspec.json.decode(file.read(MAX_SIZE + 1), type=kind)
+            return decode(file.read(MAX_SIZE + 1), kind)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # a cut off, malformed or undecodable file is a ValueError
+    except (OSError, ValueError) as error:  # a DocumentError is a ValueError
         log.warning("%s is not used: %s", path, error)
         return None

@@ -10,8 +10,9 @@ import numpy as np
 from npu_persist.bundle.manifest import DictNode
 from npu_persist.errors import InputError, UsageError
 from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
+from npu_persist.runtime.map import run_all
 from npu_persist.runtime.report import read_layers
-from npu_persist.runtime.requests import LENT, Inference, Started, run_all
+from npu_persist.runtime.requests import LENT, Inference, Started
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from npu_persist.bundle.document import analyse, to_record
+from npu_persist.bundle.document import decode, to_record
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, SilentError, supervise
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.toolchain import (
@@ -359,8 +359,7 @@ def read_record(folder: Path) -> ToolchainRecord:
     path = folder / RECORD_FILE
     try:
         with path.open("rb") as file:
-            analyse(ToolchainRecord)
-            record = msgspec.json.decode(file.read(_MAX_RECORD), type=ToolchainRecord)
+            record = decode(file.read(_MAX_RECORD), ToolchainRecord)
     except (OSError, ValueError, RecursionError) as error:
         raise _damage(path, f"it cannot be read ({type(error).__name__}: {error})") from error
     if record.format_version != _FORMAT_VERSION:
