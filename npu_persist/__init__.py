@@ -1,7 +1,7 @@
 """Persist a PyTorch module as a versioned bundle; run it through OpenVINO where PyTorch is not installed.
 
 Every name below is imported when it is first used (PEP 562), so that importing the package costs nothing: no numpy, no
-openvino, no torch. `persist` and `record` need the extra `export`.
+openvino, no torch. `persist`, `refresh` and `record` need the extra `export`.
 
     import npu_persist as npup
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from npu_persist.compilation.jobs import CompileResult
     from npu_persist.conversion.examples import record
     from npu_persist.conversion.persist import persist
+    from npu_persist.conversion.refresh import refresh
     from npu_persist.device.devices import Device
     from npu_persist.device.devices import list_devices as devices
     from npu_persist.device.machine import Machine
@@ -38,24 +39,40 @@ if TYPE_CHECKING:
     from npu_persist.hub.pull import pull
     from npu_persist.hub.push import PushResult, push
     from npu_persist.progress import Progress, ProgressPrinter
+    from npu_persist.runtime.check import CheckResult, check
+    from npu_persist.runtime.diff import DiffResult, diff
     from npu_persist.runtime.load import is_compiled, load
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.report import LayerTime, Report
     from npu_persist.runtime.requests import Started
-    from npu_persist.store.api import alias, compatibility, prune, remove, sign, unalias, verify, verify_signature
+    from npu_persist.store.api import (
+        alias,
+        compatibility,
+        prune,
+        remove,
+        sign,
+        unalias,
+        verify,
+        verify_signature,
+        weights,
+    )
     from npu_persist.store.api import list_bundles as list  # noqa: A004 (the verb's name)
     from npu_persist.store.api import open_bundle as open  # noqa: A004 (the verb's name)
     from npu_persist.store.export import export
+    from npu_persist.store.history import HistoryEntry, history
     from npu_persist.store.lookup import StoredBundle
     from npu_persist.store.store import Store
     from npu_persist.trust.signing import Signed
 
 __all__ = [
     "Bundle",
+    "CheckResult",
     "Compatibility",
     "CompileCache",
     "CompileResult",
     "Device",
+    "DiffResult",
+    "HistoryEntry",
     "LayerTime",
     "Machine",
     "Measurement",
@@ -77,11 +94,14 @@ __all__ = [
     "__version__",
     "alias",
     "bench",
+    "check",
     "compatibility",
     "compile",
     "devices",
+    "diff",
     "errors",
     "export",
+    "history",
     "is_compiled",
     "list",
     "load",
@@ -91,19 +111,24 @@ __all__ = [
     "pull",
     "push",
     "record",
+    "refresh",
     "remove",
     "sign",
     "unalias",
     "verify",
     "verify_signature",
+    "weights",
 ]
 
 _PLACES = {
     "Bundle": ("bundle.bundle", "Bundle"),
+    "CheckResult": ("runtime.check", "CheckResult"),
     "Compatibility": ("artifact.compatibility", "Compatibility"),
     "CompileCache": ("cache.cache", "CompileCache"),
     "CompileResult": ("compilation.jobs", "CompileResult"),
     "Device": ("device.devices", "Device"),
+    "DiffResult": ("runtime.diff", "DiffResult"),
+    "HistoryEntry": ("store.history", "HistoryEntry"),
     "LayerTime": ("runtime.report", "LayerTime"),
     "Machine": ("device.machine", "Machine"),
     "Measurement": ("benchmark.results", "Measurement"),
@@ -124,10 +149,13 @@ _PLACES = {
     "Verdict": ("artifact.compatibility", "Verdict"),
     "alias": ("store.api", "alias"),
     "bench": ("benchmark.measure", "bench"),
+    "check": ("runtime.check", "check"),
     "compatibility": ("store.api", "compatibility"),
     "compile": ("compilation.compile", "compile_bundle"),
     "devices": ("device.devices", "list_devices"),
+    "diff": ("runtime.diff", "diff"),
     "export": ("store.export", "export"),
+    "history": ("store.history", "history"),
     "is_compiled": ("runtime.load", "is_compiled"),
     "list": ("store.api", "list_bundles"),
     "load": ("runtime.load", "load"),
@@ -137,11 +165,13 @@ _PLACES = {
     "pull": ("hub.pull", "pull"),
     "push": ("hub.push", "push"),
     "record": ("conversion.examples", "record"),
+    "refresh": ("conversion.refresh", "refresh"),
     "remove": ("store.api", "remove"),
     "sign": ("store.api", "sign"),
     "unalias": ("store.api", "unalias"),
     "verify": ("store.api", "verify"),
     "verify_signature": ("store.api", "verify_signature"),
+    "weights": ("store.api", "weights"),
 }
 """Public name → its module, and its name there: modules keep the builtins `list`, `open` and `compile`."""
 

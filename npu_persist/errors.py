@@ -11,20 +11,24 @@ the command line ends with, and is also the builtin that callers would expect. A
     ├── NotFoundError (FileNotFoundError)                       3
     │   └── BundleNotFoundError, DeviceNotFoundError, HubNotFoundError (a HubError too)
     ├── IntegrityError                                          4
-    │   ├── ManifestError, GraphIntegrityError, SignatureError
+    │   ├── ManifestError, GraphIntegrityError, SignatureError, OriginError, RollbackError
     │   └── FileIntegrityError ── ArtifactError ── BlobError
     ├── IncompatibleError                                       5
     │   └── FormatVersionError, OpenVINOVersionError
-    ├── ConversionError, ParityError
+    ├── ParityError                                             6
+    ├── ConversionError
+    │   └── RefreshError
     ├── CompilationError
     │   ├── ToolchainError, JobsError
-    │   └── CompileTimeoutError (TimeoutError), CompileMemoryError (MemoryError)
+    │   └── CompileCrashError, CompileTimeoutError (TimeoutError), CompileMemoryError (MemoryError)
     ├── InferenceError (RuntimeError)
     ├── HubError (OSError) ── HubAccessError, HubConflictError
     ├── MissingExtraError (ModuleNotFoundError)
     └── StoreError (OSError)
 
-    FrozenControlFlowWarning, DeviceWarning (UserWarning)
+    PersistWarning (UserWarning)
+    └── FrozenControlFlowWarning, StateWarning, RandomnessWarning, PrecisionWarning, ExampleWarning
+    DeviceWarning (UserWarning)
 """
 
 from __future__ import annotations
@@ -143,7 +147,7 @@ class DeviceNotFoundError(NotFoundError):
 
 
 class IntegrityError(NpuPersistError):
-    """A file on disk differs from what was persisted."""
+    """A file on disk differs from what was persisted, or comes from somebody else than it should."""
 
     exit_code: ClassVar[int] = 4
 
@@ -179,11 +183,60 @@ class FileIntegrityError(IntegrityError):
 
 
 class GraphIntegrityError(IntegrityError):
-    """An IR points outside its weights file, or a weights file has a malformed header."""
+    """A graph holds what `persist` never writes, which could end the process, or a weights file is malformed.
+
+    Attributes:
+        problem: What was expected where, and what is there; empty if no rule of ours is broken.
+    """
+
+    def __init__(self, message: str, *, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class SignatureError(IntegrityError):
     """A required signature is missing, from an unknown key, or invalid."""
+
+
+class OriginError(IntegrityError):
+    """A bundle comes from another repository than what the store has under its name.
+
+    Attributes:
+        name: The name in the store.
+        owner: Where its versions came from: `org/unet`, `https://hub.example.com/org/unet`, `this machine`.
+        source: Where the refused bundle comes from.
+    """
+
+    def __init__(
+        self, message: str, *, name: str | None = None, owner: str | None = None, source: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.owner = owner
+        self.source = source
+
+
+class RollbackError(IntegrityError):
+    """A bundle on a hub was signed earlier than the one that is here, or no known key signed it.
+
+    Attributes:
+        newer: The version in the store: `unet:3`.
+        newer_signed_at: When that was signed: `2026-11-21T07:40:04Z`.
+        signed_at: When the refused one was; None if no known key signed it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        newer: str | None = None,
+        newer_signed_at: str | None = None,
+        signed_at: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.newer = newer
+        self.newer_signed_at = newer_signed_at
+        self.signed_at = signed_at
 
 
 class ArtifactError(FileIntegrityError):
@@ -242,6 +295,18 @@ class ConversionError(NpuPersistError):
         self.operation = operation
 
 
+class RefreshError(ConversionError):
+    """A bundle's graph is not right for this module and its weights: persist the module instead.
+
+    Attributes:
+        tensor: The parameter or buffer that does not fit, where it is one.
+    """
+
+    def __init__(self, message: str, *, tensor: str | None = None) -> None:
+        super().__init__(message)
+        self.tensor = tensor
+
+
 class ParityError(NpuPersistError):
     """The written bundle's outputs differ from the module's, or cannot be compared with them.
 
@@ -250,6 +315,8 @@ class ParityError(NpuPersistError):
         differences: The measured differences (`manifest.Difference`) of all outputs.
         layer: The first layer that differs, where it could be found.
     """
+
+    exit_code: ClassVar[int] = 6
 
     def __init__(
         self, message: str, *, output: str | None = None, differences: tuple[Any, ...] = (), layer: str | None = None
@@ -262,6 +329,10 @@ class ParityError(NpuPersistError):
 
 class CompilationError(NpuPersistError):
     """OpenVINO failed to read or compile an intact bundle."""
+
+
+class CompileCrashError(CompilationError):
+    """The process that compiled died: OpenVINO crashed on the graph, or the system ended it for lack of memory."""
 
 
 class CompileTimeoutError(CompilationError, TimeoutError):
@@ -364,9 +435,29 @@ def _restore_store_error(kind: type[StoreError], message: str, errno: int | None
     return kind(message, errno=errno)
 
 
-class FrozenControlFlowWarning(UserWarning):
-    """The trace followed one branch of a condition on data, and the persisted graph always takes it."""
+class PersistWarning(UserWarning):
+    """The loaded model may answer otherwise than the module; the manifest keeps the text."""
+
+
+class FrozenControlFlowWarning(PersistWarning):
+    """The trace froze a branch, a loop or a size that depends on the inputs."""
+
+
+class StateWarning(PersistWarning):
+    """The module changes itself in its forward, which the loaded model does not."""
+
+
+class RandomnessWarning(PersistWarning):
+    """The module draws random numbers in its forward."""
+
+
+class PrecisionWarning(PersistWarning):
+    """Rounding, or a limit of OpenVINO's integers, can change discrete results."""
+
+
+class ExampleWarning(PersistWarning):
+    """`persist` chose the example call, or an argument of it: its shapes are those that the loaded model takes."""
 
 
 class DeviceWarning(UserWarning):
-    """A model runs on another device than the one asked for."""
+    """A model runs on another device than the one asked for, or on one that is less exact."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import threading
 import time
@@ -18,6 +17,29 @@ if TYPE_CHECKING:
 
 BEAT = 0.5
 """Seconds between two events of a stage that cannot tell how far it is."""
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as people are shown it in one line: what would steer a terminal becomes an escape sequence.
+
+    That are line breaks, other control characters, invisible characters of format (some change the direction of
+    text) and surrogates. A tab becomes a space.
+
+    >>> print(one_line("unet\nok, signed by acme"))
+    unet\nok, signed by acme
+    """
+    if text.isprintable():
+        return text
+    from unicodedata import category
+
+    return "".join(
+        character
+        if character.isprintable() or category(character) in {"Zs", "Co"}
+        else " "
+        if character == "\t"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -218,6 +240,8 @@ class ProgressPrinter:
     def _draw(self, event: Progress) -> None:
         if not self._is_due(event):
             return
+        import shutil
+
         width = max(shutil.get_terminal_size().columns - 1, 20)
         text = f"{_describe(event, with_bar=True)}"[:width]
         self._write(f"\r{text:<{width}}{chr(10) if event.is_finished else ''}")
@@ -257,5 +281,5 @@ def _describe(event: Progress, *, with_bar: bool = False) -> str:
         parts.append(f"{event.done:g}{total} {event.unit}")
     parts.append(f"{event.seconds:.1f} s")
     if event.detail:
-        parts.append("".join(character if character.isprintable() else " " for character in event.detail))
+        parts.append(one_line(event.detail))
     return "  ".join(parts)

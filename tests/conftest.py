@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from npu_persist.compilation.toolchains.native import COMPILER_VARIABLE
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE
+from tests.support.bf16_cpu import bf16_cpu as bf16_cpu  # noqa: PLC0414
 from tests.support.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
 from tests.support.second_device import second_device as second_device  # noqa: PLC0414
 from tests.support.toolchains import wine as wine  # noqa: PLC0414
@@ -47,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(kind)
         if "wine" in getattr(item, "fixturenames", ()):
             item.add_marker("npu")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random weights do not depend on the tests that ran before, so that near ties do not come and go."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

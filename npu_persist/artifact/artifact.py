@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from npu_persist.bundle.document import (
@@ -87,7 +88,7 @@ _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USE
 _ADVICE = "It is compiled again when it is missing; `npu-persist cache prune` removes quarantined ones"
 
 
-class Artifact(Document, frozen=True, kw_only=True):
+class Artifact(Document, frozen=True, kw_only=True, dict=True):
     """The content of `artifact.json`.
 
     Attributes:
@@ -133,7 +134,7 @@ class Artifact(Document, frozen=True, kw_only=True):
     seconds: float
     peak_memory: Count | None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Its key in the compile cache: 64 lowercase hex digits."""
         return make_key(

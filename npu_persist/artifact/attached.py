@@ -17,19 +17,27 @@ import os
 import re
 import time
 from contextlib import contextmanager, suppress
+from errno import EXDEV
 from typing import TYPE_CHECKING, NamedTuple
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, Artifact, check_files, check_layout, read_artifact
+from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.document import dump
 from npu_persist.bundle.manifest import COMPILED_DIRECTORY
 from npu_persist.errors import ArtifactError, StoreError
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import (
+    PRIVATE_FOLDER_MODE,
     component_problem,
     fsync_directory,
     fsync_file,
     is_directory,
+    is_obstructed,
+    list_directory,
+    make_folder,
     make_read_only,
+    move_directory,
+    refuse_links,
     remove_file,
     remove_tree,
     rename_new,
@@ -89,11 +97,11 @@ def list_attached(bundle: Bundle) -> list[tuple[Path, Artifact | ArtifactError]]
 def _read_all(root: Path) -> Iterator[tuple[Path, Artifact | ArtifactError | None]]:
     """Yield the attached artifacts; None for one that another process replaced after the folder was listed."""
     try:
-        listed = os.listdir(root) if is_directory(root) else []  # noqa: PTH208 (no link is followed)
+        listed = list_directory(root)
     except OSError as error:  # another user's
         yield root, _unreadable(root, error)
         return
-    names = sorted(name for name in listed if not name.startswith("."))
+    names = [name for name in listed if not name.startswith(".")]
     left = MAX_DESCRIPTIONS
     for number, name in enumerate(names):
         folder = root / name
@@ -167,12 +175,16 @@ def _verify(bundle: Bundle, folder: Path) -> int:
 def stage(bundle: Bundle) -> Iterator[Path]:
     """Make an empty folder to fill for `attach`, on the bundle's file system; it is removed at the end of the block."""
     root = bundle.path / COMPILED_DIRECTORY
-    if os.path.lexists(root) and not is_directory(root):
+    if is_obstructed(root):
         raise StoreError(f"{root}: expected a folder, got a link or a file. Remove it and compile again")
+    refuse_links(root / _STAGING, below=bundle.root)
     with suppress(OSError):  # leftovers; if they cannot be removed, making a folder fails and says why
-        list(prune_staging(root / _STAGING))
-    with staged(root / _STAGING) as path:
-        yield path
+        list(prune_staging(root / _STAGING, below=bundle.root))
+    with gone_errors(bundle):
+        with store_errors(f"make {root}"):
+            make_folder(root)  # without parents: a version that was removed meanwhile must not come back
+        with staged(root / _STAGING, below=bundle.root, parents=False) as path:
+            yield path
 
 
 def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
@@ -180,26 +192,26 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
     check_subject(bundle, staging, artifact)
     root = bundle.path / COMPILED_DIRECTORY
     place = root / _name(artifact, bundle)
-    with _locked(root):
+    with _locked(root, bundle.root):
         with store_errors(f"attach what was compiled for {artifact.target} to {bundle.reference}"):
             _seal(staging, artifact)
             own = place
             try:
-                rename_new(staging, place)
+                rename_new(staging, place, below=bundle.root)
             except FileExistsError:
                 own = _beside(place)
-                rename_new(staging, own)
+                rename_new(staging, own, below=bundle.root)
         with suppress(OSError):  # it is attached, even if a power failure could undo that
             fsync_directory(root)
             fsync_directory(root.parent)
         try:
-            return _replace_older(place, _slot(artifact))[0]
+            return _replace_older(place, _slot(artifact), bundle.root, newest=own)[0]
         except OSError as error:  # on Windows, if the older one is in use; or it is another user's
             log.warning("%s: could not remove an older artifact for the same: %s", own, error)
             return own
 
 
-def prune_attached(directory: Path) -> list[Path]:
+def prune_attached(directory: Path, *, below: Path) -> list[Path]:
     """Remove what interrupted attachments left in a bundle's folder, and return what was removed.
 
     Folders that a living process fills are left alone, and so is the newest artifact of each kind.
@@ -207,12 +219,12 @@ def prune_attached(directory: Path) -> list[Path]:
     root = directory / COMPILED_DIRECTORY
     if not is_directory(root):
         return []
-    removed = list(prune_staging(root / _STAGING))
+    removed = list(prune_staging(root / _STAGING, below=below))
     if any("." in path.name for path in _folders(root)):
-        with _locked(root):
+        with _locked(root, below):
             for path in [path for path in _folders(root) if "." in path.name]:
                 with suppress(ArtifactError, FileNotFoundError):
-                    newest, older = _replace_older(_place_of(path), _slot(read_artifact(path)))
+                    newest, older = _replace_older(_place_of(path), _slot(read_artifact(path)), below)
                     removed += [each for each in older if each != newest]
     return removed
 
@@ -226,15 +238,16 @@ class _Member(NamedTuple):
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path, below: Path) -> Iterator[None]:
     """Wait until no other process replaces an artifact; not for ever, and not on a file system without locks.
 
     Replacing artifacts without the lock loses none; it can leave older ones, which the next `prune_attached` removes.
     """
     path = root / _STAGING / _LOCK
     lock, until = None, time.monotonic() + _LOCK_TIMEOUT
+    refuse_links(path.parent, below=below)
     with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent, mode=PRIVATE_FOLDER_MODE)
         while (lock := try_lock(path)) is None and time.monotonic() < until:
             time.sleep(_LOCK_POLL)
     try:
@@ -244,52 +257,59 @@ def _locked(root: Path) -> Iterator[None]:
             if os.name == "nt":  # where an open file cannot be removed
                 lock.release()
             with suppress(OSError):  # before others can have it, so that they lock a new file
-                remove_file(path)
+                remove_file(path, below=below)
             lock.release()
 
 
-def _replace_older(place: Path, slot: str) -> tuple[Path, list[Path]]:
+def _replace_older(place: Path, slot: str, below: Path, newest: Path | None = None) -> tuple[Path, list[Path]]:
     """Remove all but the newest artifact of one kind and move that to its place; return its path, and what was removed.
 
-    What cannot be read at the place is replaced too.
+    What cannot be read at the place is replaced too. `newest` was attached last, whatever its time says.
     """
-    members = _members(place, slot)
+    members = sorted(_members(place, slot), key=lambda member: member.path == newest)
     if not members:  # without locks, another process may have removed it for a newer one
         return place, []
-    *older, newest = members
+    *older, last = members
     for member in older:
-        _remove(member)
-    if newest.path != place:
+        _remove(member, below)
+    if last.path != place:
         try:
-            rename_new(newest.path, place)
+            rename_new(last.path, place, below=below)
         except FileExistsError:  # something that is not an artifact for the same
-            place = newest.path
+            place = last.path
         except FileNotFoundError:  # without locks, as above
             pass
+        except OSError as error:
+            if error.errno != EXDEV:
+                raise
+            place = last.path  # in a lower layer of overlayfs, where directories cannot be renamed
     return place, [member.path for member in older]
 
 
 def _members(place: Path, slot: str) -> list[_Member]:
-    """Return the artifacts of one kind: those at its place that cannot be read, then the oldest to the newest."""
-    members = []
+    """Return the artifacts of one kind: those at its place that cannot be read, then the oldest to the newest.
+
+    One from the future is taken for older than any other: a clock was wrong, or someone wants it to stay.
+    """
+    members, now = [], time.time_ns()
     for path in _folders(place.parent):
         stamp, found = _stamp(path), None
         with suppress(ArtifactError, FileNotFoundError):
             found = _slot(read_artifact(path))
         if found == slot or (found is None and _place_of(path) == place):
             members.append(_Member(stamp, path, is_readable=found is not None))
-    return sorted(members, key=lambda member: (member.is_readable, member.stamp))
+    return sorted(members, key=lambda member: (member.is_readable, member.stamp[0] <= now, member.stamp))
 
 
-def _remove(member: _Member) -> None:
+def _remove(member: _Member, below: Path) -> None:
     """Remove an artifact, unless another one has taken its place since it was found."""
     aside = member.path.parent / _STAGING / os.urandom(_SUFFIX).hex()
     with suppress(FileNotFoundError):  # without locks, another process may have removed it
-        rename_new(member.path, aside)
-        if _stamp(aside) == member.stamp:
-            remove_tree(aside)
+        is_whole = move_directory(member.path, aside, first=ARTIFACT_FILE, below=below)
+        if not is_whole or _stamp(aside) == member.stamp:
+            remove_tree(aside, below=below)
         else:
-            rename_new(aside, _beside(member.path))
+            rename_new(aside, _beside(member.path), below=below)
 
 
 def _beside(path: Path) -> Path:
@@ -309,8 +329,7 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def _folders(root: Path) -> list[Path]:
-    names = os.listdir(root) if is_directory(root) else []  # noqa: PTH208 (no link is followed)
-    return [path for name in sorted(names) if not name.startswith(".") and is_directory(path := root / name)]
+    return [path for name in list_directory(root) if not name.startswith(".") and is_directory(path := root / name)]
 
 
 def _seal(staging: Path, artifact: Artifact) -> None:

@@ -8,7 +8,6 @@ the configurations backwards, because a device that throttles is slower for thos
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import math
@@ -19,7 +18,7 @@ import warnings
 from array import array
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -34,17 +33,16 @@ from npu_persist.benchmark.results import (
     TypeSum,
     compare,
 )
-from npu_persist.benchmark.worker import Loaded, Place, Request
-from npu_persist.bundle.document import to_record
+from npu_persist.benchmark.worker import Loaded, Message, Place, Request
 from npu_persist.compilation.process.python import run_module
 from npu_persist.device.properties import HINTS
-from npu_persist.errors import DeviceWarning, UsageError
+from npu_persist.errors import CompilationError, DeviceWarning, UsageError
 from npu_persist.hub.pulled import resolve
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -53,6 +51,8 @@ if TYPE_CHECKING:
     from npu_persist.store.api import AnyStore
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+T = TypeVar("T")
 
 ROUNDS = 5
 """Into how many rounds a comparison divides its seconds: enough for a median and to see how far rounds differ."""
@@ -164,13 +164,12 @@ class Benchmark:
                     track.rounds.append(Round(0, 0.0))
                     track.place = _run(track.case, track.request, partial(self._add, track, stage))
 
-    def _add(self, track: _Track, stage: Stage, message: Mapping[str, Any]) -> None:
-        if "loaded" in message and track.loaded is None:
-            track.loaded = to_record(message["loaded"], Loaded)
-        elif "latencies" in message:
-            track.unreported.frombytes(base64.b64decode(message["latencies"]))
-        elif "interval" in message:
-            seconds, latencies = message["interval"], track.unreported
+    def _add(self, track: _Track, stage: Stage, message: Message) -> None:
+        if track.loaded is None:
+            track.loaded = message.loaded
+        track.unreported.frombytes(message.latencies)
+        if message.interval is not None and track.unreported:
+            seconds, latencies = message.interval, track.unreported
             track.unreported = array("d")
             track.latencies.extend(latencies)
             track.seconds += seconds
@@ -209,6 +208,7 @@ class Benchmark:
                     load_memory=loaded.load_memory,
                     peak_memory=None if track.place is None else track.place.peak_memory,
                     execution_devices=place.execution_devices,
+                    execution_precisions=place.execution_precisions,
                     full_names=place.full_names,
                     openvino=loaded.openvino,
                 )
@@ -286,10 +286,10 @@ class FirstInferences:
     def _measure(self, case: Case, cache: str, home: str) -> float:
         request = self._setup.make_request(case, reference=self._paths[case.reference], store=home)
         request = msgspec.structs.replace(request, lingers=cache == "cold")
-        messages: list[Mapping[str, Any]] = []
+        messages: list[Message] = []
         began = time.perf_counter()
         _run(case, request, messages.append)
-        loaded = next(to_record(one["loaded"], Loaded) for one in messages if "loaded" in one)
+        loaded = _first(case, (one.loaded for one in messages))
         from_start = loaded.answered - began - loaded.make_inputs - loaded.overhead
         self._found[cache, case].append((from_start, loaded))
         return from_start
@@ -315,6 +315,7 @@ class FirstInferences:
             from_cache=all(loaded.from_cache for loaded in loads),
             ratio=compare(from_start, first) if len(self._cases) > 1 else None,
             execution_devices=loads[-1].place.execution_devices,
+            execution_precisions=loads[-1].place.execution_precisions,
             full_names=loads[-1].place.full_names,
             openvino=loads[-1].openvino,
         )
@@ -341,52 +342,64 @@ def profile(
     for case in itertools.starmap(Case, itertools.product(bundles, devices, hints)):
         request = setup.make_request(case)
         request = msgspec.structs.replace(request, config={**request.config, "PERF_COUNT": "YES"}, runs=runs)
-        messages: list[Mapping[str, Any]] = []
+        messages: list[Message] = []
         _run(case, request, messages.append)
         yield _summarize_profile(case, messages)
 
 
-def _summarize_profile(case: Case, messages: Sequence[Mapping[str, Any]]) -> Profile:
-    layers = [one["layer"] for one in messages if "layer" in one]
-    loaded = next(to_record(one["loaded"], Loaded) for one in messages if "loaded" in one)
+def _summarize_profile(case: Case, messages: Sequence[Message]) -> Profile:
+    layers = [one.layer for one in messages if one.layer is not None]
+    loaded = _first(case, (one.loaded for one in messages))
     # Other layers were folded into their neighbours.
-    executed = sorted((one for one in layers if one["status"] == "executed"), key=lambda one: -one["real_us"])
-    total = sum(one["real_us"] for one in executed)
+    executed = sorted((one for one in layers if one.status == "executed"), key=lambda one: -one.real_us)
+    total = sum(one.real_us for one in executed)
 
     def share(microseconds: float) -> float:
         return microseconds / total if total else 0.0
 
     times: dict[str, list[int]] = {}
     for one in executed:
-        times.setdefault(one["type"], []).append(one["real_us"])
+        times.setdefault(one.type, []).append(one.real_us)
     types = [TypeSum(name, len(found), sum(found) / 1000, share(sum(found))) for name, found in times.items()]
     return Profile(
         case=case,
-        inference=next(one["inference"] for one in messages if "inference" in one) * 1000,
+        inference=_first(case, (one.inference for one in messages)) * 1000,
         total=total / 1000,
         layers=tuple(
-            Layer(one["name"], one["type"], one["exec_type"], one["real_us"] / 1000, share(one["real_us"]))
-            for one in executed
+            Layer(one.name, one.type, one.exec_type, one.real_us / 1000, share(one.real_us)) for one in executed
         ),
         types=tuple(sorted(types, key=lambda one: -one.milliseconds)),
         execution_devices=loaded.place.execution_devices,
+        execution_precisions=loaded.place.execution_precisions,
         full_names=loaded.place.full_names,
         openvino=loaded.openvino,
     )
 
 
-def _run(case: Case, request: Request, receive: Callable[[Mapping[str, Any]], object]) -> Place:
+def _run(case: Case, request: Request, receive: Callable[[Message], object]) -> Place:
     """Run the process of one configuration, and pass its messages on."""
 
-    def on_message(message: Mapping[str, Any]) -> None:
-        if "warning" in message:
-            warnings.warn(message["warning"], DeviceWarning, stacklevel=2)
+    def on_message(message: Message) -> None:
+        if message.warning is not None:
+            warnings.warn(message.warning, DeviceWarning, stacklevel=2)
         else:
             receive(message)
 
     return run_module(
-        "npu_persist.benchmark.worker", request, Place, name=f"the measurement of {case}", on_message=on_message
+        "npu_persist.benchmark.worker",
+        request,
+        Place,
+        name=f"the measurement of {case}",
+        on_message=on_message,
+        message=Message,
     ).result
+
+
+def _first(case: Case, found: Iterable[T | None]) -> T:
+    for one in found:
+        if one is not None:
+            return one
+    raise CompilationError(f"the measurement of {case}: its process did not send all that it was asked for")
 
 
 def pack_arrays(arrays: Arrays) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.errors import StoreError, UsageError
+from npu_persist.files.filesystem import check_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Picture:
 def check_plots(paths: Sequence[str]) -> None:
     """Check, before anything is measured, that plots can be drawn and written to these paths."""
     for path in map(Path, paths):
+        check_path(path, "--plot")
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"--plot {path}: expected a name that ends in .png or .svg")
         if not path.absolute().parent.is_dir():

@@ -130,6 +130,7 @@ class Measurement(_Found):
         load_memory: Bytes that loading and the first call added to the process; None where the system does not tell.
         peak_memory: The most bytes that the process held.
         execution_devices: Where it ran at the end.
+        execution_precisions: What each of these computed in, where it says so: "f32", "bf16", "f16".
         full_names: Their full names.
         openvino: The version.
     """
@@ -148,6 +149,7 @@ class Measurement(_Found):
     load_memory: int | None
     peak_memory: int | None
     execution_devices: tuple[str, ...]
+    execution_precisions: dict[str, str]
     full_names: tuple[str, ...]
     openvino: str
 
@@ -165,6 +167,7 @@ class FirstInference(_Found):
         from_cache: Whether the compile cache had it, in every run.
         ratio: Of `from_start` to the first configuration with the same cache.
         execution_devices: Where it ran when the first output came.
+        execution_precisions: What each of these computed in, where it says so: "f32", "bf16", "f16".
         full_names: Their full names.
         openvino: The version.
     """
@@ -176,6 +179,7 @@ class FirstInference(_Found):
     from_cache: bool
     ratio: Ratio | None
     execution_devices: tuple[str, ...]
+    execution_precisions: dict[str, str]
     full_names: tuple[str, ...]
     openvino: str
 
@@ -220,6 +224,7 @@ class Profile(_Found):
         layers: Those that were executed, the slowest first.
         types: Sums by operation, the slowest first.
         execution_devices: Where it ran.
+        execution_precisions: What each of these computed in, where it says so: "f32", "bf16", "f16".
         full_names: Their full names.
         openvino: The version.
     """
@@ -229,5 +234,6 @@ class Profile(_Found):
     layers: tuple[Layer, ...]
     types: tuple[TypeSum, ...]
     execution_devices: tuple[str, ...]
+    execution_precisions: dict[str, str]
     full_names: tuple[str, ...]
     openvino: str

@@ -4,35 +4,28 @@ Each configuration has a process of its own, because what a process loaded befor
 libraries and their plugins stay, freed memory is used again. Before the first output it does what a user's process
 would, `npu_persist.load` and a call, and nothing else that takes time.
 
-What it sends meanwhile, as `compilation.process` sends messages:
-
-    {"warning": "..."}     a DeviceWarning of `load`
-    {"loaded": {...}}      `Loaded`, after the first call
-    {"latencies": "..."}   base64 of float64: seconds of inferences, since the last message
-    {"interval": seconds}  how long those latencies took
-    {"layer": {...}}       one layer, with `runs`
-    {"inference": seconds} mean time of an inference meanwhile
+What it sends meanwhile are `Message`s.
 """
 
 from __future__ import annotations
 
 import atexit
-import base64
 import time
 import warnings
+from array import array
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from npu_persist.compilation.process.memory import read_memory
 from npu_persist.errors import DeviceWarning
+from npu_persist.runtime.report import LayerTime  # noqa: TC001 (msgspec evaluates the annotations of a message)
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Callable
 
-    Send = Callable[[dict[str, Any]], None]
+    Send = Callable[["Message"], None]
 
 _WARM_UP, _MAX_WARM_UP = 0.1, 1.0
 """Share of a run's seconds that is run before and not counted, and the most seconds of it."""
@@ -85,11 +78,13 @@ class Place(msgspec.Struct, frozen=True):
 
     Attributes:
         execution_devices: OpenVINO's names of the devices.
+        execution_precisions: What each of them computes in, where it says so.
         full_names: What these are.
         peak_memory: The most bytes that the process has held; None where the system does not tell.
     """
 
     execution_devices: tuple[str, ...]
+    execution_precisions: dict[str, str]
     full_names: tuple[str, ...]
     peak_memory: int | None
 
@@ -128,13 +123,38 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is sent meanwhile: one of these.
+
+    Attributes:
+        warning: A DeviceWarning of `load`.
+        loaded: How loading went, after the first call.
+        latencies: Float64: seconds of inferences, since the last message.
+        interval: How many seconds those latencies took.
+        layer: One layer, with `runs`.
+        inference: Mean seconds of an inference meanwhile.
+    """
+
+    warning: str | None = None
+    loaded: Loaded | None = None
+    latencies: bytes = b""
+    interval: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    layer: LayerTime | None = None
+    inference: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse half a number."""
+        if len(self.latencies) % array("d").itemsize:
+            raise ValueError("expected latencies of 8 bytes each")
+
+
 def measure(request: Request, send: Send, *, overhead: float = 0.0) -> Place:
     """Load, call once and run as requested; the process's one job. The overhead is in `Loaded`."""
     warnings.showwarning = _make_showwarning(send)
     model = _LoadedModel(request, overhead)
     if request.lingers:
         model.linger()
-    send({"loaded": model.loaded})
+    send(Message(loaded=model.loaded))
     if request.runs:
         model.profile(send)
     elif request.seconds:
@@ -200,8 +220,8 @@ class _LoadedModel:
         def report(elapsed: float, latencies: array[float]) -> None:
             for start in range(0, len(latencies), _LATENCIES):
                 piece = latencies[start : start + _LATENCIES]
-                send({"latencies": base64.b64encode(piece.tobytes()).decode()})
-            send({"interval": elapsed})
+                send(Message(latencies=piece.tobytes()))
+            send(Message(interval=elapsed))
 
         def ignore(_elapsed: float, _latencies: array[float]) -> None:
             """Warming up is not reported."""
@@ -220,9 +240,9 @@ class _LoadedModel:
         """Time layer by layer."""
         began = time.perf_counter()
         layers = self._model.profile(self._inputs, runs=self._request.runs)
-        send({"inference": (time.perf_counter() - began) / self._request.runs})
+        send(Message(inference=(time.perf_counter() - began) / self._request.runs))
         for layer in layers:
-            send({"layer": layer})
+            send(Message(layer=layer))
 
     def linger(self) -> None:
         """Wait until what was compiled is in the compile cache: AUTO's devices compile beside the first inferences."""
@@ -249,7 +269,7 @@ class _LoadedModel:
                 full_names.append(str(get_core().get_property(name, "FULL_DEVICE_NAME")))
             except RuntimeError:  # a device for tests, or one whose plugin has no name for it
                 full_names.append(name)
-        return Place(names, tuple(full_names), read_memory().peak)
+        return Place(names, dict(report.execution_precisions), tuple(full_names), read_memory().peak)
 
     def _make_inputs(self) -> tuple[str, Any]:
         from npu_persist.runtime.golden import make_random, read_golden_inputs
@@ -287,7 +307,7 @@ def _make_showwarning(send: Send) -> Any:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
         if issubclass(category, DeviceWarning):
-            send({"warning": str(message)})
+            send(Message(warning=str(message)))
         else:
             show_others(message, category, *rest)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npu_persist.bundle.manifest import Buckets, Dimension, Padding
-from npu_persist.bundle.signature import describe_bounds, describe_port, read_symbol
+from npu_persist.bundle.manifest import Buckets, Dimension, Padding, allows
+from npu_persist.bundle.signature import describe_bounds, describe_port, describe_values, read_symbol
 from npu_persist.errors import DynamicShapeError, UsageError
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.manifest import Bounds, Port
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The sizes of the inputs that have open axes, by the input's name."""
@@ -179,9 +179,30 @@ def _resolve_padding(inputs: Sequence[Port], opened: Sequence[Port], padding: ob
         _check_padding(ports[name], one)
     sides = _resolve_sides(opened, given)
     return {
-        port.name: Padding(float(given[port.name].value) if port.name in given else 0.0, sides[port.name])  # type: ignore[arg-type]
+        port.name: Padding(
+            float(given[port.name].value) if port.name in given else _nearest_to_zero(port.bounds),
+            sides[port.name],  # type: ignore[arg-type]
+        )
         for port in opened
     }
+
+
+def _nearest_to_zero(bounds: Bounds | None) -> float:
+    if bounds is None or allows(bounds, 0):
+        return 0.0
+    return float(bounds.low if bounds.low is not None and bounds.low > 0 else bounds.high or 0)
+
+
+def require_allowed_padding(inputs: Iterable[Port], buckets: Buckets) -> None:
+    """Check that inputs are padded with values that they may have."""
+    for port in inputs:
+        padding = buckets.padding.get(port.name)
+        if port.bounds is not None and padding is not None and not allows(port.bounds, padding.value):
+            raise UsageError(
+                f"padding of {port.name}: expected a value from {describe_values(port.bounds)}, since the model uses "
+                f"it as an index; got {padding.value:g}. Give one, as in padding={{{port.name!r}: "
+                f"Padding({_nearest_to_zero(port.bounds):g})}}"
+            )
 
 
 def _check_padding(port: Port, padding: object) -> None:

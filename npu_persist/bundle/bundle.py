@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, Manifest, derived_bin
+from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, PARTIAL_SUFFIX, Manifest, derived_bin
 from npu_persist.bundle.reference import PathReference, StoreReference
-from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFoundError, UsageError
+from npu_persist.errors import (
+    BundleNotFoundError,
+    FileIntegrityError,
+    GraphIntegrityError,
+    NotFoundError,
+    NpuPersistError,
+    UsageError,
+)
 from npu_persist.files.digest import digest_bytes, digest_file
-from npu_persist.files.filesystem import link_or_copy, make_read_only, remove_file, store_errors, write_file
+from npu_persist.files.filesystem import (
+    link_or_copy,
+    make_read_only,
+    refuse_links,
+    remove_file,
+    replace,
+    store_errors,
+    to_datetime,
+    write_file,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from npu_persist.bundle.manifest import Graph
-
-PARTIAL_SUFFIX = ".partial"
-"""End of the name of a file that is being copied into a bundle."""
 
 _RESTORE = "Persist the model again, or get another copy of the bundle"
 
@@ -84,8 +98,8 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The bundle's name."""
-        return self.manifest.name
+        """The bundle's name: in a store the one that it has there, elsewhere the one in its manifest."""
+        return self.manifest.name if self.version is None else self.path.parent.name
 
     @property
     def reference(self) -> str:
@@ -95,6 +109,11 @@ class Bundle:
         return str(PathReference(self.path))
 
     @property
+    def root(self) -> Path:
+        """The folder below which no link is followed: the store's home, or the bundle's own folder elsewhere."""
+        return self.path if self.version is None else self.path.parents[2]
+
+    @property
     def size(self) -> int:
         """Bytes of the manifest and the files that it names."""
         return self._manifest_size + sum(entry.size for entry in self.manifest.files.values())
@@ -102,9 +121,7 @@ class Bundle:
     @property
     def created(self) -> datetime:
         """When it was persisted, in UTC: the modification time of the manifest."""
-        from datetime import datetime, timezone
-
-        return datetime.fromtimestamp(self._modified, timezone.utc)
+        return to_datetime(self._modified)
 
     def graph(self, name: str | None = None) -> Graph:
         """Return a graph: the one of that name, or the only one.
@@ -151,23 +168,42 @@ class Bundle:
         """Read every byte of the bundle, and compare it with the manifest.
 
         The manifest itself must be what it was when the bundle was opened. A `model.bin` must hold what the weights
-        file holds. Other files in the directory are no part of the bundle and not looked at.
+        file holds, and the golden sample the inputs and outputs of a graph. Other files in the directory are no part of
+        the bundle and not looked at.
 
         Args:
             progress: Called after each piece with the number of bytes in it.
 
         Raises:
             FileIntegrityError: The first file that is not what the manifest says.
+            GraphIntegrityError: The golden sample is malformed, or fits no graph.
         """
         data, _ = read_manifest(self.path)
         if digest_bytes(data) != self.digest:
             raise _damaged(self.path / MANIFEST_FILE, f"{self.digest} as when it was opened", digest_bytes(data))
         for relative in sorted(self.manifest.files):
             self.verify_file(relative, progress=progress)
+        self._check_golden()
         for path in self.derived_files():
             with store_errors(f"read {path}"):
                 if os.path.lexists(path) and not self._holds_weights(path):
                     raise _damaged(path, f"what {self.manifest.weights.path} holds", "something else")
+
+    def _check_golden(self) -> None:
+        from npu_persist.bundle.golden import read_golden_tensors
+
+        golden = self.manifest.golden
+        if golden is None:
+            return
+        errors = []
+        for graph in self.manifest.graphs:
+            try:
+                read_golden_tensors(self.path / golden.path, graph)
+            except GraphIntegrityError as error:
+                errors.append(error)
+            else:
+                return
+        raise errors[0]
 
     def verify_file(self, relative: str, *, progress: Callable[[int], object] | None = None) -> Path:
         """Read every byte of one file, compare it with the manifest, and return its path.
@@ -203,15 +239,16 @@ class Bundle:
             with store_errors(f"make {path}"):
                 if self._holds_weights(path):
                     continue
-                remove_file(path)
+                refuse_links(path.parent, below=self.root)
+                remove_file(path, below=self.root)
                 partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}")
                 try:
                     if not link_or_copy(weights, partial):
                         make_read_only(partial)
-                    os.replace(partial, path)  # noqa: PTH105
+                    replace(partial, path, below=self.root)
                 finally:
                     # Also after a replace: POSIX leaves both names if another process made the same link meanwhile.
-                    remove_file(partial)
+                    remove_file(partial, below=self.root)
 
     def _holds_weights(self, path: Path) -> bool:
         weights = self.manifest.weights.path
@@ -226,6 +263,20 @@ class Bundle:
 
     def __repr__(self) -> str:
         return f"<Bundle {self.reference} {self.digest[:15]}… at {self.path}>"
+
+
+@contextmanager
+def gone_errors(bundle: Bundle) -> Iterator[None]:
+    """Turn an error inside of the block into a `BundleNotFoundError` if the bundle was removed meanwhile."""
+    try:
+        yield
+    except (NpuPersistError, OSError) as error:
+        if isinstance(error, BundleNotFoundError) or os.path.lexists(bundle.path / MANIFEST_FILE):
+            raise
+        raise BundleNotFoundError(
+            f"{bundle.reference} was removed while it was in use: {bundle.path} is gone. `npu-persist list` shows what "
+            "is there"
+        ) from error
 
 
 def read_manifest(directory: Path) -> tuple[bytes, float]:

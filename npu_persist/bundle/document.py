@@ -44,6 +44,7 @@ FORMAT_VERSION = "1.0"
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=MIN_INTEGER, le=MAX_INTEGER)]
 
 # What the schema says of these, `check_name`, `check_path` and `check_digest` check with better messages.
 _DEVICE = r"([cC][oO][nN]|[pP][rR][nN]|[aA][uU][xX]|[nN][uU][lL]|[cC][oO][mM][0-9]|[lL][pP][tT][0-9])"
@@ -108,7 +109,9 @@ class DocumentError(ValueError):
     @property
     def listing(self) -> str:
         """The problems, one a line; the first twenty."""
-        lines = [f"\n  {problem}" for problem in self.problems[:_SHOWN_PROBLEMS]]
+        from npu_persist.progress import one_line
+
+        lines = [f"\n  {one_line(str(problem))}" for problem in self.problems[:_SHOWN_PROBLEMS]]
         if len(self.problems) > _SHOWN_PROBLEMS:
             lines.append(f"\n  and {len(self.problems) - _SHOWN_PROBLEMS} more")
         return "".join(lines)
@@ -201,8 +204,8 @@ def plain(value: object) -> Any:
 
 def dump(document: Any) -> bytes:
     """Write plain JSON values in the canonical form; these are not checked."""
-    text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{msgspec.json.format(text, indent=2)}\n".encode()  # as json's own indent, which is not written in C
 
 
 def check_values(document: Any) -> None:
@@ -221,7 +224,16 @@ def check_values(document: Any) -> None:
             )
         if isinstance(value, dict):
             _check_keys(value, place, problems)
-            left += [(item, (place, key), depth + 1) for key, item in value.items()]
+            if depth == MAX_DEPTH or seen + len(value) > MAX_VALUES:
+                left += [(item, (place, key), depth + 1) for key, item in value.items()]
+                continue
+            before = len(left)  # most values are texts of ASCII, in which nothing can be wrong
+            left += [
+                (item, (place, key), depth + 1)
+                for key, item in value.items()
+                if type(item) is not str or not item.isascii()
+            ]
+            seen += len(value) - (len(left) - before)
         elif isinstance(value, (list, tuple)):
             left += [(item, (place, index), depth + 1) for index, item in enumerate(value)]
         elif problem := _scalar_problem(value):
@@ -368,6 +380,8 @@ def _scalar_problem(value: object) -> str | None:
 
 def _check_keys(value: dict[Any, Any], place: _Place, problems: Problems) -> None:
     for key in value:
+        if isinstance(key, str) and key.isascii():
+            continue
         if not isinstance(key, str):
             problems.add(_location(place), f"expected keys that are strings, got {show(key)}")
         elif not _is_unicode(key):

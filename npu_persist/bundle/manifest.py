@@ -59,6 +59,7 @@ from npu_persist.bundle.document import (
     Digest,
     Document,
     DocumentError,
+    Integer,
     Name,
     Part,
     Problems,
@@ -105,6 +106,9 @@ DTYPES: tuple[DType, ...] = get_args(DType)
 """Every `DType`."""
 
 _FORMAT_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
+PARTIAL_SUFFIX = ".partial"
+"""End of the name of a file that is being made, which `prune` removes an hour later."""
+
 _NOT_FILES = frozenset({MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, COMPILED_DIRECTORY})
 """What stands beside the files that a manifest vouches for, in lower case."""
 
@@ -114,8 +118,8 @@ MAX_MANIFEST_SIZE = MAX_SIZE
 MAX_FILES = 10_000
 """Most files in a bundle."""
 
-Precision: TypeAlias = Literal["fp16", "fp32"]
-"""What floating-point weights are stored as."""
+Precision: TypeAlias = Literal["fp16", "fp32", "int8", "int4"]
+"""What weights are stored as; with the integers vectors, and what else is not compressed, are floats."""
 
 Conversion: TypeAlias = Literal["trace", "export"]
 """Which way the module was captured: `torch.jit.trace` or `torch.export`."""
@@ -148,18 +152,32 @@ class Dimension(Part, frozen=True):
     max: Count | None
 
 
-class Port(Part, frozen=True):
+class Bounds(Part, frozen=True):
+    """The values that an integer input may have, because the graph uses it as an index; torch raises for others.
+
+    Attributes:
+        low: Smallest allowed value: 0, or less where a negative index counts from the end; None is unbounded.
+        high: Largest allowed value, at least `low`; None is unbounded.
+    """
+
+    low: Integer | None
+    high: Integer | None
+
+
+class Port(Part, frozen=True, omit_defaults=True):
     """One input or output of a graph.
 
     Attributes:
         name: The tensor's name in the IR; unique among the graph's inputs, or outputs.
         dtype: Its `DType`.
         shape: One size or `Dimension` an axis.
+        bounds: The values that an integer input may have; None, and left out, where the graph says nothing about them.
     """
 
     name: Text
     dtype: DType
     shape: tuple[Count | Dimension, ...]
+    bounds: Bounds | None = None
 
 
 class TensorNode(_Node, frozen=True, tag="tensor"):
@@ -327,10 +345,13 @@ class Tolerance(Part, frozen=True):
     Attributes:
         max_relative: Largest allowed absolute difference, relative to the output's scale.
         cosine: Smallest allowed cosine similarity.
+        mismatched: Largest share of the elements of an integer or boolean output that may differ, where floats decide
+            on its values, as in argmax; other integers must be equal. For these outputs the other two do not count.
     """
 
     max_relative: float
     cosine: float
+    mismatched: float = 0.0
 
 
 class Difference(Part, frozen=True):
@@ -341,12 +362,26 @@ class Difference(Part, frozen=True):
         max_abs: Largest absolute difference.
         max_relative: The same, relative to the output's scale.
         cosine: Cosine similarity.
+        mismatched: Share of the elements that differ, of an integer or boolean output; None for floats.
     """
 
     output: Text
     max_abs: float
     max_relative: float
     cosine: float
+    mismatched: float | None = None
+
+
+class Evaluation(Part, frozen=True):
+    """How far the model was from torch on calls that the user gave at persist.
+
+    Attributes:
+        calls: How many.
+        differences: For each output the worst of all calls, each measure by itself.
+    """
+
+    calls: Count
+    differences: tuple[Difference, ...]
 
 
 class Golden(Part, frozen=True):
@@ -356,11 +391,13 @@ class Golden(Part, frozen=True):
         path: Its safetensors file, relative to the bundle; also in `Manifest.files`.
         tolerance: What was demanded; None when the bundle was persisted without the check.
         differences: What was measured; None when the bundle was persisted without the check.
+        evaluation: The same for other calls; None where none were given.
     """
 
     path: RelativePath
     tolerance: Tolerance | None
     differences: tuple[Difference, ...] | None
+    evaluation: Evaluation | None = None
 
 
 class FileEntry(Part, frozen=True):
@@ -378,7 +415,43 @@ class Producer(Part, frozen=True):
     torch: Text | None
 
 
-class Manifest(Document, frozen=True, kw_only=True):
+class Rows(Part, frozen=True, omit_defaults=True):
+    """Rows of a tensor that the graph has as a constant: `start`, `start + step`, and so on.
+
+    Attributes:
+        of: The tensor's name in the module.
+        start: The first row.
+        count: How many rows.
+        step: From each to the next: 0 is the same row again.
+        scale: What all values are multiplied by, in the tensor's own precision.
+    """
+
+    of: Text
+    start: Count
+    count: Count
+    step: Count
+    scale: float = 1.0
+
+
+class Refresh(Part, frozen=True):
+    """What a module must have in common with the one that was persisted, so that the graph is right for its weights.
+
+    Attributes:
+        program: Digest of the traced program, without the values of the module's tensors.
+        dtype: The dtype of the module's tensors.
+        dtypes: The dtypes of those that have another one, by name.
+        fixed: Digests of the tensors that were folded into other constants, or left out for their values.
+        rows: Tensors of the weights file that are rows of a tensor of the module.
+    """
+
+    program: Digest
+    dtype: Text
+    dtypes: Mapping[Text, Text]
+    fixed: Mapping[Text, Digest]
+    rows: Mapping[Text, Rows]
+
+
+class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):
     """A bundle's description of itself.
 
     Attributes:
@@ -390,6 +463,7 @@ class Manifest(Document, frozen=True, kw_only=True):
         files: Size and digest of every file of the bundle but the manifest, by relative path.
         warnings: What the user was warned of when the bundle was persisted.
         metadata: The user's own data, anything that JSON can hold.
+        refresh: What `refresh` needs to know; None, and left out, where the graph can take no other weights.
     """
 
     name: Name
@@ -400,6 +474,7 @@ class Manifest(Document, frozen=True, kw_only=True):
     files: Annotated[Mapping[RelativePath, FileEntry], msgspec.Meta(max_length=MAX_FILES)]
     warnings: tuple[str, ...]
     metadata: Mapping[str, Any]
+    refresh: Refresh | None = None
 
     @classmethod
     def from_json(cls, data: bytes, *, source: str = MANIFEST_FILE) -> Manifest:
@@ -432,11 +507,24 @@ def derived_bin(graph_path: str) -> str:
     return f"{graph_path.removesuffix('.xml')}.bin"
 
 
+def allows(bounds: Bounds | None, value: float) -> bool:
+    """Tell whether an input with these bounds may have a value.
+
+    >>> allows(Bounds(0, 9), 9), allows(Bounds(None, 9), 10), allows(None, 10)
+    (True, False, True)
+    """
+    return bounds is None or (
+        (bounds.low is None or bounds.low <= value) and (bounds.high is None or value <= bounds.high)
+    )
+
+
 def check_listed_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
     """Check that paths and digests are well-formed, and that the files can stand side by side on every platform."""
     for path, entry in files.items():
         where = key_location("files", path)
         check_path(path, where, problems)
+        if any(part.endswith(PARTIAL_SUFFIX) for part in path.lower().split("/")):
+            problems.add(where, f"expected no name that ends with {PARTIAL_SUFFIX!r}: those are of files being made")
         check_digest(entry.digest, f"{where}.digest", problems)
     check_side_by_side(files, "files", problems)
 
@@ -500,6 +588,9 @@ def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
             _check_unique((port.name for port in ports), f"{where}.{direction}", "names", problems)
             for number, port in enumerate(ports):
                 _check_shape(port.shape, f"{where}.{direction}[{number}].shape", problems)
+                if port.bounds is not None:
+                    place = f"{where}.{direction}[{number}].bounds"
+                    _check_bounds(port, port.bounds, place, problems, is_input=direction == "inputs")
         _check_signature(graph, f"{where}.signature", problems)
         if graph.buckets is not None:
             _check_buckets(graph, graph.buckets, f"{where}.buckets", problems)
@@ -546,10 +637,24 @@ def _check_shape(shape: tuple[int | Dimension, ...], where: str, problems: Probl
             problems.add(f"{where}[{axis}].max", f"expected at least min, {size.min}, got {size.max}")
 
 
+def _check_bounds(port: Port, bounds: Bounds, where: str, problems: Problems, *, is_input: bool) -> None:
+    low, high = bounds.low, bounds.high
+    if not is_input or "int" not in port.dtype:
+        problems.add(where, f"expected bounds of an integer input only, got those of {port.dtype} {show(port.name)}")
+    elif low is None and high is None:
+        problems.add(where, "expected low or high, got neither")
+    elif low is not None and high is not None and high < low:
+        problems.add(f"{where}.high", f"expected at least low, {low}, got {high}")
+
+
 def _check_buckets(graph: Graph, buckets: Buckets, where: str, problems: Problems) -> None:
     opened = {port.name: port.shape for port in graph.inputs if any(isinstance(axis, Dimension) for axis in port.shape)}
     if not buckets.shapes:
         problems.add(f"{where}.shapes", "expected at least one bucket, got none")
+    for port in graph.inputs:
+        if (padding := buckets.padding.get(port.name)) is not None and not allows(port.bounds, padding.value):
+            place = f"{key_location(f'{where}.padding', port.name)}.value"
+            problems.add(place, f"expected a value within the input's bounds, got {padding.value:g}")
     named = [(f"{where}.shapes[{index}]", shapes) for index, shapes in enumerate(buckets.shapes)]
     for place, names in [*named, (f"{where}.padding", buckets.padding)]:
         if set(names) != set(opened):

@@ -6,7 +6,8 @@
       "commit": "5f0c2ab19d31e07c5f0c2ab19d31e07c5f0c2ab1",
       "revision": "v3",                             what was asked for; null: the default branch
       "endpoint": "https://huggingface.co",
-      "pulled_at": "2026-11-21T07:40:04Z"
+      "pulled_at": "2026-11-21T07:40:04Z",
+      "name": null                                  its name in the store, where that is not the manifest's
     }
 
 A folder that has the file was pulled. `pull` never takes the file from a repository, and one that is damaged is an
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 import stat
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 MAX_ORIGIN_SIZE = 64 * 1024
 """Largest `origin.json`, in bytes."""
 
+HUGGING_FACE = "https://huggingface.co"
+"""The address of Hugging Face's own hub."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -45,6 +50,7 @@ class Origin(Document, frozen=True):
         revision: The branch, tag or commit that was asked for; None for the default branch.
         endpoint: The hub's address.
         pulled_at: When, in UTC.
+        name: The bundle's name in the store; None for the one in its manifest.
     """
 
     repo: Text
@@ -52,6 +58,35 @@ class Origin(Document, frozen=True):
     revision: Text | None
     endpoint: Text
     pulled_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    name: Text | None
+
+    @property
+    def source(self) -> str:
+        """The repository, with the hub's address unless that is Hugging Face's: `https://hub.example.com/org/unet`."""
+        return self.repo if self.endpoint == HUGGING_FACE else f"{self.endpoint}/{self.repo}"
+
+    def matches(self, pattern: str) -> bool:
+        """Tell whether it is from one of the repositories that a pattern such as `org/*` means; see `split_pattern`."""
+        endpoint, repo = split_pattern(pattern)
+        return self.endpoint == endpoint and fnmatchcase(self.repo, repo)
+
+
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Split a pattern of repositories into the hub's address and `org/unet` or `org/*`.
+
+    `https://hub.example.com/org/*` names its hub, which has to be that to the letter; `org/*` means Hugging Face's own.
+    ValueError if it is something else: without an owner it would match nothing, or everything.
+    """
+    scheme, separator, rest = pattern.rpartition("://")
+    parts = rest.split("/")
+    repo = "/".join(parts[-2:])
+    host = "/".join(parts[:-2])
+    is_named = bool(separator)
+    if not all(parts) or len(parts) < 2 or is_named != bool(host):  # noqa: PLR2004
+        raise ValueError(pattern)
+    if is_named and (scheme not in {"http", "https"} or set(host) & set("*?[]")):
+        raise ValueError(pattern)
+    return (f"{scheme}://{host}" if is_named else HUGGING_FACE), repo
 
 
 def write_origin(folder: Path, origin: Origin) -> None:

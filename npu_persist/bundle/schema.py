@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,13 @@ SCHEMA_FILE = Path(__file__).with_name("manifest.schema.json")
 
 def manifest_schema() -> bytes:
     """Return the schema. Rules that relate one value to another (unique names, tensor indices) are not in it."""
+    schema = msgspec.json.schema(Manifest)
+    # msgspec dedents docstrings since 0.23 and Python since 3.13: the file is the same with all of them.
+    for record in schema["$defs"].values():
+        if "description" in record:
+            record["description"] = inspect.cleandoc(record["description"])
     schema = {
-        **msgspec.json.schema(Manifest),
+        **schema,
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:npu-persist:manifest:{FORMAT_VERSION}",
         "title": f"Manifest of an npu_persist bundle, format version {FORMAT_VERSION}",

@@ -15,6 +15,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npu_persist.bundle.manifest import (
+    Bounds,
     DictNode,
     Dimension,
     FloatNode,
@@ -312,6 +313,16 @@ def describe_bounds(dimension: Dimension) -> str:
     '1..'
     """
     return f"{dimension.min}..{'' if dimension.max is None else dimension.max}"
+
+
+def describe_values(bounds: Bounds) -> str:
+    """Return the values that an input may have.
+
+    >>> describe_values(Bounds(-5, 4)), describe_values(Bounds(0, None))
+    ('-5 to 4', '0 to any')
+    """
+    low, high = ("any" if value is None else str(value) for value in (bounds.low, bounds.high))
+    return f"{low} to {high}"
 
 
 def describe_value(value: Any) -> str:

@@ -18,10 +18,13 @@ from npu_persist.cache.entry import CacheEntry, read_entry, read_stamp, tree_siz
 from npu_persist.cache.folder import Folder, Limits, is_key
 from npu_persist.errors import ArtifactError, NotFoundError, NpuPersistError, StoreError, UsageError
 from npu_persist.files.filesystem import (
+    find_distrust,
     fsync_directory,
     fsync_file,
     is_directory,
+    make_folder,
     make_read_only,
+    refuse_links,
     rename_new,
     store_errors,
     write_file,
@@ -83,16 +86,24 @@ class CompileCache:
         self._folder = Folder(home)
         self.path = self._folder.path
 
+    def find_distrust(self) -> str | None:
+        """Return why the cache may hold what other users wrote, and what to do; None if it does not.
+
+        `load` then neither uses nor fills it.
+        """
+        return find_distrust(self.path)
+
     def find(self, key: str) -> CacheEntry | None:
         """Return the entry of a key. Its description is checked, its files are not read.
 
-        A damaged entry is quarantined, and None returned.
+        A damaged entry, or one that another user made, is quarantined, and None returned.
 
         Raises:
-            StoreError: The cache cannot be read.
+            StoreError: The cache cannot be read, or others may write to it.
         """
         if not is_key(key):
             return None
+        self._check_owners()
         with store_errors(f"look into the compile cache {self.path}"):
             try:
                 entry = read_entry(self.path / key)
@@ -163,7 +174,7 @@ class CompileCache:
         Raises:
             StoreError: It cannot be made, or the disk is full inside the block.
         """
-        return staged(self._folder.staging)
+        return staged(self._folder.staging, below=self.path)
 
     def publish(self, artifact: Artifact, staging: Path, *, instead_of: CacheEntry | None = None) -> CacheEntry:
         """Make a filled staging directory the entry of its key, and keep the quota.
@@ -274,10 +285,11 @@ class CompileCache:
         Raises:
             UsageError: `directory` exists.
             ArtifactError: The entry is damaged.
-            StoreError: The file system refuses.
+            StoreError: The file system refuses, or others may write to the cache.
         """
         from npu_persist.cache.transfer import export_entry
 
+        self._check_owners()
         export_entry(entry, directory)
 
     def import_entry(self, directory: Path) -> CacheEntry:
@@ -305,12 +317,16 @@ class CompileCache:
                     self.quarantine(there, str(error))
             return self.publish(artifact, staging)
 
+    def _check_owners(self) -> None:
+        if distrust := self.find_distrust():
+            raise StoreError(f"the compile cache is not used: {distrust}")
+
     def _wait(self, lock_path: Path, used_path: Path, deadline: float) -> tuple[bool, Lock | None]:
         """Return whether this process has the claim, and the lock of the claim or of the entry that appeared."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path, parents=True)
                 if (lock := try_lock(lock_path)) is not None:
                     return True, lock
                 if is_directory(used_path.parent) and (lock := try_share(used_path)) is not None:
@@ -327,10 +343,11 @@ class CompileCache:
     def _rename_into_place(self, staging: Path, path: Path) -> CacheEntry | None:
         """Rename a prepared staging directory; if an intact entry is there already, return that."""
         # Made with the first entry, so that removing needs no new folder when the disk is full.
-        self._folder.quarantine_path.mkdir(parents=True, exist_ok=True)
+        refuse_links(self._folder.quarantine_path, below=self.path)
+        make_folder(self._folder.quarantine_path, parents=True)
         for attempt in count(1):
             try:
-                rename_new(staging, path)
+                rename_new(staging, path, below=self.path)
             except FileExistsError:
                 if attempt == _ATTEMPTS:
                     raise

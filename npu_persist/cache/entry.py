@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from datetime import datetime, timezone
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,17 +13,17 @@ from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_files,
 from npu_persist.bundle.reference import StoreReference
 from npu_persist.errors import ArtifactError
 from npu_persist.files.digest import ALGORITHM
-from npu_persist.files.filesystem import is_directory
+from npu_persist.files.filesystem import MAX_AHEAD, is_directory, is_own, to_datetime
 from npu_persist.files.locks import try_share, unshared
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.files.locks import Lock
 
 _SHOWN_DIGITS = 12
-_LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600
 
 
 class CacheEntry(msgspec.Struct, frozen=True):
@@ -58,14 +58,14 @@ class CacheEntry(msgspec.Struct, frozen=True):
 
     @property
     def last_used(self) -> datetime:
-        """When it was last used, in UTC."""
+        """When it was last used, in UTC; 1970 if that is further ahead than clocks are apart, so that it goes first."""
         for path in (self.path / USED_FILE, self.path):
             try:
                 seconds = path.lstat().st_mtime
             except OSError:
                 continue
-            return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_MOMENT), timezone.utc)
-        return datetime.fromtimestamp(0, timezone.utc)
+            return to_datetime(0 if seconds > time.time() + MAX_AHEAD else seconds)
+        return to_datetime(0)
 
     @property
     def in_use(self) -> bool:
@@ -98,8 +98,12 @@ def read_entry(path: Path) -> CacheEntry:
     stamp = read_stamp(path)  # first: one that takes its place meanwhile is another entry
     artifact: Artifact | None = None
     problem = None
-    if not is_directory(path):
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         problem = "expected a folder, got something else"
+    elif not is_own(status):
+        of = f"user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}"
+        problem = f"expected a folder that only this user may write to, got one of {of}"
     else:
         try:
             found = read_artifact(path)

@@ -6,7 +6,7 @@
         model.blob | openvino/...         what the compiler made, read-only
         used                              its time is that of the last use; locked while the entry is in use
       <key>.lock                          locked by the process that compiles
-      quarantine/<key>-<16 hex digits>/   damaged, or being removed
+      quarantine/<key>-<16 hex digits>/   damaged, or being removed; of an entry that cannot be renamed its description
       staging/                            entries that are being filled
 
 Staging is in here, not in the store: the cache alone may be on another disk, or the only folder that can be written.
@@ -24,9 +24,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from npu_persist.artifact.artifact import USED_FILE
+from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE
 from npu_persist.cache.entry import CacheEntry, read_entry, read_stamp, tree_size
-from npu_persist.files.filesystem import is_directory, remove, rename_new, store_errors
+from npu_persist.files.filesystem import (
+    in_threads,
+    list_directory,
+    make_folder,
+    move_directory,
+    refuse_links,
+    remove,
+    rename_new,
+    store_errors,
+)
 from npu_persist.files.locks import LOCK_SUFFIX, try_lock, unshared
 from npu_persist.files.staging import prune_staging
 
@@ -100,73 +109,87 @@ class Folder:
 
     def quarantine(self, path: Path, stamp: tuple[int, int]) -> Path | None:
         """Rename an entry into the quarantine and return where it is; None if it is gone or another took its place."""
-        self.quarantine_path.mkdir(exist_ok=True)
+        refuse_links(self.quarantine_path, below=self.path)
+        make_folder(self.quarantine_path)
         target = self.quarantine_path / f"{path.name}-{os.urandom(8).hex()}"
         try:
             if read_stamp(path) != stamp:
                 return None
-            rename_new(path, target)
-            if read_stamp(target) == stamp:
+            is_whole = move_directory(path, target, first=ARTIFACT_FILE, below=self.path)
+            if not is_whole or read_stamp(target) == stamp:
                 return target
         except FileNotFoundError:
             return None
         with suppress(OSError):  # it was replaced just before the rename: undo that, unless there is a third one
-            rename_new(target, path)
+            rename_new(target, path, below=self.path)
         return None
 
-    def remove_entry(self, entry: CacheEntry) -> bool:
-        """Remove an entry by one rename, and then its files; False if it is in use, gone, or another user's."""
+    def move_out(self, entry: CacheEntry) -> Path | None:
+        """Remove an entry by one rename, and return where its files are; None if it is in use, gone, or another user's.
+
+        What is not removed there is a leftover for the next prune.
+        """
         with unshared(entry.path / USED_FILE) as free:
             if not free:
-                return False
+                return None
             try:
-                moved = self.quarantine(entry.path, entry.stamp)
+                return self.quarantine(entry.path, entry.stamp)
             except PermissionError as error:  # another user's; on Windows, one of whose files was opened just now
                 log.warning("compile cache: %s cannot be removed: %s", entry.path, error)
-                return False
-        if moved is None:
-            return False
-        with suppress(OSError):  # then it is a leftover for the next prune
-            remove(moved)
-        return True
+                return None
 
-    def remove_entries(self, limits: Limits, keep: Path | None = None) -> Iterator[Removed]:
+    def remove_entries(self, limits: Limits, keep: Path | None = None) -> list[Removed]:
         """Remove damaged entries, then the least recently used, until the limits are kept; `keep` stays in any case."""
         entries = [entry for entry in self.entries() if limits.device is None or _is_for(entry, limits.device)]
         entries.sort(key=lambda entry: (entry.artifact is not None, entry.last_used))
         sizes = {entry.path: entry.size for entry in entries}
         total = sum(sizes.values())
+        moved: list[Path] = []
+        removed: list[Removed] = []
         for entry in entries:
             reason = _reason_to_remove(entry, limits, total)
             if reason is None or entry.path == keep:
                 continue
-            is_removed = self.remove_entry(entry)
-            if is_removed or not os.path.lexists(entry.path):  # another process prunes, too: its space is free as well
+            place = self.move_out(entry)
+            if place or not os.path.lexists(entry.path):  # another process prunes, too: its space is free as well
                 total -= sizes[entry.path]
-            if is_removed:
+            if place is not None:
                 device = None if entry.artifact is None else entry.artifact.device
-                yield Removed(entry.path, sizes[entry.path], reason, entry.reference, device)
+                moved.append(place)
+                removed.append(Removed(entry.path, sizes[entry.path], reason, entry.reference, device))
+        for _ in in_threads(self._remove_if_possible, moved):
+            pass
+        return removed
 
     def remove_quarantined(self) -> Iterator[Removed]:
         """Remove what is in quarantine and not in use."""
-        found = os.listdir(self.quarantine_path) if is_directory(self.quarantine_path) else []  # noqa: PTH208
-        for path in (self.quarantine_path / name for name in sorted(found) if _QUARANTINED.fullmatch(name)):
-            size = tree_size(path)
-            with unshared(path / USED_FILE) as free:
-                pass  # and closed: Windows removes no open file
-            with suppress(PermissionError):  # another user's; on Windows also one in use after all
-                if free:
-                    remove(path)
-                    yield Removed(path, size, "quarantined")
+        paths = [
+            self.quarantine_path / name for name in list_directory(self.quarantine_path) if _QUARANTINED.fullmatch(name)
+        ]
+        yield from filter(None, in_threads(self._remove_quarantined, paths))
 
     def remove_leftovers(self) -> Iterator[Removed]:
         """Remove what is in quarantine, and what interrupted runs left."""
         yield from self.remove_quarantined()
-        for path in prune_staging(self.staging):
+        for path in prune_staging(self.staging, below=self.path):
             yield Removed(path, 0, "left by an interrupted run")
         for name in self._names():
             if _is_lock(name):
                 _remove_lock_file(self.path / name)
+
+    def _remove_if_possible(self, path: Path) -> None:
+        with suppress(OSError):
+            remove(path, below=self.path)
+
+    def _remove_quarantined(self, path: Path) -> Removed | None:
+        size = tree_size(path)
+        with unshared(path / USED_FILE) as free:
+            pass  # and closed: Windows removes no open file
+        with suppress(PermissionError):  # another user's; on Windows also one in use after all
+            if free:
+                remove(path, below=self.path)
+                return Removed(path, size, "quarantined")
+        return None
 
     def _names(self) -> list[str]:
         with store_errors(f"list the compile cache {self.path}"):

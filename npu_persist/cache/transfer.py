@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, check_files, check_layout, read_artifact
 from npu_persist.errors import ArtifactError, NotFoundError, UsageError
-from npu_persist.files.filesystem import copy_file, fsync_directory, remove, rename_new, store_errors, write_file
+from npu_persist.files.filesystem import (
+    check_path,
+    copy_file,
+    fsync_directory,
+    make_folder,
+    rename_new,
+    store_errors,
+    write_file,
+)
+from npu_persist.files.staging import drafted, prune_drafts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,25 +31,25 @@ if TYPE_CHECKING:
 
 def export_entry(entry: CacheEntry, target: Path) -> None:
     """Copy an entry to a new folder; errors as for `CompileCache.export`."""
+    check_path(target, "directory")
+    prune_drafts(target)
     if os.path.lexists(target):
         raise UsageError(f"{target} exists; expected a new folder. Choose another")
-    draft = target.with_name(f"{target.name}.{os.urandom(4).hex()}.part")
+    artifact = entry.artifact
+    if artifact is None:
+        raise ArtifactError(f"{entry.path}: {entry.problem}. `npu-persist cache prune` removes it")
     lock = entry.mark_in_use()
     try:
-        with store_errors(f"export {entry.key} to {target}"):
-            artifact = entry.artifact
-            if artifact is None:
-                raise ArtifactError(f"{entry.path}: {entry.problem}. `npu-persist cache prune` removes it")
-            draft.mkdir(parents=True)
+        with store_errors(f"export {entry.key} to {target}"), drafted(target) as draft:
             _copy(artifact, entry.path, draft)
             write_file(draft / ARTIFACT_FILE, artifact.to_json())
-            fsync_directory(draft)
-            rename_new(draft, target)
+            for folder in sorted({draft, *((draft / path).parent for path in artifact.files)}, reverse=True):
+                fsync_directory(folder)
+            rename_new(draft, target, below=target.parent)
+            fsync_directory(target.parent)
     finally:
         if lock is not None:
             lock.release()
-        with store_errors(f"remove {draft}"):
-            remove(draft)
 
 
 def copy_exported(source: Path, staging: Path) -> Artifact:
@@ -60,6 +69,6 @@ def _copy(artifact: Artifact, source: Path, target: Path) -> None:
     check_layout(source, artifact)
     for relative in artifact.files:
         path = target / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, parents=True)
         copy_file(source / relative, path)
     check_files(target, artifact)

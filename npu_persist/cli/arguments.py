@@ -77,6 +77,43 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_load_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `load` that several verbs take, which `read_load_options` reads."""
+    parser.add_argument("--hint", metavar="H", help="LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT")
+    parser.add_argument(
+        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are checked (default: full)"
+    )
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor fill the compile cache")
+    parser.add_argument(
+        "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
+    )
+    parser.add_argument(
+        "--trust",
+        metavar="REPO",
+        action="append",
+        default=[],
+        help="run what was compiled elsewhere and pulled from org/name or org/* of Hugging Face's hub, from "
+        "https://hub.example.com/org/* of another, or from anywhere: all; such code runs on the device; may be "
+        "repeated (default: only what a known key signed, see `keys`)",
+    )
+    parser.add_argument(
+        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+    )
+
+
+def read_load_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `load` that `add_load_options` and `--store` give."""
+    return {
+        "hint": arguments.hint,
+        "verify": arguments.verify,
+        "cache": arguments.cache,
+        "compile_timeout": arguments.compile_timeout,
+        "trust": True if "all" in arguments.trust else tuple(arguments.trust) or None,
+        "require_signature": arguments.require_signature,
+        "store": arguments.store,
+    }
+
+
 def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     """Return `KEY=VALUE` texts as a dict; values stay text, since `1.10` may be a version."""
     pairs: dict[str, str] = {}
@@ -151,21 +188,34 @@ def read_arrays(path: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def write_arrays(path: str, arrays: Arrays) -> None:
-    """Write arrays to an `.npz` file, whole or not at all; an existing file is replaced."""
+    """Write arrays to an `.npz` file, whole or not at all; an existing file is replaced.
+
+    Tools that unpack such a file take its arrays' names for paths. In a name from a bundle, what separates folders or
+    drives, `%` and what is invisible is written as in a URL: `../x` is the array `..%2Fx`.
+    """
     import zipfile
     from pathlib import Path
 
     import numpy as np
 
+    from npu_persist.files.filesystem import check_path
+
     # Not numpy.savez: it takes the arrays as keyword arguments, and an output may be called `file` or `allow_pickle`.
+    check_path(path, "--output")
     part = Path(f"{path}.{os.getpid()}.part")
     try:
         with zipfile.ZipFile(part, "x") as archive:
             for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                with archive.open(f"{_member(name)}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
         part.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}", errno=error.errno) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _member(name: str) -> str:
+    from urllib.parse import quote
+
+    return "".join(one if one.isprintable() and one not in "%/\\:" else quote(one, safe="") for one in name)

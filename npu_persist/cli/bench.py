@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import add_config, add_inputs, add_reference, add_verb, parse_pairs, read_arrays
-from npu_persist.cli.output import format_number, format_size
+from npu_persist.cli.output import Heading, format_number, format_size, join_blocks, table
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _run_speed(arguments: argparse.Namespace, setup: Setup, output: Output) -> N
     finally:
         if found := benchmark.results:
             data = {**environment, "seconds": arguments.seconds, "configurations": [one.to_dict() for one in found]}
-            output.show(data, lambda: _speed_text(found, output))
+            output.show(data, lambda: _speed_text(found))
             _plot_speed(arguments.plot, found, output)
 
 
@@ -126,7 +126,7 @@ def _run_fil(arguments: argparse.Namespace, setup: Setup, output: Output) -> Non
     finally:
         if found := benchmark.results:
             data = {**environment, "runs": runs, "configurations": [one.to_dict() for one in found]}
-            output.show(data, lambda: _fil_text(found, output))
+            output.show(data, lambda: _fil_text(found))
             _plot_fil(arguments.plot, found, output)
 
 
@@ -146,7 +146,7 @@ def _run_profile(arguments: argparse.Namespace, setup: Setup, output: Output) ->
     finally:
         if found:
             data = {**environment, "runs": runs, "configurations": [one.to_dict() for one in found]}
-            output.show(data, lambda: "\n\n".join(_profile_text(one, output) for one in found))
+            output.show(data, lambda: join_blocks(map(_profile_text, found)))
 
 
 def _find_progress(output: Output) -> ProgressCallback:
@@ -173,7 +173,7 @@ def _describe_environment() -> dict[str, Any]:
     }
 
 
-def _speed_text(found: Sequence[Measurement], output: Output) -> str:
+def _speed_text(found: Sequence[Measurement]) -> list[str]:
     """Return the tables of frames per second and latency."""
     is_comparison = any(one.ratio is not None for one in found)
     numbers = [
@@ -201,19 +201,20 @@ def _speed_text(found: Sequence[Measurement], output: Output) -> str:
         shapes = ", ".join(f"{name} {shape}" for name, shape in one.shapes.items())
         inputs[one.case.reference] = f"{one.case.reference}: a frame is one inference of {shapes} ({one.input_source})"
     parts = [
-        output.table([*_NAMES, *numbers, "CACHE", *(["RATIO"] if is_comparison else [])], rows, right=numbers),
-        _phase_table(found, [], [[] for _ in found], output),
-        "\n".join([*inputs.values(), *_device_lines(found)]),
+        table([*_NAMES, *numbers, "CACHE", *(["RATIO"] if is_comparison else [])], rows, right=numbers),
+        _phase_table(found, [], [[] for _ in found]),
+        [*inputs.values(), *_device_lines(found)],
     ]
     if is_comparison:
-        parts.append(
+        ratio = (
             f"ratio: frames per second to those of {found[0].case}, round by round: median (lowest to highest); "
             "~ where rounds disagree about which is faster"
         )
-    return "\n\n".join(parts)
+        parts.append([ratio])
+    return join_blocks(parts)
 
 
-def _fil_text(found: Sequence[FirstInference], output: Output) -> str:
+def _fil_text(found: Sequence[FirstInference]) -> list[str]:
     """Return the tables of first inferences."""
     import statistics
 
@@ -232,19 +233,20 @@ def _fil_text(found: Sequence[FirstInference], output: Output) -> str:
     ]
     columns = [*_NAMES, "CACHE", *numbers, "HIT", *(["RATIO"] if is_comparison else [])]
     parts = [
-        output.table(columns, rows, right=numbers),
-        _phase_table(found, ["CACHE"], [[one.cache] for one in found], output),
-        "\n".join(_device_lines(found)),
+        table(columns, rows, right=numbers),
+        _phase_table(found, ["CACHE"], [[one.cache] for one in found]),
+        _device_lines(found),
     ]
     if is_comparison:
-        parts.append(
+        ratio = (
             f"ratio: time from start to that of {found[0].case} with the same cache, run by run: median (lowest to "
             "highest); ~ where runs disagree about which is faster"
         )
-    return "\n\n".join(parts)
+        parts.append([ratio])
+    return join_blocks(parts)
 
 
-def _profile_text(one: Profile, output: Output) -> str:
+def _profile_text(one: Profile) -> list[str]:
     """Return the tables of one profile: by operation, and the slowest layers."""
     shown, rest = one.layers[:_SHOWN_LAYERS], one.layers[_SHOWN_LAYERS:]
     right = ["ms", "SHARE", "LAYERS"]
@@ -252,17 +254,17 @@ def _profile_text(one: Profile, output: Output) -> str:
     layers = [
         [f"{layer.milliseconds:.3f}", f"{layer.share:.1%}", layer.type, layer.exec_type, layer.name] for layer in shown
     ]
-    parts = [
-        output.heading(str(one.case)),
-        output.table(["OPERATION", "LAYERS", "ms", "SHARE"], types, right=right),
-        output.table(["ms", "SHARE", "OPERATION", "RUN AS", "LAYER"], layers, right=right),
+    parts: list[list[str]] = [
+        [Heading(str(one.case))],
+        table(["OPERATION", "LAYERS", "ms", "SHARE"], types, right=right),
+        table(["ms", "SHARE", "OPERATION", "RUN AS", "LAYER"], layers, right=right),
     ]
     if rest:
         share = sum(layer.share for layer in rest)
-        parts.append(f"{len(rest)} more layers take {share:.1%} of the time; --json has them all")
+        parts.append([f"{len(rest)} more layers take {share:.1%} of the time; --json has them all"])
     times = f"{len(one.layers)} layers take {format_number(one.total)} ms, an inference {format_number(one.inference)}"
-    parts.append("\n".join([f"{times} ms with the counters on", *_device_lines([one])]))
-    return "\n\n".join(parts)
+    parts.append([f"{times} ms with the counters on", *_device_lines([one])])
+    return join_blocks(parts)
 
 
 def _names_of(case: Case) -> list[str]:
@@ -273,8 +275,7 @@ def _phase_table(
     found: Sequence[Measurement | FirstInference],
     more: Sequence[str],
     cells: Sequence[Sequence[str]],
-    output: Output,
-) -> str:
+) -> list[str]:
     """Return the table of the phases of loading, in seconds."""
     names = list(dict.fromkeys(name for one in found for name in one.phases))
     columns = [f"{name} s" for name in names]
@@ -286,18 +287,18 @@ def _phase_table(
         ]
         for one, extra in zip(found, cells, strict=True)
     ]
-    return output.table([*_NAMES, *more, *columns], rows, right=columns)
+    return table([*_NAMES, *more, *columns], rows, right=columns)
 
 
 def _device_lines(found: Sequence[Measurement | FirstInference | Profile]) -> list[str]:
-    """Return where each device string ran, and with which OpenVINO."""
+    """Return where each bundle ran for each device string, in what precision, and with which OpenVINO."""
     lines: dict[str, None] = {}
     for one in found:
-        ran = [
-            f"{name} ({full})" if name != full else name
-            for name, full in zip(one.execution_devices, one.full_names, strict=True)
-        ]
-        lines[f"{one.case.device}: ran on {', '.join(ran)}"] = None
+        ran = []
+        for name, full in zip(one.execution_devices, one.full_names, strict=True):
+            precision = f" in {one.execution_precisions[name]}" if name in one.execution_precisions else ""
+            ran.append((f"{name} ({full})" if name != full else name) + precision)
+        lines[f"{one.case.reference} for {one.case.device}: ran on {', '.join(ran)}"] = None
     return [*lines, f"openvino {found[0].openvino}"]
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import REFERENCE, add_reference, add_verb
-from npu_persist.cli.output import format_fields, format_seconds, format_size, format_table, pick
+from npu_persist.cli.output import (
+    format_fields,
+    format_seconds,
+    format_size,
+    format_table,
+    join_blocks,
+    pick,
+    section,
+    table,
+)
 from npu_persist.errors import BundleNotFoundError, IncompatibleError, IntegrityError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Golden, Graph
+    from npu_persist.bundle.manifest import Difference, Golden, Graph
     from npu_persist.cli.output import Output
     from npu_persist.store import StoredBundle
 
@@ -69,7 +78,7 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
         output.note(f"no bundles in {store.home}")
     output.show(
         [{**describe_bundle(bundle, bundle.aliases), "problem": bundle.problem} for bundle in bundles],
-        lambda: output.table(
+        lambda: table(
             ["REFERENCE", "ALIASES", "SIZE", "CREATED", "DIGEST"],
             [
                 [
@@ -101,7 +110,7 @@ def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
     attached = _describe_attached(bundle)
     output.show(
         {**describe_bundle(bundle, aliases), "manifest": read_manifest(bundle), "attached": attached},
-        lambda: _inspect_text(bundle, aliases, attached, output),
+        lambda: _inspect_text(bundle, aliases, attached),
     )
 
 
@@ -166,10 +175,10 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
         bundle = resolve(store, arguments.reference)
         results = [_describe_result(bundle.reference, bundle.size, None, verify(bundle.reference))]
     else:
-        results, failures = _verify_all(store, verify)
+        results, failures = _verify_all(store, verify, output)
     if not results:
         output.note(f"no bundles in {store.home}")
-    output.show(results, lambda: _verify_text(results, output))
+    output.show(results, lambda: _verify_text(results))
     for error in failures:
         output.error(str(error))
     kinds = [kind for kind in (IntegrityError, IncompatibleError) if any(isinstance(error, kind) for error in failures)]
@@ -177,8 +186,10 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _verify_all(
-    store: npu_persist.Store, verify: Verify
+    store: npu_persist.Store, verify: Verify, output: Output
 ) -> tuple[list[dict[str, Any]], list[IntegrityError | IncompatibleError]]:
+    from npu_persist.bundle.bundle import gone_errors
+
     results: list[dict[str, Any]] = []
     failures: list[IntegrityError | IncompatibleError] = []
     # Not through `list`, which reads every manifest: a damaged one must be found here.
@@ -188,9 +199,10 @@ def _verify_all(
             bundle = store.resolve(reference)
             size = bundle.size
             store.aliases(bundle.name)
-            signers = verify(reference)
+            with gone_errors(bundle):
+                signers = verify(reference)
         except BundleNotFoundError:
-            continue  # it was removed meanwhile
+            output.note(f"{reference} was removed meanwhile")
         except (IntegrityError, IncompatibleError) as error:
             failures.append(error)
             results.append(_describe_result(reference, size, error, None))
@@ -206,7 +218,7 @@ def _describe_result(
     return {"reference": reference, "ok": error is None, "size": size, "problem": problem, "signers": signers}
 
 
-def _verify_text(results: Sequence[dict[str, Any]], output: Output) -> str:
+def _verify_text(results: Sequence[dict[str, Any]]) -> list[str]:
     def describe(result: dict[str, Any]) -> str:
         if not result["ok"]:
             return "FAILED"
@@ -215,7 +227,7 @@ def _verify_text(results: Sequence[dict[str, Any]], output: Output) -> str:
     rows = [
         [one["reference"], "?" if one["size"] is None else format_size(one["size"]), describe(one)] for one in results
     ]
-    return output.table(["REFERENCE", "SIZE", "RESULT"], rows, right=["SIZE"])
+    return table(["REFERENCE", "SIZE", "RESULT"], rows, right=["SIZE"])
 
 
 def run_remove(arguments: argparse.Namespace, output: Output) -> None:
@@ -227,7 +239,7 @@ def run_remove(arguments: argparse.Namespace, output: Output) -> None:
 def run_prune(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist prune`."""
     removed = npu_persist.prune(store=arguments.store)
-    output.show({"removed": removed}, "\n".join(f"removed {path}" for path in removed) or "nothing to prune")
+    output.show({"removed": removed}, lambda: [f"removed {path}" for path in removed] or ["nothing to prune"])
 
 
 def add_export(verbs: Any) -> None:
@@ -243,14 +255,25 @@ def add_export(verbs: Any) -> None:
         "openvino_model.xml and .bin, for a part of an OpenVINO GenAI pipeline (default: openvino)",
     )
     parser.add_argument("--graph", metavar="NAME", help="one of the bundle's graphs, where there are several")
+    parser.add_argument(
+        "--link",
+        action="store_true",
+        help="hard-link the files instead of copying them: saves the space, but who changes one of them, as root can, "
+        "changes the bundle in the store and every version that shares the file",
+    )
 
 
 def run_export(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist export REF --layout LAYOUT DIR`."""
     files = npu_persist.export(
-        arguments.reference, arguments.layout, arguments.directory, graph=arguments.graph, store=arguments.store
+        arguments.reference,
+        arguments.layout,
+        arguments.directory,
+        graph=arguments.graph,
+        link=arguments.link,
+        store=arguments.store,
     )
-    output.show({"layout": arguments.layout, "files": files}, "\n".join(map(str, files)))
+    output.show({"layout": arguments.layout, "files": files}, lambda: list(map(str, files)))
 
 
 def describe_bundle(bundle: Bundle | StoredBundle, aliases: Sequence[str]) -> dict[str, Any]:
@@ -299,33 +322,61 @@ def check_lines(golden: Golden | None) -> list[str]:
     """Return the required and the measured agreement with torch."""
     if golden is None or golden.tolerance is None or golden.differences is None:
         return ["not checked against torch (persisted with --no-check)"]
-    columns = ["OUTPUT", "MAX ABSOLUTE", "MAX RELATIVE", "COSINE"]
+    evaluated: list[str] = []
+    if golden.evaluation is not None:
+        table = _difference_table(golden.evaluation.differences)
+        evaluated = ["", f"the worst of {golden.evaluation.calls} other calls:", "", *table]
     return [
         f"required: max relative <= {golden.tolerance.max_relative:g}, cosine >= {golden.tolerance.cosine:g}",
+        f"of integers: mismatched <= {golden.tolerance.mismatched:g}",
         "",
-        *format_table(
-            columns,
-            [
-                [found.output, f"{found.max_abs:.3g}", f"{found.max_relative:.3g}", f"{found.cosine:.7g}"]
-                for found in golden.differences
-            ],
-            right=columns[1:],
-        ),
+        *_difference_table(golden.differences),
+        *evaluated,
     ]
 
 
-def _inspect_text(bundle: Bundle, aliases: Sequence[str], attached: Sequence[dict[str, Any]], output: Output) -> str:
+def _difference_table(differences: Sequence[Difference]) -> list[str]:
+    columns = ["OUTPUT", "MAX ABSOLUTE", "MAX RELATIVE", "COSINE", "MISMATCHED"]
+    rows = [
+        [
+            found.output,
+            f"{found.max_abs:.3g}",
+            f"{found.max_relative:.3g}",
+            f"{found.cosine:.7g}",
+            "" if found.mismatched is None else f"{found.mismatched:.3g}",
+        ]
+        for found in differences
+    ]
+    return format_table(columns, rows, right=columns[1:])
+
+
+def _inspect_text(bundle: Bundle, aliases: Sequence[str], attached: Sequence[dict[str, Any]]) -> list[str]:
     manifest = bundle.manifest
     files = [[path, format_size(entry.size), entry.digest] for path, entry in sorted(manifest.files.items())]
     sections = {
         bundle.reference: head_lines(bundle, aliases),
         **{f"graph {graph.name}": _graph_lines(graph) for graph in manifest.graphs},
+        "weights": _weights_lines(bundle),
         "check against torch": check_lines(manifest.golden),
         "warnings": list(manifest.warnings),
         "files": format_table(["FILE", "SIZE", "DIGEST"], files, right=["SIZE"]),
         "compiled artifacts": _attached_lines(attached),
     }
-    return "\n\n".join(output.section(title, lines) for title, lines in sections.items() if lines)
+    return join_blocks(section(title, lines) for title, lines in sections.items() if lines)
+
+
+def _weights_lines(bundle: Bundle) -> list[str]:
+    """Return how much of the weights is stored as what, where they are compressed."""
+    if bundle.graph().precision not in {"int8", "int4"}:
+        return []
+    from npu_persist.bundle.tensors import Tensors
+
+    try:
+        shares = Tensors(bundle.path / bundle.manifest.weights.path).shares()
+    except (OSError, IntegrityError) as error:
+        return [f"cannot be read: {error}"]
+    rows = [[kind, f"{count:,}", f"{count / max(sum(shares.values()), 1):.1%}"] for kind, count in shares.items()]
+    return format_table(["STORED AS", "ELEMENTS", "SHARE"], rows, right=["ELEMENTS", "SHARE"])
 
 
 def _graph_lines(graph: Graph) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import REFERENCE, add_group, add_verb
-from npu_persist.cli.output import format_size, pick
+from npu_persist.cli.output import format_size, pick, table
 from npu_persist.errors import NotFoundError, NpuPersistError, UsageError
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
     for bundle in npu_persist.Store(arguments.store).list():
         references.setdefault(bundle.digest, []).append(bundle.reference)
     entries = [_describe(entry, references) for entry in sorted(cache.entries(), key=lambda entry: entry.last_used)]
-    output.show(entries, lambda: _list_text(entries, output))
+    output.show(entries, lambda: _list_text(entries))
     total = format_size(sum(entry["size"] for entry in entries))
     output.note(f"{total} of {format_size(cache.quota)} in {cache.path}")
     for entry in entries:
         if entry["problem"] is not None:
             output.warning(f"{entry['path']} is damaged: {entry['problem']}")
-    _warn_of_unknown_files(cache, output)
+    _warn_of_what_is_wrong(cache, output)
 
 
 def _describe(entry: CacheEntry, references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _describe(entry: CacheEntry, references: Mapping[str, Sequence[str]]) -> dic
     }
 
 
-def _list_text(entries: Sequence[Mapping[str, Any]], output: Output) -> str:
+def _list_text(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     from datetime import datetime
 
     from npu_persist.bundle.buckets import describe_shapes
@@ -85,13 +85,13 @@ def _list_text(entries: Sequence[Mapping[str, Any]], output: Output) -> str:
         bundle = ", ".join(entry["references"]) or entry["bundle"] or "?"
         rows.append([
             entry["key"][:_SHOWN_DIGITS],
-            f"{bundle} {_printable(describe_shapes(entry['shapes']))}" if entry["shapes"] else bundle,
-            _printable(entry["device"]),
+            f"{bundle} {describe_shapes(entry['shapes'])}" if entry["shapes"] else bundle,
+            entry["device"] or "?",
             format_size(entry["size"]),
             datetime.fromisoformat(entry["last_used"]).astimezone().strftime("%Y-%m-%d %H:%M"),
             "yes" if entry["in_use"] else "",
         ])  # fmt: skip
-    return output.table(["KEY", "BUNDLE", "DEVICE", "SIZE", "LAST USED", "IN USE"], rows, right=["SIZE"])
+    return table(["KEY", "BUNDLE", "DEVICE", "SIZE", "LAST USED", "IN USE"], rows, right=["SIZE"])
 
 
 def run_verify(arguments: argparse.Namespace, output: Output) -> int:
@@ -107,14 +107,14 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
             if arguments.repair:
                 cache.quarantine(entry, str(error))
     rows = [[one["key"][:_SHOWN_DIGITS], one["bundle"] or "?", "ok" if one["ok"] else "FAILED"] for one in results]
-    output.show(results, lambda: output.table(["KEY", "BUNDLE", "RESULT"], rows))
+    output.show(results, lambda: table(["KEY", "BUNDLE", "RESULT"], rows))
     for error in failures:
         output.error(str(error))
     if failures and arguments.repair:
         output.note("damaged entries were quarantined; `npu-persist cache prune` removes them")
     elif failures:
         output.note("`npu-persist cache verify --repair` quarantines damaged entries; they are compiled again")
-    _warn_of_unknown_files(cache, output)
+    _warn_of_what_is_wrong(cache, output)
     return max((error.exit_code for error in failures), default=0)
 
 
@@ -138,12 +138,11 @@ def run_prune(arguments: argparse.Namespace, output: Output) -> None:
     older_than = None if arguments.older_than is None else parse_age(arguments.older_than, "--older-than")
     removed = _open_cache(arguments).prune(max_size=max_size, older_than=older_than, device=arguments.device)
     lines = [
-        f"removed {one.path.name}: {one.reference or '?'}, {_printable(one.device)}, {format_size(one.size)}, "
-        f"{one.reason}"
+        f"removed {one.path.name}: {one.reference or '?'}, {one.device or '?'}, {format_size(one.size)}, {one.reason}"
         for one in removed
     ]
     data = [{"bundle": one.reference, **pick(one, "path", "device", "size", "reason")} for one in removed]
-    output.show({"removed": data}, "\n".join(lines) or "nothing to prune")
+    output.show({"removed": data}, lambda: lines or ["nothing to prune"])
 
 
 def run_export(arguments: argparse.Namespace, output: Output) -> None:
@@ -178,7 +177,7 @@ def _find_entry(cache: CompileCache, arguments: argparse.Namespace) -> CacheEntr
             f"nothing in {cache.path} was compiled from {arguments.entry}: load it on a device first. "
             "`npu-persist cache list` shows what is there"
         )
-    choices = ", ".join(f"{key[:_SHOWN_DIGITS]} ({_printable(device)})" for key, (_, device) in found.items())
+    choices = ", ".join(f"{key[:_SHOWN_DIGITS]} ({device})" for key, (_, device) in found.items())
     raise UsageError(f"{len(found)} entries were compiled from {arguments.entry}: {choices}. Give the key of one")
 
 
@@ -201,7 +200,7 @@ def _find_differences(artifact: Artifact) -> list[str]:
     here = {"OpenVINO": get_version(), **identify(get_core(), artifact.device)}
     there = {"OpenVINO": artifact.openvino, **artifact.identity}
     return [
-        f"{name} is {_printable(there.get(name))} there and {_printable(here.get(name))} here"
+        f"{name} is {there.get(name, '?')} there and {here.get(name, '?')} here"
         for name in sorted({*here, *there})
         if here.get(name) != there.get(name)
     ]
@@ -211,13 +210,8 @@ def _open_cache(arguments: argparse.Namespace) -> CompileCache:
     return npu_persist.CompileCache(npu_persist.Store(arguments.store).home)
 
 
-def _warn_of_unknown_files(cache: CompileCache, output: Output) -> None:
+def _warn_of_what_is_wrong(cache: CompileCache, output: Output) -> None:
+    if distrust := cache.find_distrust():
+        output.warning(f"`load` does not use this cache: {distrust}")
     for path in cache.unknown_files():
         output.warning(f"{path} does not belong to the compile cache; left as it is")
-
-
-def _printable(text: str | None) -> str:
-    """Return a text without control characters: an imported description may contain any."""
-    if text is None:
-        return "?"
-    return text if text.isprintable() else repr(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import add_config, add_group, add_reference, add_verb, parse_buckets, parse_pairs
-from npu_persist.cli.output import format_seconds, format_size, pick
+from npu_persist.cli.output import format_seconds, format_size, join_blocks, pick, section, table
 from npu_persist.errors import IncompatibleError, JobsError, NpuPersistError, UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
         )
     except JobsError as error:
         failed, results = error, error.results
-    output.show([_describe_result(result) for result in results], lambda: _compile_text(results, output))
+    output.show([_describe_result(result) for result in results], lambda: _compile_text(results))
     if failed is None:
         return 0
     output.error(str(failed))
@@ -111,7 +111,7 @@ def _describe_result(result: CompileResult) -> dict[str, Any]:
     }
 
 
-def _compile_text(results: Sequence[CompileResult], output: Output) -> str:
+def _compile_text(results: Sequence[CompileResult]) -> list[str]:
     from npu_persist.bundle.buckets import describe_shapes
 
     numbers = ["SIZE", "TIME", "MEMORY"]
@@ -128,7 +128,7 @@ def _compile_text(results: Sequence[CompileResult], output: Output) -> str:
         ]
         for result in results
     ]
-    return output.table(["TARGET", "GRAPH", "SIZES", *numbers, "WEIGHTS", "RESULT"], rows, right=numbers)
+    return table(["TARGET", "GRAPH", "SIZES", *numbers, "WEIGHTS", "RESULT"], rows, right=numbers)
 
 
 def add_compatibility(verbs: Any) -> None:
@@ -158,7 +158,7 @@ def run_compatibility(arguments: argparse.Namespace, output: Output) -> int:
             }
             for entry in found
         ],
-        lambda: "\n\n".join(_compatibility_text(entry, output) for entry in found),
+        lambda: join_blocks(map(_compatibility_text, found)),
     )
     if not found:
         output.note(f"no compiled artifact is attached to {store.resolve(arguments.reference).reference}")
@@ -185,7 +185,7 @@ def _find_machine(arguments: argparse.Namespace) -> str | Machine:
     return describe_other(target.device, target.platform, **known)
 
 
-def _compatibility_text(entry: Compatibility, output: Output) -> str:
+def _compatibility_text(entry: Compatibility) -> list[str]:
     from npu_persist.bundle.buckets import describe_shapes
 
     about = ["damaged"]
@@ -193,7 +193,7 @@ def _compatibility_text(entry: Compatibility, output: Output) -> str:
         sizes = [describe_shapes(entry.artifact.shapes)] if entry.artifact.shapes else []
         about = [entry.artifact.target, *sizes, format_size(entry.artifact.size)]
     title = f"{entry.folder.name} ({', '.join(about)}): {entry.verdict.status}"
-    return output.section(title, entry.verdict.reasons)
+    return section(title, entry.verdict.reasons)
 
 
 def run_targets(arguments: argparse.Namespace, output: Output) -> None:
@@ -217,7 +217,7 @@ def run_targets(arguments: argparse.Namespace, output: Output) -> None:
         [one["target"], ", ".join(one["names"]) or "-", str(one["tiles"] or "-"), one["toolchain"] or "none"]
         for one in targets
     ]
-    output.show(targets, lambda: output.table(["TARGET", "NAMES", "TILES", "TOOLCHAIN"], rows, right=["TILES"]))
+    output.show(targets, lambda: table(["TARGET", "NAMES", "TILES", "TOOLCHAIN"], rows, right=["TILES"]))
     if usable is None:
         try:
             choose_toolchain(home=_find_home(arguments))
@@ -269,7 +269,7 @@ def run_toolchain_list(arguments: argparse.Namespace, output: Output) -> None:
     ]
     output.show(
         {"toolchains": found, "home": home, "installed": installed},
-        lambda: output.table(["TOOLCHAIN", "USABLE", "OPENVINO", "REASON"], rows),
+        lambda: table(["TOOLCHAIN", "USABLE", "OPENVINO", "REASON"], rows),
     )
     for each in found:
         if each["advice"] is not None:
@@ -283,7 +283,7 @@ def run_toolchain_remove(arguments: argparse.Namespace, output: Output) -> None:
     from npu_persist.compilation.toolchains.install import uninstall
 
     removed = uninstall(_find_home(arguments), arguments.version)
-    output.show({"removed": removed}, "\n".join(f"removed {path}" for path in removed) or "nothing to remove")
+    output.show({"removed": removed}, lambda: [f"removed {path}" for path in removed] or ["nothing to remove"])
 
 
 def run_toolchain_check(arguments: argparse.Namespace, output: Output) -> int:
@@ -304,7 +304,7 @@ def run_toolchain_check(arguments: argparse.Namespace, output: Output) -> int:
         ]
         for each in results
     ]
-    output.show(results, lambda: output.table(["TOOLCHAIN", "TARGET", "RESULT", "TIME", "COMPILER"], rows))
+    output.show(results, lambda: table(["TOOLCHAIN", "TARGET", "RESULT", "TIME", "COMPILER"], rows))
     failed = [each for each in results if each["problem"] is not None]
     for each in failed:
         output.error(f"{each['toolchain']} for NPU:{each['platform']}: {each['problem']}")

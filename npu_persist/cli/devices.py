@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import npu_persist
 from npu_persist.cli.arguments import add_verb
 from npu_persist.cli.compile import describe_toolchains
-from npu_persist.cli.output import format_fields, format_size
+from npu_persist.cli.output import format_fields, format_size, join_blocks, section, table
 from npu_persist.errors import NpuPersistError
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def run_devices(_arguments: argparse.Namespace, output: Output) -> None:
             device.kind,
             device.architecture or "-",
             ", ".join(device.capabilities) or "-",
+            device.default_precision or "-",
             device.driver or "-",
             device.compiler or "-",
         ]
         for device in found
     ]
-    header = ["NAME", "DEVICE", "KIND", "ARCHITECTURE", "CAPABILITIES", "DRIVER", "COMPILER"]
-    output.show(found, lambda: output.table(header, rows))
+    header = ["NAME", "DEVICE", "KIND", "ARCHITECTURE", "CAPABILITIES", "PRECISION", "DRIVER", "COMPILER"]
+    output.show(found, lambda: table(header, rows))
 
 
 def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
@@ -67,7 +68,7 @@ def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
         "cache": _examine_cache(store.home),
         "toolchains": describe_toolchains(find_home(store.home)),
     }
-    output.show(data, lambda: _doctor_text(data, output))
+    output.show(data, lambda: _doctor_text(data))
     if not works:
         output.error("OpenVINO can use no device of this machine, not even its CPU")
     return 0 if works else NpuPersistError.exit_code
@@ -92,7 +93,7 @@ def _examine_cache(home: Path) -> dict[str, Any]:
             "damaged": sum(entry.problem is not None for entry in entries),
             "size": sum(entry.size for entry in entries),
             "quota": cache.quota,
-            "problem": None,
+            "problem": cache.find_distrust(),
         }
     except (NpuPersistError, OSError) as error:
         return {"problem": str(error)}
@@ -110,14 +111,14 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def _doctor_text(data: Mapping[str, Any], output: Output) -> str:
+def _doctor_text(data: Mapping[str, Any]) -> list[str]:
     sections = {"openvino": [data["openvino"]]}
     for diagnosis in data["kinds"]:
         sections[f"{diagnosis.kind}: {'works' if diagnosis.devices else 'not found'}"] = _diagnosis_lines(diagnosis)
     sections["store"] = _state_lines(data["store"])
     sections["compile cache"] = _state_lines(data["cache"])
     sections["toolchains for the NPU"] = _toolchain_lines(data["toolchains"])
-    return "\n\n".join(output.section(title, lines) for title, lines in sections.items())
+    return join_blocks(section(title, lines) for title, lines in sections.items())
 
 
 def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
@@ -132,6 +133,8 @@ def _diagnosis_lines(diagnosis: Diagnosis) -> list[str]:
 
 def _describe_device(device: Device) -> str:
     texts = [device.full_name, ", ".join(device.capabilities)]
+    if device.default_precision:
+        texts.append(f"computes in {device.default_precision} by default")
     for part, version in (("driver", device.driver), ("compiler", device.compiler)):
         texts += [f"{part} {version}"] if version else []
     return "; ".join(filter(None, texts))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import add_reference, add_verb
-from npu_persist.cli.output import format_size, format_table, pick
+from npu_persist.cli.output import format_size, format_table, pick, section
 
 if TYPE_CHECKING:
     import argparse
@@ -55,10 +55,10 @@ def run_push(arguments: argparse.Namespace, output: Output) -> None:
     output.show(pushed, lambda: _push_text(pushed))
 
 
-def _push_text(pushed: PushResult) -> str:
+def _push_text(pushed: PushResult) -> list[str]:
     tagged = f", tagged {pushed.tag}" if pushed.tag else ""
     sizes = f"{format_size(pushed.uploaded_bytes)} sent, {format_size(pushed.skipped_bytes)} there already"
-    return f"{pushed.repo_id} at {pushed.commit[:_SHOWN_DIGITS]}{tagged}: {sizes}\n{pushed.url}"
+    return [f"{pushed.repo_id} at {pushed.commit[:_SHOWN_DIGITS]}{tagged}: {sizes}", pushed.url]
 
 
 def add_pull(verbs: Any) -> None:
@@ -74,7 +74,19 @@ def add_pull(verbs: Any) -> None:
     artifacts.add_argument("--all", dest="compiled", action="store_const", const="all", help="with all artifacts")
     artifacts.add_argument("--no-compiled", dest="compiled", action="store_const", const="none", help="without any")
     parser.set_defaults(compiled="fitting")
-    parser.add_argument("--alias", help="point this alias to the version")
+    parser.add_argument("--alias", help="point this alias to the version, unless it points to one from elsewhere")
+    parser.add_argument("--name", help="keep it under this name (default: the one in its manifest)")
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="also add it to a name whose versions came from elsewhere, and move an alias that points to one of them",
+    )
+    parser.add_argument(
+        "--allow-older", action="store_true", help="also a bundle that was signed earlier than one that is here"
+    )
+    parser.add_argument(
+        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+    )
     parser.add_argument("--dry-run", action="store_true", help="change nothing; show files and bytes")
 
 
@@ -87,6 +99,10 @@ def run_pull(arguments: argparse.Namespace, output: Output) -> None:
         target=arguments.target,
         compiled=arguments.compiled,
         alias=arguments.alias,
+        name=arguments.name,
+        adopt=arguments.adopt,
+        allow_older=arguments.allow_older,
+        require_signature=arguments.require_signature,
         store=arguments.store,
         dry_run=arguments.dry_run,
         progress=output.progress,
@@ -97,15 +113,15 @@ def run_pull(arguments: argparse.Namespace, output: Output) -> None:
         return
     plan = pulled
     fields = pick(plan, "repo_id", "commit", "name", "digest", "reference", "download_size", "files", "skipped")
-    output.show(fields, lambda: _plan_text(plan, output))
+    output.show(fields, lambda: _plan_text(plan))
 
 
-def _plan_text(plan: PullPlan, output: Output) -> str:
+def _plan_text(plan: PullPlan) -> list[str]:
     rows = [[file.path, format_size(file.size), "in the store" if file.is_here else "hub"] for file in plan.files]
     here = f" (in the store: {plan.reference})" if plan.reference else ""
     digest = plan.digest.partition(":")[2][:_SHOWN_DIGITS]
     title = f"{plan.name} {digest} of {plan.repo_id} at {plan.commit[:_SHOWN_DIGITS]}{here}"
-    sections = [output.section(title, format_table(["FILE", "SIZE", "FROM"], rows, right=["SIZE"]))]
+    lines = section(title, format_table(["FILE", "SIZE", "FROM"], rows, right=["SIZE"]))
     if plan.skipped:
-        sections.append(output.section("skipped", [f"{one.folder}: {one.reason}" for one in plan.skipped]))
-    return "\n".join([*sections, f"{format_size(plan.download_size)} to download"])
+        lines += section("skipped", [f"{one.folder}: {one.reason}" for one in plan.skipped])
+    return [*lines, f"{format_size(plan.download_size)} to download"]

@@ -1,4 +1,4 @@
-"""The verbs `persist`, which makes a bundle of a PyTorch module, and `run`, which runs a bundle once."""
+"""The verbs `persist` and `refresh`, which make a bundle of a PyTorch module, and `run`, which runs a bundle once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import npu_persist
 from npu_persist.cli.arguments import (
     add_inputs,
+    add_load_options,
     add_reference,
     add_verb,
     parse_buckets,
     parse_padding,
     parse_pairs,
     read_arrays,
+    read_load_options,
     write_arrays,
 )
 from npu_persist.cli.bundles import check_lines, describe_bundle, head_lines, read_manifest
+from npu_persist.cli.output import section, table
 from npu_persist.errors import MissingExtraError, NpuPersistError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ _EXPECTED = (
 def add_verbs(verbs: Any) -> None:
     """Add them."""
     add_persist(verbs)
+    add_refresh(verbs)
     add_run(verbs)
 
 
@@ -58,7 +62,23 @@ def add_persist(verbs: Any) -> None:
     )
     parser.add_argument("--name", required=True, help="name of the bundle")
     parser.add_argument(
-        "--precision", choices=["fp16", "fp32"], default="fp16", help="of float weights (default: fp16)"
+        "--precision",
+        choices=["fp16", "fp32", "int8", "int4"],
+        default="fp16",
+        help="of weights (default: fp16); int8 and int4 compress linear layers, embeddings and convolutions",
+    )
+    parser.add_argument(
+        "--group-size", type=int, metavar="N", help="with int4: how many inputs share a scale, such as 128"
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="PATTERN=PRECISION",
+        action="append",
+        default=[],
+        help="with int8 and int4: what weights of this name are stored as, such as lm_head=fp16; may be repeated",
+    )
+    parser.add_argument(
+        "--by-layer", action="store_true", help="with int8 and int4: find out which layers cost most, and warn of it"
     )
     parser.add_argument(
         "--bucket",
@@ -95,12 +115,14 @@ def add_persist(verbs: Any) -> None:
         default=[],
         help="compile the bundle ahead of time, as `compile` does: NPU:4000; may be repeated",
     )
+    parser.add_argument("--force", action="store_true", help="make a new version even if the newest one is the same")
 
 
 def run_persist(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist persist module.path:factory --name NAME`."""
     metadata = parse_pairs("--metadata", arguments.metadata)
     inputs = read_arrays(arguments.inputs) if arguments.inputs else None
+    keep: Any = parse_pairs("--keep", arguments.keep) or None
     with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is not our data
         made = make_model(arguments.factory)
         args, kwargs = made.args, made.kwargs
@@ -108,6 +130,8 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             torch: Any = sys.modules["torch"]
             tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
             args, kwargs = None, {**(kwargs or {}), **tensors}
+        store = npu_persist.Store(arguments.store)
+        before = store.versions(arguments.name)
         bundle = npu_persist.persist(
             made.model,
             arguments.name,
@@ -116,20 +140,69 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             buckets=parse_buckets(arguments.bucket),
             padding=parse_padding(arguments.pad),
             precision=arguments.precision,
+            group_size=arguments.group_size,
+            keep=keep,
+            by_layer=arguments.by_layer,
             alias=arguments.alias,
             metadata=metadata,
-            store=arguments.store,
+            store=store,
             check=arguments.check,
             tolerance=arguments.tolerance,
             targets=arguments.target or None,
+            force=arguments.force,
+            progress=output.progress,
+        )
+    aliases = [alias for alias, version in store.aliases(bundle.name).items() if version == bundle.version]
+    is_new = bundle.version not in before
+    output.show(
+        {**describe_bundle(bundle, aliases), "is_new": is_new, "manifest": read_manifest(bundle)},
+        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]),
+    )
+
+
+def add_refresh(verbs: Any) -> None:
+    """Add `refresh`."""
+    parser = add_verb(verbs, "refresh", run_refresh, "publish a bundle's graph with the new weights of its module")
+    add_reference(parser)
+    parser.add_argument(
+        "factory",
+        metavar="module.path:factory",
+        help="as for `persist`: a torch.nn.Module with the new weights, or a function that returns one",
+    )
+    parser.add_argument("--alias", help="point this alias to the new version")
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not run the bundle and compare it with torch"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference from torch (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--metadata",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="kept in the manifest, in place of the bundle's; may be repeated",
+    )
+
+
+def run_refresh(arguments: argparse.Namespace, output: Output) -> None:
+    """`npu-persist refresh REF module.path:factory`."""
+    metadata = parse_pairs("--metadata", arguments.metadata)
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is not our data
+        bundle = npu_persist.refresh(
+            arguments.reference,
+            make_model(arguments.factory).model,
+            alias=arguments.alias,
+            metadata=metadata or None,
+            store=arguments.store,
+            check=arguments.check,
+            tolerance=arguments.tolerance,
             progress=output.progress,
         )
     aliases = [arguments.alias] if arguments.alias else []
     output.show(
         {**describe_bundle(bundle, aliases), "manifest": read_manifest(bundle)},
-        lambda: output.section(
-            bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]
-        ),
+        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]),
     )
 
 
@@ -143,27 +216,15 @@ def add_run(verbs: Any) -> None:
     add_inputs(parser)
     parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
     parser.add_argument("--report", action="store_true", help="show how it was loaded: from where, for what, how fast")
-    parser.add_argument("--hint", metavar="H", help="LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT")
-    parser.add_argument(
-        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are checked (default: full)"
-    )
     parser.add_argument(
         "--fallback", nargs="+", default=[], metavar="D", help="devices to try where the first cannot be used"
     )
-    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor fill the compile cache")
+    add_load_options(parser)
     parser.add_argument(
-        "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
-    )
-    parser.add_argument(
-        "--trust",
-        metavar="REPO",
-        action="append",
-        default=[],
-        help="run what was compiled elsewhere and pulled from org/name or org/*, or from anywhere: all; such code runs "
-        "on the device; may be repeated (default: only what a known key signed, see `keys`)",
-    )
-    parser.add_argument(
-        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+        "--no-check-values",
+        dest="check_values",
+        action="store_false",
+        help="do not look whether integers fit int32 and indices are in range",
     )
 
 
@@ -175,15 +236,10 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
     model = npu_persist.load(
         arguments.reference,
         arguments.device,
-        hint=arguments.hint,
-        verify=arguments.verify,
         fallback=arguments.fallback,
-        cache=arguments.cache,
-        compile_timeout=arguments.compile_timeout,
+        check_values=arguments.check_values,
         progress=output.progress,
-        trust=True if "all" in arguments.trust else tuple(arguments.trust) or None,
-        require_signature=arguments.require_signature,
-        store=arguments.store,
+        **read_load_options(arguments),
     )
     if given is not None:
         inputs = given
@@ -201,7 +257,7 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
         "saved": arguments.output,
         "report": model.report.to_dict(),
     }
-    output.show(data, lambda: _run_text(results, output))
+    output.show(data, lambda: _run_text(results))
     if arguments.report:
         output.note(str(model.report))
     if arguments.output:
@@ -226,7 +282,7 @@ def _measure(array: Array, measure: str) -> float | int | str:
     return float(value) if isinstance(value, np.floating) else int(value)
 
 
-def _run_text(results: Sequence[dict[str, Any]], output: Output) -> str:
+def _run_text(results: Sequence[dict[str, Any]]) -> list[str]:
     def show(value: float | str | None) -> str:
         return "-" if value is None else value if isinstance(value, str) else f"{value:.6g}"
 
@@ -235,7 +291,7 @@ def _run_text(results: Sequence[dict[str, Any]], output: Output) -> str:
         [one["name"], one["dtype"], str(one["shape"]), *(show(one[measure.lower()]) for measure in measures)]
         for one in results
     ]
-    return output.table(["OUTPUT", "DTYPE", "SHAPE", *measures], rows, right=measures)
+    return table(["OUTPUT", "DTYPE", "SHAPE", *measures], rows, right=measures)
 
 
 class MadeModel(NamedTuple):

@@ -1,18 +1,21 @@
 """Output of the command line: data as text or JSON on stdout; notes, progress, warnings and errors on stderr.
 
+What is shown is made of lines. A line may hold text from elsewhere (a manifest, a hub's answer): `Output` shows its
+line breaks, and whatever else would steer a terminal, as escape sequences. Colour is added after that, to headings.
 Progress shows on terminals only; colour too, and never with NO_COLOR (https://no-color.org).
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from npu_persist.progress import one_line
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TextIO
 
     from npu_persist.progress import ProgressPrinter
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
 _BOLD, _RED, _YELLOW = "1", "31", "33"
 """Parameters of the escape sequences (ECMA-48, SGR)."""
 
-_UNSAFE = re.compile("(?!\x1b\\[(?:0|1|31|33)m)[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that would let text from elsewhere (a manifest, a hub's answer) control the terminal; not our colours."""
-
 _ROUNDS_TO_NEXT_UNIT = 999.5
 """From here on three digits would read 1000."""
+
+
+class Heading(str):
+    """A line that is a heading."""
+
+    __slots__ = ()
 
 
 class Output:
@@ -36,44 +42,33 @@ class Output:
         self._stderr = sys.stderr if stderr is None else stderr
         self._printer: ProgressPrinter | None = None
 
-    def show(self, data: object, text: str | Callable[[], str]) -> None:
-        """Write the command's data to stdout."""
+    def show(self, data: object, text: str | Callable[[], str | Sequence[str]]) -> None:
+        """Write the command's data to stdout: as JSON, or as the text, which is a line or several."""
         if self.as_json:
             import json
 
             import msgspec
 
             # No NaN: it is not JSON, and other languages' parsers refuse it.
-            shown = json.dumps(msgspec.to_builtins(data, enc_hook=_to_builtin), indent=2, allow_nan=False)
+            shown = json.dumps(msgspec.to_builtins(data, enc_hook=_to_builtin), indent=2, allow_nan=False) + "\n"
         else:
-            shown = text if isinstance(text, str) else text()
+            made = text if isinstance(text, str) else text()
+            lines = [made] if isinstance(made, str) and made else made
+            shown = "".join(self._format_line(line) for line in lines)
         if shown:
-            self._write(self._stdout, shown + "\n")
-
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-        """Return a table with its header as a heading; nothing without rows. See `format_table`."""
-        first, *lines = format_table(header, rows, right=right)
-        return "\n".join([self.heading(first), *lines]) if rows else ""
-
-    def section(self, title: str, lines: Sequence[str]) -> str:
-        """Return a title as a heading, and indented lines."""
-        return "\n".join([self.heading(title), *(f"  {line}".rstrip() for line in lines)])
-
-    def heading(self, text: str) -> str:
-        """Return `text` as a heading on stdout."""
-        return _paint(text, _BOLD, self._stdout)
+            self._write(self._stdout, shown)
 
     def note(self, text: str) -> None:
         """Write something to stderr that is not data."""
-        self._write(self._stderr, text + "\n")
+        self._write(self._stderr, _format_block(text))
 
     def warning(self, text: str) -> None:
         """Write a warning to stderr."""
-        self._write(self._stderr, f"{_paint('warning:', _YELLOW, self._stderr)} {text}\n")
+        self._write(self._stderr, f"{_paint('warning:', _YELLOW, self._stderr)} {_format_block(text)}")
 
     def error(self, text: str) -> None:
         """Write an error to stderr."""
-        self._write(self._stderr, f"{_paint('error:', _RED, self._stderr)} {text.rstrip()}\n")
+        self._write(self._stderr, f"{_paint('error:', _RED, self._stderr)} {_format_block(text.rstrip())}")
 
     @property
     def progress(self) -> ProgressPrinter | None:
@@ -86,17 +81,23 @@ class Output:
 
     def finish(self) -> None:
         """Flush both streams, so that a closed pipe or a full disk can still be reported."""
-        self._write(self._stderr, "")
+        self._close_progress()
         self._stdout.flush()
         self._stderr.flush()
 
+    def _format_line(self, line: str) -> str:
+        text = one_line(line)
+        return f"{_paint(text, _BOLD, self._stdout) if isinstance(line, Heading) else text}\n"
+
     def _write(self, stream: TextIO, text: str) -> None:
-        if self._printer is not None:  # stdout is usually the same terminal
-            self._printer.close()
+        self._close_progress()
         # A Windows console of an old code page cannot show every name that a manifest can hold.
         encoding = stream.encoding or "utf-8"
-        text = _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _close_progress(self) -> None:
+        if self._printer is not None:  # stdout is usually the same terminal
+            self._printer.close()
 
 
 def _to_builtin(value: Any) -> Any:
@@ -108,9 +109,25 @@ def pick(record: object, *names: str) -> dict[str, Any]:
     return {name: getattr(record, name, None) for name in names}
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
+    """Return the lines of a table with its header as a heading; none without rows. See `format_table`."""
+    first, *lines = format_table(header, rows, right=right)
+    return [Heading(first), *lines] if rows else []
+
+
+def section(title: str, lines: Sequence[str]) -> list[str]:
+    """Return a title as a heading, and indented lines."""
+    return [Heading(title), *(f"  {line}".rstrip() for line in lines)]
+
+
+def join_blocks(blocks: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of all blocks, with an empty line between two; blocks without lines are left out."""
+    return [line for block in blocks if block for line in ("", *block)][1:]
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> list[str]:
     """Return the lines of an aligned table, the header first."""
-    cells = [list(header), *map(list, rows)]
+    cells = [list(header), *(list(map(one_line, row)) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return [
         "  ".join(
@@ -125,6 +142,12 @@ def format_fields(fields: Mapping[str, str]) -> list[str]:
     """Return one `name  value` line for each field, the values aligned."""
     width = max(map(len, fields), default=0)
     return [f"{name.ljust(width)}  {value}".rstrip() for name, value in fields.items()]
+
+
+def _format_block(text: str) -> str:
+    """Return a message of several lines with all but the first indented: none of them looks like one of ours."""
+    first, *others = map(one_line, text.split("\n"))
+    return "".join([f"{first}\n", *(f"{line if line.startswith('  ') else f'  {line}'.rstrip()}\n" for line in others)])
 
 
 def format_size(size: int) -> str:

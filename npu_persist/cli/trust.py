@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import npu_persist
 from npu_persist.cli.arguments import add_group, add_reference, add_verb
+from npu_persist.cli.output import table
 from npu_persist.errors import UsageError
+from npu_persist.progress import one_line
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
     from npu_persist.cli.output import Output
-    from npu_persist.trust.keys import KeyRing
+    from npu_persist.trust.keys import KeyRing, PublicKey
 
 PASSWORD_VARIABLE = "NPU_PERSIST_KEY_PASSWORD"  # noqa: S105 (its name)
 """Environment variable with the password of the private key. There is no option: other users could see it."""
@@ -44,7 +46,7 @@ def run_sign(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist sign REF --key FILE`."""
     password = os.environ.get(PASSWORD_VARIABLE) or _make_password_prompt(arguments.key)
     files = npu_persist.sign(arguments.reference, arguments.key, password=password, store=arguments.store)
-    output.show({"signed": files}, "\n".join(f"signed {path}" for path in files))
+    output.show({"signed": files}, lambda: [f"signed {path}" for path in files])
 
 
 def _make_password_prompt(key: str) -> Callable[[], str]:
@@ -56,7 +58,7 @@ def _make_password_prompt(key: str) -> Callable[[], str]:
             raise UsageError(
                 f"{key} is encrypted, and there is no terminal to ask for the password; set {PASSWORD_VARIABLE}"
             )
-        return getpass(f"password of {Path(key).name}: ", sys.stderr)
+        return getpass(f"password of {one_line(Path(key).name)}: ", sys.stderr)
 
     return ask
 
@@ -71,6 +73,23 @@ def add_keys(verbs: Any) -> None:
         metavar="KEY",
         help="a PEM file (`openssl pkey -in PRIVATE -pubout`), OpenSSH's .pub file, or the key itself in hex",
     )
+    parser.add_argument(
+        "--for",
+        dest="names",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="for bundles of this name only, or of such as 'acme-*'; may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--for-repo",
+        dest="repositories",
+        metavar="REPO",
+        action="append",
+        default=[],
+        help="for what was pulled from this repository only, from such as 'acme/*' of Hugging Face's hub, or "
+        "'https://hub.example.com/acme/*' of another; may be repeated (default: all, and what was not pulled)",
+    )
     add_verb(verbs, "list", run_keys_list, "list the known keys")
     parser = add_verb(verbs, "remove", run_keys_remove, "remove a key")
     parser.add_argument("name", metavar="NAME")
@@ -78,23 +97,32 @@ def add_keys(verbs: Any) -> None:
 
 def run_keys_add(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist keys add NAME KEY`."""
-    from npu_persist.trust.keys import find_public_key
+    from npu_persist.trust.keys import PublicKey, Scope, describe_scope, find_public_key
 
-    key = find_public_key(arguments.key)
+    scope = Scope(tuple(arguments.names), tuple(arguments.repositories))
+    key = PublicKey(find_public_key(arguments.key).raw, scope)
     _find_key_ring(arguments).add(arguments.name, key)
-    output.show({"name": arguments.name, "key": key.hex}, f"{arguments.name} is {key.hex}")
+    output.show(_describe_key(arguments.name, key), f"{arguments.name} is {key.hex}{describe_scope(scope)}")
 
 
 def run_keys_list(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist keys list`."""
     ring = _find_key_ring(arguments)
-    keys = {name: key.hex for name, key in ring.read().items()}
+    keys = ring.read()
     if not keys:
         output.note(f"no keys in {ring.path}")
     output.show(
-        [{"name": name, "key": key} for name, key in keys.items()],
-        lambda: output.table(["NAME", "KEY"], list(keys.items())),
+        [_describe_key(name, key) for name, key in keys.items()],
+        lambda: table(
+            ["NAME", "KEY", "FOR"],
+            [[name, key.hex, ", ".join(key.scope.patterns) or "all"] for name, key in keys.items()],
+        ),
     )
+
+
+def _describe_key(name: str, key: PublicKey) -> dict[str, object]:
+    scope = key.scope
+    return {"name": name, "key": key.hex, "for": list(scope.names), "for_repo": list(scope.repositories)}
 
 
 def run_keys_remove(arguments: argparse.Namespace, output: Output) -> None:

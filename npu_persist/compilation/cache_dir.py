@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import tempfile
 import threading
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, describe_files
+from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, check_layout, describe_files
 from npu_persist.compilation.local import Compiled, compile_graph, describe, executing_devices, is_settled
 from npu_persist.errors import ArtifactError, NpuPersistError
-from npu_persist.files.filesystem import link_or_copy, store_errors
+from npu_persist.files.filesystem import link_or_copy, make_folder, store_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import openvino as ov
 
@@ -34,6 +37,18 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.25
 """Seconds between two checks of what AUTO executes on."""
+
+
+@contextmanager
+def _named_in_utf_8(folder: Path) -> Iterator[Path]:
+    """Give a path to a folder in UTF-8, which is all that OpenVINO takes: its own, or a link in a temporary folder."""
+    if os.fsencode(folder) == str(folder).encode("utf-8", "replace"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="npu_persist.") as temporary:
+        link = Path(temporary) / folder.name
+        link.symlink_to(folder)
+        yield link
 
 
 class CacheDir:
@@ -50,7 +65,8 @@ class CacheDir:
         self._stop = threading.Event()
         try:
             with store_errors(f"make {self._folder}"):
-                self._folder.mkdir()
+                make_folder(self._folder)
+                self._named = self._stack.enter_context(_named_in_utf_8(self._folder))
         except BaseException:
             self._stack.close()
             raise
@@ -61,18 +77,19 @@ class CacheDir:
         if artifact is None or artifact.kind != "cache_dir":
             raise ArtifactError(f"{entry.path}: expected the files of a CACHE_DIR; got something else")
         with store_errors(f"read {entry.path}"):
-            check_files(entry.path, artifact)
+            check_layout(entry.path, artifact)
             for relative in artifact.files:
                 target = self._staging / relative
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent, parents=True)
                 link_or_copy(entry.path / relative, target)
+            check_files(self._staging, artifact)  # what OpenVINO reads, and not what was in the entry
         self._known = artifact.files
         self._entry = entry
 
     def compile(self, model: ov.Model) -> Compiled:
         """Compile a graph with this cache."""
         try:
-            return compile_graph(self._recipe, model, {"CACHE_DIR": str(self._folder)})
+            return compile_graph(self._recipe, model, {"CACHE_DIR": str(self._named)})
         except BaseException:
             self.close()
             raise

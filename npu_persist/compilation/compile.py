@@ -108,6 +108,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     work = [
         CompileJob(
             bundle=str(bundle.path),
+            version=bundle.version,
             digest=bundle.digest,
             reference=bundle.reference if len(bundle.manifest.graphs) == 1 else f"{bundle.reference} {one.name}",
             graph=one.name,

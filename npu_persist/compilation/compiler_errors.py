@@ -84,6 +84,7 @@ def find_layers(graph: Path, message: str) -> list[Layer]:
 
 def first_lines(text: str, limit: int = 600) -> str:
     """Return a message of several lines as one, without OpenVINO's source locations, cut at `limit` characters."""
+    text = re.split(r"\n(?:Exception raised from|C\+\+ CapturedTraceback|frame #0)", text)[0]  # torch's C++ frames
     text = re.sub(r"Check '[^']*' failed at \S+:\d+:|Exception from \S+:\d+:|FrontEnd API failed with \w+:", "", text)
     text = text.replace("Model wasn't fully converted.", "").replace("Summary:", "")
     short = " ".join(text.split())

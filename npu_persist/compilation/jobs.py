@@ -6,6 +6,7 @@ process or on another machine that has the bundle's folder under the same path.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -18,6 +19,8 @@ import msgspec
 from npu_persist.artifact import attached
 from npu_persist.artifact.artifact import Artifact
 from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.manifest import ORIGIN_FILE
+from npu_persist.bundle.verification import Verification
 from npu_persist.compilation.local import compile_graph, export_blob, read_graph
 from npu_persist.compilation.process.python import run_module, serve
 from npu_persist.compilation.process.supervisor import Limits
@@ -172,7 +175,7 @@ def _get_result(job: CompileJob, future: Future[CompileResult]) -> CompileResult
 
 
 def _open(job: CompileJob) -> Bundle:
-    bundle = Bundle.open(job.bundle)
+    bundle = Bundle.open(job.bundle, version=job.version)
     if bundle.digest != job.digest:
         raise FileIntegrityError(
             f"{bundle.path}: expected {job.reference}, {job.digest}; got another bundle, {bundle.digest}. Compile it "
@@ -191,6 +194,11 @@ def _compile(job: CompileJob, bundle: Bundle, staging: Path, limits: Limits) -> 
         return compile_for_platform(job, job.platform, bundle, staging, limits)
     answer = run_module("npu_persist.compilation.jobs", LocalRequest(job, str(staging)), str, limits)
     artifact = Artifact.from_json(answer.result.encode(), source=job.label)
+    if artifact.key != job.make_recipe(bundle).key:
+        raise CompilationError(
+            f"{job.label}: its process answered with what was compiled for something else, {artifact.name} for "
+            f"{artifact.target}. Its graph may have taken it over: compile only bundles of people whom you trust"
+        )
     return msgspec.structs.replace(artifact, peak_memory=answer.peak_memory)
 
 
@@ -215,15 +223,23 @@ def compile_here(request: LocalRequest, *_: object) -> str:
     job = request.job
     check_device(get_core(), job.device)
     check_properties(get_core(), job.device, job.config)
-    recipe = job.make_recipe(Bundle.open(job.bundle))
+    recipe = job.make_recipe(_open(job))
     is_inside = job.weightless is False
-    try:
-        compiled = compile_graph(recipe, read_graph(recipe), {} if is_inside else None)
-    except DeviceNotFoundError as error:
-        if job.device != "NPU":
-            raise
-        known = ", ".join(f"NPU:{number}" for number in PLATFORMS)
-        raise DeviceNotFoundError(f"{error} To compile for the NPU of another machine, name it: {known}") from error
+    with Verification("full") as verification:
+        verification.start(recipe.weights, recipe.bundle.manifest.files[recipe.bundle.manifest.weights.path])
+        try:
+            model = read_graph(recipe, verification)
+            compiled = compile_graph(recipe, model, {} if is_inside else None)
+        except DeviceNotFoundError as error:
+            if job.device != "NPU":
+                raise
+            known = ", ".join(f"NPU:{number}" for number in PLATFORMS)
+            raise DeviceNotFoundError(f"{error} To compile for the NPU of another machine, name it: {known}") from error
+        verification.finish()
+    if os.path.lexists(recipe.bundle.path / ORIGIN_FILE):  # pulled: it may be of somebody whom nobody trusts
+        from npu_persist.compilation.trial import call_once
+
+        call_once(recipe, model, compiled.model)
     if not recipe.is_exportable:
         raise CompilationError(f"{recipe}: OpenVINO's {job.device} cannot export what it compiles. `load` compiles it")
     if job.weightless and not recipe.is_weightless:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
+from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.signature import axis_bounds, describe_port
-from npu_persist.bundle.weights import check_graph
-from npu_persist.device.core import get_core
-from npu_persist.device.devices import get_kind
+from npu_persist.compilation.graph_shapes import check_shapes
+from npu_persist.device.core import get_core, note_threads
+from npu_persist.device.devices import PRECISION, get_kind, name_precision
 from npu_persist.errors import ArtifactError, CompilationError, GraphIntegrityError
 from npu_persist.files.digest import digest_bytes
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Kind, Shapes
     from npu_persist.bundle.manifest import Dimension, Graph, Port
+    from npu_persist.bundle.verification import Verification
     from npu_persist.compilation.recipe import Recipe
 
 _IN_MEMORY = 64 * 1024 * 1024
@@ -57,12 +59,17 @@ class Compiled:
     pending: Thread | None = None
 
 
-def read_graph(recipe: Recipe) -> ov.Model:
-    """Read a graph whose file was verified, and check that it is the one that the manifest describes."""
+def read_graph(recipe: Recipe, verification: Verification) -> ov.Model:
+    """Read a graph, and check that it is the one that the manifest describes; its weights are checked beside that."""
     bundle, graph = recipe.bundle, recipe.graph
     described = bundle.manifest.weights
-    xml, weights = bundle.file(graph.path), recipe.weights
-    header = check_graph(xml, weights)
+    path = bundle.file(graph.path)
+    verification.check(path, bundle.manifest.files[graph.path])
+    xml, weights = verification.locate(path), verification.locate(recipe.weights)
+    try:
+        header = check_graph(xml, weights)
+    except GraphIntegrityError as error:
+        raise GraphIntegrityError(verification.restore_names(str(error)), problem=error.problem) from error
     if (header.data_start, len(header.tensors)) != (described.data_start, described.tensors):
         raise GraphIntegrityError(
             f"{bundle.reference}: the manifest says that {described.path} has {described.tensors} tensors from byte "
@@ -72,10 +79,16 @@ def read_graph(recipe: Recipe) -> ov.Model:
     try:
         model = get_core().read_model(xml, weights)
     except RuntimeError as error:
-        raise CompilationError(f"OpenVINO could not read {bundle.reference} ({xml}): {error}") from error
+        reason = verification.restore_names(str(error))
+        raise CompilationError(f"OpenVINO could not read {bundle.reference} ({path}): {reason}") from error
+    check_shapes(bundle.reference, model)
+    from npu_persist.compilation.index_guards import guard_graph  # imports openvino, which `bench` does not
+
+    guard_graph(model)
     check_ports(bundle.reference, graph, model)
     if recipe.shapes:
         fix_shapes(recipe, model)
+        check_shapes(bundle.reference, model)
     return model
 
 
@@ -100,6 +113,7 @@ def fix_shapes(recipe: Recipe, model: ov.Model) -> None:
 def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | None = None) -> Compiled:
     """Compile a graph, as `read_graph` gave it, for the recipe's device; `extra` properties are not in the key."""
     core = get_core()
+    note_threads()
     properties = {**recipe.properties, **(extra or {})}
     if extra is None and recipe.is_weightless:
         properties |= _WEIGHTLESS
@@ -133,7 +147,7 @@ def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, i
     """Return the description of what a folder holds."""
     return Artifact(
         subject=recipe.bundle.digest,
-        name=recipe.bundle.name,
+        name=recipe.bundle.manifest.name,
         graph=recipe.graph.name,
         shapes=recipe.shapes,
         target=recipe.device,
@@ -154,7 +168,9 @@ def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, i
     )
 
 
-def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: bool) -> Compiled:
+def import_blob(
+    recipe: Recipe, artifact: Artifact, directory: Path, verification: Verification, *, check: bool
+) -> Compiled:
     """Import a blob, from the bytes that were checked."""
     import numpy as np
     import openvino as ov
@@ -168,9 +184,10 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
         raise _describe_mismatch(path, entry.digest, digest)
     properties = dict(recipe.properties)
     if artifact.weightless:
-        properties |= _find_weights(recipe)
+        properties |= _find_weights(recipe, verification)
     tensor = ov.Tensor(blob, shared_memory=True)
     try:
+        note_threads()
         model = get_core().import_model(tensor, recipe.device, properties)
         graph = replace(recipe.graph, inputs=fix_inputs(recipe.graph, recipe.shapes))
         check_ports(recipe.bundle.reference, graph, model)
@@ -185,14 +202,20 @@ def import_blob(recipe: Recipe, artifact: Artifact, directory: Path, *, check: b
     return Compiled(model, keep=(tensor, blob))
 
 
-def _find_weights(recipe: Recipe) -> dict[str, str]:
+def _find_weights(recipe: Recipe, verification: Verification) -> dict[str, str]:
     """Return the properties that let an import find the weights that a blob leaves out."""
+    weights = verification.locate(recipe.weights)
     if get_kind(recipe.device) != "NPU":
-        return {**_WEIGHTLESS, "WEIGHTS_PATH": str(recipe.weights)}
+        return {**_WEIGHTLESS, "WEIGHTS_PATH": str(weights)}
     # The NPU's plugin goes by the name's end, .bin, and by the offsets that the graph has, which are those of this file
-    # too. It is the weights file by another name, or a copy that was compared with their digest.
+    # too. It is the weights file by another name, or a copy that is compared with their digest.
+    if weights != recipe.weights:
+        return {"WEIGHTS_PATH": str(verification.link(recipe.weights, "weights.bin"))}
     recipe.bundle.ensure_bin()
-    return {"WEIGHTS_PATH": str(recipe.bundle.path / derived_bin(recipe.graph.path))}
+    manifest = recipe.bundle.manifest
+    derived = recipe.bundle.path / derived_bin(recipe.graph.path)
+    verification.start(derived, manifest.files[manifest.weights.path])
+    return {"WEIGHTS_PATH": str(derived)}
 
 
 def _ask_requirements(model: ov.CompiledModel) -> str | None:
@@ -278,6 +301,23 @@ def executing_devices(model: ov.CompiledModel) -> tuple[str, ...]:
     AUTO answers with the CPU for as long as the device that it prefers still compiles.
     """
     return tuple(name.strip("()") for name in _ask(model))
+
+
+def execution_precisions(model: ov.CompiledModel) -> dict[str, str]:
+    """Return what the devices that execute a compiled model compute in: "f32", "bf16", "f16"; "dynamic" is the graph's.
+
+    A device that does not say is left out.
+    """
+    devices = executing_devices(model)
+    try:
+        found = dict.fromkeys(devices, model.get_property(PRECISION))
+    except RuntimeError:  # AUTO, MULTI and HETERO have it by device
+        try:
+            by_device = model.get_property("DEVICE_PROPERTIES")
+        except (RuntimeError, TypeError):  # no such property, or a value of a type that Python lacks
+            return {}
+        found = {name: by_device.get(name, {}).get(PRECISION) for name in devices}
+    return {name: text for name, value in found.items() if (text := name_precision(value)) is not None}
 
 
 def is_settled(model: ov.CompiledModel) -> bool:

@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.artifact.blob import read_blob
 from npu_persist.bundle.manifest import derived_bin
+from npu_persist.bundle.verification import Verification
 from npu_persist.compilation.compiler_errors import explain_refusal
-from npu_persist.compilation.local import describe_outputs, fix_inputs, read_graph
+from npu_persist.compilation.local import fix_inputs
+from npu_persist.compilation.probe import probe
 from npu_persist.compilation.recipe import CACHE_PROPERTIES
 from npu_persist.compilation.toolchains.available import choose_toolchain
 from npu_persist.compilation.toolchains.toolchain import CompilerRequest
@@ -80,15 +82,20 @@ def compile_for_platform(job: CompileJob, platform: str, bundle: Bundle, staging
     """Compile into a folder, and describe what is there."""
     recipe = job.make_recipe(bundle)
     check_properties(get_core(), job.device, recipe.properties)
-    outputs = describe_outputs(recipe.graph, read_graph(recipe))
     bundle.ensure_bin()  # the plugin takes no other name than .bin
     toolchain = choose_toolchain(job.toolchain)
-    compiled = _BlobCompiler(job, platform, recipe, toolchain, staging, limits).compile()
+    with Verification("full", by_name=True) as verification:
+        weights = bundle.manifest.files[bundle.manifest.weights.path]
+        verification.start(bundle.path / derived_bin(recipe.graph.path), weights)
+        verification.check(bundle.file(recipe.graph.path), bundle.manifest.files[recipe.graph.path])
+        outputs = probe(recipe, limits)
+        compiled = _BlobCompiler(job, platform, recipe, toolchain, staging, limits).compile()
+        verification.finish()
     compiled.path.rename(staging / BLOB_FILE)
     result, blob = compiled.result, compiled.blob
     return Artifact(
         subject=bundle.digest,
-        name=bundle.name,
+        name=bundle.manifest.name,
         graph=recipe.graph.name,
         shapes=recipe.shapes,
         target=job.target,

@@ -5,7 +5,7 @@ Two recipes have the same key only if one's artifact may be used for the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,11 @@ import msgspec
 
 from npu_persist.artifact.artifact import make_key
 from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.comparison import needs_f32
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.devices import can_export, get_kind, identify
+from npu_persist.device.precision import ask_for_f32
 from npu_persist.errors import PropertyError
 
 if TYPE_CHECKING:
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Shapes
-    from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Graph
 
 CACHE_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
@@ -60,10 +62,6 @@ class Recipe:
                 f"{', '.join(ours)}: expected no property that steers OpenVINO's own caching, which checks nothing; "
                 "load keeps a compile cache of its own (cache=False does without). Leave it out"
             )
-
-    def on(self, device: str) -> Recipe:
-        """Return the recipe for another device."""
-        return replace(self, device=device)
 
     @property
     def is_exportable(self) -> bool:
@@ -118,9 +116,59 @@ class Recipe:
             properties=self.texts,
         )
 
+    def to_record(self) -> RecipeRecord:
+        """Return what a process of its own needs to make this recipe; properties that JSON cannot hold are left out."""
+        unsendable = self.unsendable
+        return RecipeRecord(
+            bundle=str(self.bundle.path),
+            version=self.bundle.version,
+            graph=self.graph.name,
+            device=self.device,
+            properties={name: value for name, value in self.properties.items() if name not in unsendable},
+            shapes=None if self.shapes is None else dict(self.shapes),
+        )
+
     def __str__(self) -> str:
         with_properties = f" with {self.texts}" if self.properties else ""
         return f"{self.bundle.reference} for {self.device}{with_properties}"
+
+
+class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe as it goes to a process of its own.
+
+    Attributes:
+        bundle: The bundle's folder.
+        version: Its version number; None outside of a store.
+        graph: Name of the graph.
+        device: OpenVINO's device string.
+        properties: OpenVINO's properties for the compilation.
+        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+    """
+
+    bundle: str
+    version: int | None
+    graph: str
+    device: str
+    properties: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]] | None
+
+    def open(self) -> Recipe:
+        """Open the bundle, and return the recipe."""
+        bundle = Bundle.open(self.bundle, version=self.version)
+        return Recipe(bundle, bundle.graph(self.graph), self.device, self.properties, self.shapes)
+
+
+def make_recipe(
+    bundle: Bundle, graph: Graph, device: str, properties: Mapping[str, Any], shapes: Shapes | None = None
+) -> Recipe:
+    """Return the recipe for a graph with a caller's properties.
+
+    What was checked in float32, and has to be as exact as that, gets the property that asks for it, unless the caller's
+    decide on the precision. As it is one of the recipe's properties, no artifact of another precision is used for it.
+    """
+    if needs_f32(bundle.manifest, graph):
+        properties = ask_for_f32(get_core(), device, properties)
+    return Recipe(bundle, graph, device, properties, shapes)
 
 
 class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +176,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: The bundle's folder.
+        version: Its version number; None outside of a store.
         digest: The bundle's digest.
         reference: What to call the bundle, and the graph if there are several.
         graph: Name of the graph.
@@ -148,6 +197,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
     graph: str
     target: str
     device: str
+    version: int | None = None
     platform: str | None = None
     shapes: dict[str, tuple[int, ...]] | None = None
     config: dict[str, Any] = {}
@@ -164,7 +214,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
 
     def make_recipe(self, bundle: Bundle) -> Recipe:
         """Return what OpenVINO is to compile."""
-        return Recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
+        return make_recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
 
 
 def _has_text(value: Any) -> bool:

@@ -10,19 +10,20 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, resolve
+from npu_persist.bundle.comparison import describe, find_failures
 from npu_persist.bundle.manifest import TensorNode, ValueNode
-from npu_persist.conversion.check import compile_for_check, is_within, measure_all
+from npu_persist.compilation.exact_outputs import exact_outputs
+from npu_persist.conversion.check import compile_for_check, measure_all, read_written
 from npu_persist.conversion.dynamic import input_ports, resize
-from npu_persist.device.core import get_core
 from npu_persist.errors import ConversionError, InputError, ParityError, UsageError
 from npu_persist.runtime.padding import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    import torch
 
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.manifest import Buckets, Difference, Graph, Port, Tolerance
@@ -59,26 +60,29 @@ def resolve_buckets(call: Call, axes: Axes, buckets: object, padding: object) ->
 
 def check_buckets(call: Call, graph: Graph, directory: Path, tolerance: Tolerance) -> tuple[str, ...]:
     """Run the written graph in each bucket, full and padded, and compare with torch's answer to the call itself."""
-    left_out: list[str] = []
     buckets = graph.buckets
     if buckets is None:
         return ()
+    left_out: list[str] = []
+    of_one_sign = _of_one_sign(call, buckets)
     for bucket in buckets.shapes:
-        request = _compile(graph, bucket, directory).create_infer_request()
-        check = _BucketCheck(call, graph, buckets, bucket, request, tolerance)
+        model = _read(graph, bucket, directory)
+        exact = exact_outputs(model, [port.name for port in graph.outputs])
+        request = compile_for_check(model).create_infer_request()
+        check = _BucketCheck(call, graph, buckets, bucket, request, tolerance, exact)
         check.compare(call.tensors, bucket)
-        ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check.runs(shapes, [call.tensors])), None)
+        ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check.runs(call.tensors, shapes)), None)
         if ran is None:
             left_out.append(
                 f"bucket {describe_shapes(bucket)}: the module runs at none of the smaller sizes that were tried, so "
                 "padded calls were not compared with torch"
             )
             continue
-        # A maximum hides the padding as long as one real value is above it: not among values of one sign.
-        signs = _one_sign(call, buckets)
         lowest = [shapes for shapes in _smaller(graph.inputs, bucket, [_LOWEST]) if shapes != ran]
-        if not any(check.runs(shapes, [call.tensors, *signs]) for shapes in lowest) and signs:
-            check.runs(ran, signs)
+        smallest = next((shapes for shapes in lowest if check.runs(call.tensors, shapes)), ran)
+        for sample in of_one_sign:
+            check.runs(sample, smallest)
+        of_one_sign = []  # one bucket is enough: it is the same graph in each
     return tuple(left_out)
 
 
@@ -92,12 +96,12 @@ class _BucketCheck:
     bucket: Shapes
     request: Any
     tolerance: Tolerance
+    exact: frozenset[str]
 
-    def runs(self, shapes: Shapes, samples: Sequence[Sequence[torch.Tensor]]) -> bool:
-        """Compare calls of a size, and return whether the module runs at it at all."""
+    def runs(self, sample: Sequence[torch.Tensor], shapes: Shapes) -> bool:
+        """Compare a call of a size, and return whether the module runs with it at all."""
         try:
-            for sample in samples:
-                self.compare(sample, shapes)
+            self.compare(sample, shapes)
         except (ConversionError, InputError) as error:  # the module takes multiples only, for instance
             log.info("no comparison at %s: %s", describe_shapes(shapes), error)
             return False
@@ -112,39 +116,46 @@ class _BucketCheck:
             raise ConversionError(f"torch gives NaN at {describe_shapes(shapes)}")
         arrays = fit.fill([tensor.numpy() for tensor in tensors])
         differences = measure_all(expected, fit.cut([*self.request.infer(arrays).values()], share_outputs=True))
-        failed = [difference for difference in differences if not is_within(difference, self.tolerance)]
+        failed = find_failures(differences, self.tolerance, self.exact)
         if failed:
-            raise _parity_error(min(failed, key=lambda one: one.cosine), differences, fit, shapes)
+            raise _parity_error(failed[0], differences, fit, shapes)
 
 
-def _one_sign(call: Call, buckets: Buckets) -> list[list[torch.Tensor]]:
-    """Return the example without negative, and without positive numbers, where padded inputs have both."""
-    both = [
-        name in buckets.padding and tensor.is_floating_point() and bool((tensor < 0).any() and (tensor > 0).any())
-        for name, tensor in zip(call.input_names, call.tensors, strict=True)
-    ]
-    if not any(both):
-        return []
-    return [
-        [sign * tensor.abs() if has_both else tensor for tensor, has_both in zip(call.tensors, both, strict=True)]
-        for sign in (1, -1)
-    ]
+def _of_one_sign(call: Call, buckets: Buckets) -> list[list[torch.Tensor]]:
+    """Return the example with positive, and with negative numbers only: floats first, then integers.
+
+    A maximum hides the padding as long as one real value is above it. Masks stay as they are. Where the module has no
+    use for a negative number, such as the index of an embedding, it raises, and is not compared.
+    """
+    samples: list[list[torch.Tensor]] = []
+    for is_float in (True, False):
+        changes = [
+            name in buckets.padding
+            and tensor.dtype is not torch.bool
+            and tensor.is_floating_point() == is_float
+            and bool((tensor != tensor.bool()).any())
+            for name, tensor in zip(call.input_names, call.tensors, strict=True)
+        ]
+        for sign in (1, -1) if any(changes) else ():
+            both = zip(call.tensors, changes, strict=True)
+            samples.append([sign * (tensor.abs() + 1) if change else tensor for tensor, change in both])
+    return samples
 
 
-def _compile(graph: Graph, bucket: Shapes, directory: Path) -> Any:
-    model = get_core().read_model(directory / graph.path, directory / "weights.safetensors")
+def _read(graph: Graph, bucket: Shapes, directory: Path) -> Any:
+    model = read_written(directory / graph.path, directory / "weights.safetensors")
     try:
         model.reshape(
             {index: list(bucket[port.name]) for index, port in enumerate(graph.inputs) if port.name in bucket}
         )
     except RuntimeError as error:
         raise ConversionError(f"the graph does not run at the bucket {describe_shapes(bucket)}: {error}") from error
-    return compile_for_check(model)
+    return model
 
 
 def _parity_error(worst: Difference, differences: tuple[Difference, ...], fit: Fit, shapes: Shapes) -> ParityError:
     bucket = describe_shapes(fit.bucket)
-    by = f"by {worst.max_relative:g} of the output's scale, cosine {worst.cosine:.6f}"
+    by = describe(worst)
     if fit.is_exact:
         text = (
             f"output {worst.output}: at the bucket {bucket} OpenVINO differs from torch {by}, although it does "

@@ -9,18 +9,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch._subclasses import FakeTensor
 
 from npu_persist.bundle.manifest import DictNode, Tree
-from npu_persist.conversion.monitor import watch_forward
+from npu_persist.conversion.encoder_layers import as_in_inference
+from npu_persist.conversion.monitor import Effects, watch_forward
 from npu_persist.conversion.structure import Rebuild, flatten, forward_signature
 from npu_persist.errors import ConversionError, UsageError
 
 if TYPE_CHECKING:
     from npu_persist.conversion.monitor import ForwardMonitor
+    from npu_persist.conversion.sizes import Reads, SizeFollower
 
 DTYPES = {
     torch.bool: "bool",
@@ -46,12 +49,22 @@ class Results:
         names: One for each tensor, unique, and different from the inputs'.
         tensors: In the order of the graph's outputs.
         depends_on: For each tensor, the inputs that its values depend on, a bit for each.
+        paths: For each tensor, where it is in the result.
+        sizes: The sizes that each line read, where they were followed.
+        on_state: For each tensor, whether its values depend on what the forward has written in place before.
+        on_random: For each tensor, whether its values depend on random numbers.
+        effects: What the forward did beside.
     """
 
     tree: Tree
     names: tuple[str, ...]
     tensors: tuple[torch.Tensor, ...]
     depends_on: tuple[int, ...] = ()
+    paths: tuple[str, ...] = ()
+    sizes: Reads = field(default_factory=dict)
+    on_state: tuple[bool, ...] = ()
+    on_random: tuple[bool, ...] = ()
+    effects: Effects = field(default_factory=Effects)
 
     def detached(self, monitor: ForwardMonitor) -> Results:
         """Return copies that outlive the forward, and what they depend on."""
@@ -59,6 +72,9 @@ class Results:
             self,
             tensors=tuple(tensor.detach().clone() for tensor in self.tensors),
             depends_on=tuple(map(monitor.depends_on, self.tensors)),
+            sizes={} if monitor.sizes is None else monitor.sizes.reads,
+            on_state=tuple(map(monitor.depends_on_state, self.tensors)),
+            on_random=tuple(map(monitor.depends_on_random, self.tensors)),
         )
 
 
@@ -73,6 +89,7 @@ class Call:
         input_names: One for each tensor, unique.
         dtypes: What the module takes each tensor as.
         rebuild: Builds the arguments by name from tensors.
+        sizes: Paths of results that are sizes and vary: numbers of torch's, tensors of the graph's.
     """
 
     module: torch.nn.Module
@@ -81,6 +98,7 @@ class Call:
     input_names: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     rebuild: Rebuild
+    sizes: frozenset[str] = frozenset()
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -92,32 +110,58 @@ class Call:
         """The example's shapes by the input's name."""
         return {name: tuple(tensor.shape) for name, tensor in zip(self.input_names, self.tensors, strict=True)}
 
+    def without_cache(self) -> Call | None:
+        """Return the call with `use_cache=False`; None where the caller said otherwise, or the module takes no such."""
+        if "use_cache" not in self.parameters or "use_cache" in dict(self.arguments):
+            return None
+        return replace(self, rebuild=lambda tensors: {**self.rebuild(tensors), "use_cache": False})
+
     def forward(
         self, tensors: Sequence[torch.Tensor], is_size: Callable[[torch.Tensor], bool] | None = None
     ) -> Results:
         """Call the module with the example's structure around `tensors`."""
         typed = [t.to(dtype) if t.dtype != dtype else t for t, dtype in zip(tensors, self.dtypes, strict=True)]
         bound = inspect.BoundArguments(forward_signature(self.module.forward), self.rebuild(typed))
-        result = self.module(*bound.args, **bound.kwargs)
-        flat = flatten(result, "result", unique=True, is_number=is_size)
+        with as_in_inference(self.module):
+            result = self.module(*bound.args, **bound.kwargs)
+        flat = flatten(result, "result", unique=True, is_number=is_size, sizes=self.sizes)
         if not flat.tensors:
-            raise ConversionError(f"{type(self.module).__name__} returned no tensor but {type(result).__name__}.")
+            kind = "None" if result is None else f"a {type(result).__name__} without any tensor in it"
+            raise ConversionError(f"{type(self.module).__name__} returned {kind}: a graph needs at least one output.")
         for tensor, name in zip(flat.tensors, flat.names, strict=True):
             _check_tensor(tensor, name)
         names = _unique([_output_name(name.removeprefix("result")) for name in flat.names], taken=self.input_names)
-        return Results(flat.tree, names, tuple(_to_graph(tensor) for tensor in flat.tensors))
+        return Results(flat.tree, names, tuple(map(_to_graph, flat.tensors)), paths=flat.names)
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Results:
-        """Run the module once, outside of any trace; what it changes in place is undone."""
+    def run(
+        self,
+        tensors: Sequence[torch.Tensor],
+        sizes: SizeFollower | None = None,
+        *,
+        after: Sequence[torch.Tensor] | None = None,
+        seed: int = 0,
+    ) -> Results:
+        """Run the module once, outside of any trace; what it changes is undone.
+
+        Args:
+            tensors: The call's tensors.
+            sizes: Notes the sizes that each line reads.
+            after: Tensors of a call that comes before, whose changes are undone at the end only.
+            seed: For random numbers.
+        """
         copies = [tensor.clone() for tensor in tensors]
-        with watch_forward(self.module, copies) as monitor:
-            return self.forward(copies).detached(monitor)
+        with watch_forward(self.module, copies, sizes, seed=seed) as monitor:
+            if after is not None:
+                self.forward([tensor.clone() for tensor in after])
+            results = self.forward(copies).detached(monitor)
+        return replace(results, effects=monitor.effects)
 
 
 def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
     """Return the call of a module with these arguments."""
     if not isinstance(args, (tuple, list)):
-        raise UsageError(f"args must be a tuple of positional arguments; got {type(args).__name__}. Write args=(x,).")
+        advice = "kwargs=dict(x)" if isinstance(args, Mapping) else "args=(x,)"
+        raise UsageError(f"args must be a tuple of positional arguments; got {type(args).__name__}. Write {advice}.")
     if not isinstance(kwargs, Mapping):
         raise UsageError(f"kwargs must be a dict of keyword arguments; got {type(kwargs).__name__}.")
     signature = forward_signature(module.forward)
@@ -132,6 +176,8 @@ def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
     if not flat.tensors:
         raise UsageError(f"{type(module).__name__} was called without any tensor: there is nothing to infer from.")
     for tensor, name in zip(flat.tensors, flat.names, strict=True):
+        if isinstance(tensor, FakeTensor):  # in the forward of torch.export all tensors are
+            raise ConversionError(f"{name} is a FakeTensor, which holds no values. Give real example inputs.")
         _check_tensor(tensor, name)
     assert isinstance(flat.tree, DictNode)  # noqa: S101 - it was a dict
     return Call(
@@ -147,6 +193,8 @@ def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
 def _check_tensor(tensor: torch.Tensor, name: str) -> None:
     if tensor.device.type == "meta":
         raise ConversionError(f"{name} is on the meta device, which holds no values. Give real example inputs.")
+    if tensor.is_nested:
+        raise ConversionError(f"{name} is a nested tensor, which OpenVINO lacks: give a padded one, and a mask.")
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
         raise ConversionError(
             f"{name} is a {tensor.dtype} tensor of layout {tensor.layout}; an OpenVINO model takes and gives dense "

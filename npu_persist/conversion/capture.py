@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +11,23 @@ from torch.jit._trace import TracerWarning
 
 from npu_persist.bundle.manifest import Signature
 from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.conversion.decompositions import Replacing, decompose, decomposing
+from npu_persist.conversion.decompositions.scripted import write_out_cells
+from npu_persist.conversion.decompositions.sizes import sizes_are
 from npu_persist.conversion.monitor import watch_forward
-from npu_persist.conversion.structure import describe_parameters
-from npu_persist.errors import ConversionError
+from npu_persist.conversion.repeat import repeat
+from npu_persist.conversion.sizes import SizeFollower
+from npu_persist.conversion.state import Snapshot
+from npu_persist.conversion.structure import CacheError, describe_parameters
+from npu_persist.conversion.weights_only import computing_weights
+from npu_persist.errors import ConversionError, ExampleWarning, FrozenControlFlowWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from npu_persist.conversion.call import Call, Results
+    from npu_persist.conversion.sizes import FrozenSize
+    from npu_persist.errors import PersistWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +38,17 @@ class Capture:
         call: The call.
         program: Takes and gives nothing but the call's tensors.
         results: What torch gave for the example.
-        warnings: Where the program differs from the module: branches and state that the trace froze.
+        caveats: Where the program may answer otherwise than the module, such as branches that the trace froze.
+        sizes: What Python read of sizes, and the trace froze; where axes are dynamic.
+        noise: By output, how far torch's own answers are apart with other random numbers, relative to its largest.
     """
 
     call: Call
     program: torch.jit.ScriptModule | torch.export.ExportedProgram
     results: Results
-    warnings: tuple[str, ...]
+    caveats: tuple[PersistWarning, ...]
+    sizes: tuple[FrozenSize, ...] = ()
+    noise: tuple[tuple[str, float], ...] = ()
 
     @property
     def signature(self) -> Signature:
@@ -59,9 +72,17 @@ class _Flat(torch.nn.Module):
 def trace(call: Call, *, fix_sizes: bool) -> Capture:
     """Trace a call with `torch.jit.trace`, in a single forward."""
     copies = [tensor.clone() for tensor in call.tensors]
-    with watch_forward(call.module, copies) as monitor, warnings.catch_warnings():
+    sizes = None if fix_sizes else SizeFollower()
+    with (
+        sizes_are(fixed=fix_sizes),
+        watch_forward(call.module, copies, sizes, traced=True) as monitor,
+        decomposing(),
+        warnings.catch_warnings(),
+        computing_weights(call.module, monitor.owned),
+    ):
         for category in (TracerWarning, DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", "To copy construct from a tensor")  # of a size, which is no tensor otherwise
         forwards: list[Results] = []
 
         def forward(tensors: tuple[torch.Tensor, ...]) -> Results:
@@ -71,14 +92,34 @@ def trace(call: Call, *, fix_sizes: bool) -> Capture:
         program: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
             _Flat(call.module, forward), tuple(copies), check_trace=False, strict=False
         )
-        results = forwards[-1]
-        state = [
-            f"output {name} depends on what the forward writes into {', '.join(monitor.changed)}; each call of the "
-            "loaded model starts from the values at the time of persist"
-            for name, tensor in zip(results.names, results.tensors, strict=True)
-            if monitor.depends_on_state(tensor)
-        ]
-        return Capture(call, program, results.detached(monitor), (*monitor.frozen, *state))
+        program = write_out_cells(program, call.tensors)
+        if not fix_sizes:
+            pairs = zip(forwards[-1].paths, forwards[-1].tensors, strict=True)
+            call = replace(call, sizes=frozenset(path for path, tensor in pairs if monitor.is_size(tensor)))
+        results = forwards[-1].detached(monitor)
+    results = replace(results, effects=monitor.effects)
+    repetition = repeat(call, results)
+    return Capture(
+        call,
+        program,
+        results,
+        (*map(FrozenControlFlowWarning, monitor.frozen), *repetition.caveats),
+        () if sizes is None else tuple(sizes.frozen),
+        repetition.noise,
+    )
+
+
+def trace_example(call: Call, *, fix_sizes: bool) -> Capture:
+    """Trace a call, without a cache of keys and values where that cannot be a result."""
+    try:
+        return trace(call, fix_sizes=fix_sizes)
+    except CacheError:
+        without = call.without_cache()
+        if without is None:
+            raise
+    capture = trace(without, fix_sizes=fix_sizes)
+    text = "the forward is called with use_cache=False, since its cache is an object that no loaded model can give"
+    return replace(capture, caveats=(ExampleWarning(text), *capture.caveats))
 
 
 def export(call: Call, results: Results, dynamic_shapes: Any) -> Capture:
@@ -92,13 +133,25 @@ def export(call: Call, results: Results, dynamic_shapes: Any) -> Capture:
     Raises:
         ConversionError: torch.export refused the module.
     """
+    snapshot = Snapshot(call.module)  # torch.export leaves fakes in attributes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            program = torch.export.export(
-                _Flat(call.module, call.forward), call.tensors, dynamic_shapes=dynamic_shapes, strict=False
-            )
+            for text in (
+                r"The tensor attributes? .* assigned during export",
+                r"A model attribute .* requires gradient",
+            ):
+                warnings.filterwarnings("ignore", text)
+            with Replacing():
+                program = torch.export.export(
+                    _Flat(call.module, call.forward), call.tensors, dynamic_shapes=dynamic_shapes, strict=False
+                )
+            program = decompose(program)
     except Exception as error:
-        raise ConversionError(f"torch.export could not capture the module: {first_lines(str(error))}") from error
-    return Capture(call, program, results, ())
+        text, _, _ = str(error).partition("The error above occurred when calling torch.export")
+        raise ConversionError(f"torch.export could not capture the module: {first_lines(text)}") from error
+    finally:
+        snapshot.restore()
+    repetition = repeat(call, results)
+    return Capture(call, program, results, repetition.caveats, noise=repetition.noise)

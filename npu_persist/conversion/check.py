@@ -1,53 +1,44 @@
-"""Compares a graph, run by OpenVINO on the CPU, with what torch gives for the same inputs.
-
-For each output, with the torch result t and the OpenVINO result o, both as float64:
-
-    max_abs       max |o - t|
-    max_relative  max |o - t| / max |t|      relative to the output's scale, not element by element
-    cosine        (o . t) / (|o| |t|)
-
-Infinities must be at the same places and have the same sign; they are left out of the measures. NaN is never right.
-"""
+"""Compares a graph, run by OpenVINO on the CPU, with what torch gives for the same inputs."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import openvino as ov
 import torch
 
-from npu_persist.bundle.manifest import Difference, Tolerance
+from npu_persist.bundle.comparison import TOLERANCES, describe, describe_tolerance, find_failures, is_within, measure
+from npu_persist.bundle.manifest import Tolerance
 from npu_persist.compilation.compiler_errors import first_lines
-from npu_persist.conversion.dependence import inputs_by_output
-from npu_persist.conversion.dynamic import other_sizes, resize
-from npu_persist.device.core import get_core
-from npu_persist.errors import CompilationError, ConversionError, ParityError
+from npu_persist.compilation.exact_outputs import exact_outputs
+from npu_persist.conversion.compress import BITS, is_compressed
+from npu_persist.device.core import get_core, note_threads
+from npu_persist.errors import CompilationError, ConversionError, ParityError, PrecisionWarning, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
+    from pathlib import Path
 
-    import openvino as ov
-
-    from npu_persist.bundle.buckets import Shapes
-    from npu_persist.bundle.manifest import Precision
+    from npu_persist.bundle.manifest import Difference, Precision
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.capture import Capture
-    from npu_persist.conversion.dynamic import Axes
 
-_DIGITS = 3
-"""Significant digits that are kept of a difference."""
 _SIZED_BY_VALUES = frozenset({"NonZero", "Unique", "Multinomial"})
 """Operations whose result has a shape that depends on values."""
 
 
 def default_tolerance(module: torch.nn.Module, precision: Precision) -> Tolerance:
     """Return what rounding alone may cost: the weights' precision, or the module's own where that is coarser."""
+    if precision in BITS:
+        return TOLERANCES[precision]
+    if precision == "fp16" and is_compressed(module):  # a CPU quantizes what such weights are multiplied by, too
+        return TOLERANCES["int8"]
     if any(t.dtype is torch.bfloat16 for t in (*module.parameters(), *module.buffers())):
-        return Tolerance(max_relative=0.2, cosine=0.995)
+        return Tolerance(max_relative=0.2, cosine=0.995, mismatched=0.02)
     if precision == "fp16" or any(p.dtype is torch.float16 for p in module.parameters()):
-        return Tolerance(max_relative=0.1, cosine=0.999)
-    return Tolerance(max_relative=0.001, cosine=0.99999)
+        return TOLERANCES["fp16"]
+    return TOLERANCES["fp32"]
 
 
 def refuse_nan(results: Results) -> None:
@@ -62,85 +53,129 @@ def refuse_nan(results: Results) -> None:
             )
 
 
-def check_written(capture: Capture, graph: Path, weights: Path, tolerance: Tolerance) -> tuple[Difference, ...]:
-    """Run the example through the written graph and compare."""
-    inputs = [tensor.numpy() for tensor in capture.call.tensors]
-    request = compile_for_check(graph, weights).create_infer_request()
-    request.infer(inputs)  # a plugin that overwrites what it computed at compile time is right in the first run only
-    differences = measure_all(capture.results, request.infer(inputs).values())
-    del request
-    if all(is_within(difference, tolerance) for difference in differences):
+def check_written(  # noqa: PLR0913 - the files, what they are compared with and how
+    capture: Capture,
+    graph: Path,
+    weights: Path,
+    tolerance: Tolerance,
+    precision: Precision,
+    *,
+    also: Callable[[ov.InferRequest, frozenset[str]], None] | None = None,
+) -> tuple[Difference, ...]:
+    """Run the example through the written graph and compare; then do `also`, given the outputs that are exact.
+
+    Raises:
+        StoreError: The graph cannot be read.
+        CompilationError: The CPU cannot compile it.
+        ConversionError: The CPU cannot run it.
+        ParityError: A difference is beyond tolerance.
+    """
+    inputs, expected = [tensor.numpy() for tensor in capture.call.tensors], capture.results
+    model = read_written(graph, weights)
+    request = compile_for_check(model).create_infer_request()
+    try:
+        request.infer(
+            inputs
+        )  # a plugin that overwrites what it computed at compile time is right in the first run only
+        found = [*request.infer(inputs).values()]
+    except RuntimeError as error:
+        raise ConversionError(f"OpenVINO cannot run the graph on the CPU: {first_lines(str(error))}.") from error
+    differences = measure_all(expected, found)
+    exact = exact_outputs(model, expected.names)
+    failed = find_failures(differences, tolerance, exact)
+    if not failed:
+        if also is not None:
+            also(request, exact)
         return differences
-    worst = min(
-        (difference for difference in differences if not is_within(difference, tolerance)), key=lambda one: one.cosine
+    worst = failed[0]
+    index = differences.index(worst)
+    how = _describe_kind(expected.tensors[index].numpy(), found[index]) or (
+        f"OpenVINO differs from torch {describe(worst)} (allowed: "
+        f"{'none of them' if worst.output in exact else describe_tolerance(worst, tolerance)})"
     )
-    layer = _find_first_difference(capture.call, graph, weights, tolerance)
+    del request, found
+    layer = find_first_difference(capture.call, graph, weights, tolerance)
+    where = f"; the first layer that differs is {layer}" if layer else ""
     raise ParityError(
-        f"output {worst.output}: OpenVINO differs from torch by {worst.max_relative:g} of the output's scale (allowed "
-        f"{tolerance.max_relative:g}), cosine {worst.cosine:.6f} (at least {tolerance.cosine:g})"
-        + (f"; the first layer that differs is {layer}" if layer else "; no single layer differs by that much")
-        + '. Nothing was published. Try precision="fp32", or pass a wider tolerance=.',
+        f"output {worst.output}: {how}{where}. Nothing was published.{_advise(worst, exact, precision)}",
         output=worst.output,
         differences=differences,
         layer=layer,
     )
 
 
-def probe(capture: Capture, axes: Axes, model: ov.Model, tolerance: Tolerance, sizes: Sequence[Shapes] = ()) -> None:
-    """Run a graph on other inputs than the example's where a frozen size or value is possible.
-
-    A graph with dynamic axes is run at a second size, one of `sizes` where there is another (the module may take only
-    multiples of a number). A graph that ignores an input which torch's result depends on is run with the inputs' values
-    in reverse order.
-    """
-    call = capture.call
-    if axes and (resized := _another_bucket(call, sizes) or other_sizes(call, axes)) is not None:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in resized)
-        _probe(call, model, resized, tolerance, f"inputs of shape {shapes}")
-    depends_on = inputs_by_output(model)
-    if not any(depends_on):
-        raise ConversionError("no output of the graph depends on any input: the forward leaves torch on its way.")
-    ignored = 0
-    for expected, found in zip(capture.results.depends_on, depends_on, strict=False):
-        ignored |= expected & ~found
-    if ignored:
-        names = [name for index, name in enumerate(call.input_names) if ignored >> index & 1]
-        reversed_values = [tensor.flip(tuple(range(tensor.ndim))) for tensor in call.tensors]
-        what = f"other values of {', '.join(names)}, which the graph ignores"
-        _probe(call, model, reversed_values, tolerance, what)
+def moved_choices(differences: Iterable[Difference]) -> list[PrecisionWarning]:
+    """Return a warning for each output of integers or booleans of which the tolerance allowed some to differ."""
+    return [
+        PrecisionWarning(
+            f"output {found.output}: OpenVINO differs from torch {describe(found)}. Rounding decides between values "
+            'that are nearly equal (argmax, topk, a comparison, round). precision="fp32" keeps more of these choices'
+        )
+        for found in differences
+        if found.mismatched
+    ]
 
 
-def _another_bucket(call: Call, sizes: Sequence[Shapes]) -> list[torch.Tensor] | None:
-    for shapes in sizes:
-        if any(call.shapes[name] != shape for name, shape in shapes.items()):
-            return resize(call.tensors, [shapes.get(name) for name in call.input_names])
+_MORE_EXACT = {
+    "fp16": 'precision="fp32"',
+    "int8": 'to keep the layers that by_layer=True finds as they are, keep={"name": "fp16"}, or precision="fp16"',
+    "int4": 'group_size=64, to keep layers that by_layer=True finds, keep={"name": "int8"}, or precision="int8"',
+}
+"""What is closer to torch, by precision."""
+_UNRELATED = 0.5
+"""Below this cosine rounding explains nothing: one of the two computes something else."""
+
+
+def _advise(worst: Difference, exact: Container[str], precision: Precision) -> str:
+    """Return what may help, with a space before it."""
+    if worst.output in exact:
+        return (
+            " No floating-point number has a part in this output, so rounding does not explain it: OpenVINO converts "
+            "or computes an operation on integers wrongly. Please report it with the module."
+        )
+    advice = [_MORE_EXACT[precision]] if precision in _MORE_EXACT else []
+    if worst.mismatched is not None:
+        allowing = f"tolerance=Tolerance(max_relative=0.1, cosine=0.999, mismatched={worst.mismatched:g})"
+        advice += ["to return the floats and let the caller choose", f"if so many may differ, {allowing}"]
+        return (
+            " Where values are nearly equal, rounding moves an argmax, a topk, a comparison or a round. Try "
+            f"{', or '.join(advice)}."
+        )
+    if worst.cosine >= _UNRELATED:
+        advice.append("a wider tolerance=, if that much is acceptable")
+    return f" Try {', or '.join(advice)}." if advice else ""
+
+
+def _describe_kind(expected: np.ndarray, got: np.ndarray) -> str | None:
+    """Return how a result differs in kind, not in numbers: in its shape, NaN or infinities."""
+    if expected.shape != got.shape:
+        return f"OpenVINO gives shape {list(got.shape)} where torch gives {list(expected.shape)}"
+    if expected.dtype.kind != "f":
+        return None
+    if not np.array_equal(np.isnan(expected), np.isnan(got)):
+        return f"OpenVINO gives NaN in {np.isnan(got).sum()} of {got.size} elements"
+    if not np.array_equal(np.isinf(expected), np.isinf(got)):
+        return "OpenVINO and torch give infinities at different places"
     return None
 
 
-def _probe(call: Call, model: ov.Model, tensors: Sequence[torch.Tensor], tolerance: Tolerance, what: str) -> None:
-    expected = call.run(tensors)
+def read_written(graph: Path, weights: Path) -> ov.Model:
+    """Read a graph that was written a moment ago."""
     try:
-        found = compile_for_check(model).create_infer_request().infer([tensor.numpy() for tensor in tensors])
-    except RuntimeError as error:
-        raise ConversionError(f"the graph does not run with {what}: {first_lines(str(error))}") from error
-    for difference in measure_all(expected, found.values()):
-        if not is_within(difference, tolerance):
-            raise ConversionError(
-                f"the graph is right for the example but not with {what}: output {difference.output} differs from "
-                f"torch by {difference.max_relative:g} of its scale. What the trace froze cannot vary: leave a frozen "
-                "axis out of dynamic_shapes."
-            )
+        return get_core().read_model(graph, weights)
+    except RuntimeError as error:  # OpenVINO loses the system's error
+        raise StoreError(
+            f"could not read {graph}, which was just written: {first_lines(str(error))} Check the folder, and the "
+            "limits of memory and open files"
+        ) from error
 
 
-def compile_for_check(model: ov.Model | Path, weights: Path | None = None) -> ov.CompiledModel:
+def compile_for_check(model: ov.Model) -> ov.CompiledModel:
     """Compile a model for the CPU at full precision."""
-    core = get_core()
     try:
-        read = core.read_model(model, weights) if isinstance(model, Path) else model
-        return core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        note_threads()
+        return get_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
-        if isinstance(model, Path):
-            model = core.read_model(model, weights)
         layers = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _SIZED_BY_VALUES]
         likely = f" The shape of some results depends on values, at {', '.join(layers[:5])}." if layers else ""
         raise CompilationError(
@@ -157,74 +192,75 @@ def measure_all(expected: Results, found: Iterable[np.ndarray]) -> tuple[Differe
     )
 
 
-def measure(name: str, expected: np.ndarray, got: np.ndarray) -> Difference:
-    """Return the differences of one output; infinite ones, with a cosine of -1, where shape or infinities differ."""
-    expected, got = expected.astype(np.float64), got.astype(np.float64)
-    worst = Difference(name, float("inf"), float("inf"), -1.0)
-    if expected.shape != got.shape or bool(np.isnan(got).any()):
-        return worst
-    infinite = np.isinf(expected) | np.isinf(got)
-    if infinite.any():
-        if not np.array_equal(expected[infinite], got[infinite]):
-            return worst
-        expected, got = expected[~infinite], got[~infinite]
-    if expected.size == 0:
-        return Difference(name, 0.0, 0.0, 1.0)
-    max_abs = float(np.abs(got - expected).max())
-    scale = float(np.abs(expected).max())
-    norms = float(np.linalg.norm(expected) * np.linalg.norm(got))
-    cosine = float(np.dot(expected.ravel(), got.ravel())) / norms if norms else float(max_abs == 0)
-    return Difference(
-        name,
-        _round(max_abs),
-        _round(max_abs / scale) if scale else (0.0 if max_abs == 0 else float("inf")),
-        round(min(cosine, 1.0), 7),
-    )
-
-
-def is_within(difference: Difference, tolerance: Tolerance) -> bool:
-    """Return whether one output is within tolerance."""
-    return difference.max_relative <= tolerance.max_relative and difference.cosine >= tolerance.cosine
-
-
-def _find_first_difference(call: Call, graph: Path, weights: Path, tolerance: Tolerance) -> str | None:
+def find_first_difference(call: Call, graph: Path, weights: Path, tolerance: Tolerance) -> str | None:
     """Return the path of the first submodule whose result OpenVINO does not reproduce, or None.
 
-    The result of each submodule that returns one tensor is compared with its last layer in the graph.
+    The result of each submodule that is called once and returns one tensor is compared with its last layer in the
+    graph. A layer that differs is not to blame where a later one that depends on it is right: then what followed was
+    fused into it.
     """
-    outputs: list[tuple[str, np.ndarray]] = []
+    outputs: dict[str, list[np.ndarray]] = {}
 
-    def remember(name: str) -> object:
+    def remember(name: str) -> Callable[[object, object, object], None]:
         def hook(_module: object, _args: object, output: object) -> None:
-            if isinstance(output, torch.Tensor) and output.is_floating_point():
-                outputs.append((name, output.detach().float().numpy().copy()))
+            is_one = isinstance(output, torch.Tensor) and output.is_floating_point()
+            value = output.detach().float().numpy().copy() if is_one else np.empty(0)  # type: ignore[attr-defined]
+            outputs.setdefault(name, []).append(value)
 
         return hook
 
-    hooks = [part.register_forward_hook(remember(name)) for name, part in call.module.named_modules() if name]
+    try:
+        hooks = [part.register_forward_hook(remember(name)) for name, part in call.module.named_modules() if name]
+    except RuntimeError:  # a ScriptModule takes no hooks
+        return None
     try:
         call.run(call.tensors)
     finally:
         for hook in hooks:
             hook.remove()
-    model = get_core().read_model(graph, weights)
+    model = read_written(graph, weights)
     last_layers: dict[str, ov.Output] = {}
     for operation in model.get_ordered_ops():
         scope, slash, _ = operation.get_friendly_name().partition("/")
         if slash and operation.get_output_size() == 1 and operation.get_type_name() not in {"Constant", "Result"}:
             last_layers[scope] = operation.output(0)
-    taps = [(name, value, last_layers[name]) for name, value in outputs if name in last_layers]
+    taps = [
+        (name, values[0], last_layers[name])
+        for name, values in outputs.items()
+        if len(values) == 1 and name in last_layers
+    ]
+    taps = [tap for tap in taps if tap[2].get_partial_shape().compatible(ov.PartialShape(list(tap[1].shape)))]
     if not taps:
         return None
-    first_tap = len(model.outputs)
-    model.add_outputs([output for _, _, output in taps])
-    found = compile_for_check(model).create_infer_request().infer([tensor.numpy() for tensor in call.tensors])
-    for index, (name, value, output) in enumerate(taps):
-        result = found[first_tap + index]
-        if result.shape == value.shape and not is_within(measure(name, value, result), tolerance):
-            return f"{name} ({output.get_node().get_friendly_name()})"
-    return None
+    first = len(model.outputs)
+    model.add_results([ov.opset13.result(output) for _, _, output in taps])
+    found = [*compile_for_check(model).create_infer_request().infer([t.numpy() for t in call.tensors]).values()][first:]
+    is_right = [
+        is_within(measure(name, value, got), tolerance) for (name, value, _), got in zip(taps, found, strict=True)
+    ]
+    return next(
+        (
+            f"{name} ({output.get_node().get_friendly_name()})"
+            for (name, _, output), right in zip(taps, is_right, strict=True)
+            if not right
+            and not _leads_to(
+                output.get_node(), [one.get_node() for (_, _, one), ok in zip(taps, is_right, strict=True) if ok]
+            )
+        ),
+        None,
+    )
 
 
-def _round(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _leads_to(node: ov.Node, right: Sequence[ov.Node]) -> bool:
+    """Return whether one of the nodes that are right depends on this one."""
+    names, reached, open_nodes = {one.get_name() for one in right}, set(), [node]
+    while open_nodes:
+        for output in open_nodes.pop().outputs():
+            for user in output.get_target_inputs():
+                follower = user.get_node()
+                if follower.get_name() in names:
+                    return True
+                if follower.get_name() not in reached:
+                    reached.add(follower.get_name())
+                    open_nodes.append(follower)
+    return False

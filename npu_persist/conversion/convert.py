@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-from npu_persist.bundle.manifest import Dimension, Port
-from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.bundle.manifest import Bounds, Dimension, Port, allows
+from npu_persist.conversion.bounds import read_bounds
+from npu_persist.conversion.frontend_errors import explain
 from npu_persist.conversion.rewrites import MODEL_REWRITES, OPERATIONS
 from npu_persist.errors import ConversionError
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes
+    from npu_persist.conversion.origins import Origins
 
 _TYPES = {
     torch.bool: ov.Type.boolean,
@@ -44,54 +45,17 @@ _TYPES = {
 }
 
 
-_ADVICE = {
-    "aten::histc": "For a mixture-of-experts model of transformers: model.set_experts_implementation('batched_mm').",
-}
-"""What to do about an operation that OpenVINO lacks, where there is another way."""
-
-
-def convert(capture: Capture, axes: Axes) -> ov.Model:
-    """Convert a captured call."""
+def convert(capture: Capture, axes: Axes, origins: Origins | None = None) -> ov.Model:
+    """Convert a captured call; `origins` follows where its constants come from."""
     program = capture.program
     try:
         if isinstance(program, torch.export.ExportedProgram):
             with _quiet_decoder():
-                return _convert(TorchFXPythonDecoder.from_exported_program(program), capture, axes)
+                return _convert(TorchFXPythonDecoder.from_exported_program(program), capture, axes, None)
         decoder = TorchScriptPythonDecoder(program, example_input=capture.call.tensors, shared_memory=True)
-        return _convert(decoder, capture, axes)
+        return _convert(decoder, capture, axes, origins)
     except Exception as error:
-        traced = None if isinstance(program, torch.export.ExportedProgram) else program.inlined_graph
-        operation, path = find_operation(traced, str(error))
-        where = "" if path is None else f" in {path or 'the module itself'}"
-        text = f"OpenVINO could not convert {operation or 'an operation'}{where}: {first_lines(str(error))}"
-        text = f"{text} {_ADVICE[operation]}" if operation in _ADVICE else text
-        raise ConversionError(text, module_path=path, operation=operation) from error
-
-
-def find_operation(graph: torch.Graph | None, message: str) -> tuple[str | None, str | None]:
-    """Return the operation that a frontend's error is about, and the path of the submodule that it is in."""
-    layer = re.search(r"(?:friendly_name '|conversion of operation )([^' ]*)/(\w+::\w+)", message)
-    if layer is not None:
-        return layer.group(2), _module_path(layer.group(1))
-    mentioned = set(re.findall(r"\w+::[\w.]+", message)) - {"prim::Constant"}
-    for node in [] if graph is None else _all_nodes(graph):
-        kind = node.kind()
-        if kind in mentioned:
-            function = node.pyname() if kind == "prim::PythonOp" and hasattr(node, "pyname") else None
-            return f"{kind} ({function})" if function else kind, _module_path(node.scopeName())
-    return None, None
-
-
-def _module_path(scope: str) -> str:
-    """Return the path of a submodule from a tracer's scope, `__module.module/__module.module.encoder`."""
-    return re.sub(r"^(__module\.)?module\.?", "", scope.rsplit("/", 1)[-1])
-
-
-def _all_nodes(graph: torch.Graph | torch.Block) -> Iterator[torch.Node]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _all_nodes(block)
+        raise explain(program, error) from error
 
 
 @contextlib.contextmanager
@@ -108,13 +72,16 @@ def _quiet_decoder() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "A model attribute .* requires gradient")  # of what export lifted itself
             yield
     finally:
         root.removeFilter(refuse)
         root.removeHandler(handler)
 
 
-def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, capture: Capture, axes: Axes) -> ov.Model:
+def _convert(
+    decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, capture: Capture, axes: Axes, origins: Origins | None
+) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
     for operation, conversion in OPERATIONS.items():
         frontend.add_extension(ConversionExtension(operation, conversion))
@@ -126,6 +93,8 @@ def _convert(decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, capture: 
         loaded.set_partial_shape(place, _partial_shape(axes.shape(index, tensor)))
         loaded.set_element_type(place, _TYPES[tensor.dtype])
     model = frontend.convert(loaded)
+    if origins is not None:
+        origins.start(model)
     for rewrite in MODEL_REWRITES:
         rewrite(model)
     _name_ports(model, capture)
@@ -173,7 +142,7 @@ def describe_ports(model: ov.Model, capture: Capture, axes: Axes) -> tuple[tuple
     """Return the inputs and outputs of a converted model, as the manifest has them."""
     call, results = capture.call, capture.results
     inputs = tuple(
-        Port(name, _dtype_name(port), axes.shape(index, tensor))
+        Port(name, _dtype_name(port), axes.shape(index, tensor), _bounds_of(port, tensor))
         for index, (name, port, tensor) in enumerate(zip(call.input_names, model.inputs, call.tensors, strict=True))
     )
     outputs = tuple(
@@ -181,6 +150,21 @@ def describe_ports(model: ov.Model, capture: Capture, axes: Axes) -> tuple[tuple
         for name, port, result in zip(results.names, model.outputs, results.tensors, strict=True)
     )
     return inputs, outputs
+
+
+def _bounds_of(port: ov.Output, example: torch.Tensor) -> Bounds | None:
+    """Return the bounds of an integer input that say more than its dtype; none that the example contradicts."""
+    bounds = read_bounds(port.get_node())
+    if bounds is None or example.dtype is torch.bool or example.is_floating_point():
+        return None
+    limits = torch.iinfo(example.dtype)
+    low = bounds.low if bounds.low is not None and bounds.low > limits.min else None
+    high = bounds.high if bounds.high is not None and bounds.high < limits.max else None
+    if low is None and high is None:
+        return None
+    bounds = Bounds(low, high)
+    is_right = not example.numel() or all(allows(bounds, int(value)) for value in (example.min(), example.max()))
+    return bounds if is_right else None
 
 
 def _dtype_name(port: ov.Output) -> Any:

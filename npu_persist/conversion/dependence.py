@@ -1,4 +1,4 @@
-"""Which inputs the values in a graph depend on; shapes do not count."""
+"""What the values in a graph depend on; shapes do not count."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from npu_persist.bundle.manifest import (
     Tree,
     TupleNode,
 )
-from npu_persist.bundle.signature import size_of
+from npu_persist.bundle.signature import read_symbol, size_of
+from npu_persist.conversion.sizes import Symbol
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -160,30 +161,47 @@ def to_export_shapes(call: Call, axes: Axes) -> Any:
     return {"tensors": tuple(dict(axes.dims.get(index, {})) or None for index in range(len(call.tensors)))}
 
 
-def other_sizes(call: Call, axes: Axes) -> list[torch.Tensor] | None:
-    """Return the example at another size within all bounds, equal for axes of one name; None where there is none."""
-    shapes = [axes.shape(index, tensor) for index, tensor in enumerate(call.tensors)]
-    chosen: dict[str, int] = {}
-    for tensor, shape in zip(call.tensors, shapes, strict=True):
-        for size, axis in zip(tensor.shape, shape, strict=True):
-            if isinstance(axis, Dimension) and "*" not in (axis.name or ""):
-                chosen.setdefault(axis.name or f"?{len(chosen)}", _another(size, axis))
-    unnamed = iter([size for name, size in chosen.items() if name.startswith("?")])
+def find_symbols(call: Call, axes: Axes) -> dict[str, Symbol]:
+    """Return the sizes that may vary, by name; axes without a name are one if they are equal in the example."""
+    found: dict[str, Symbol] = {}
+    for index, tensor in enumerate(call.tensors):
+        for axis, dimension in enumerate(axes.shape(index, tensor)):
+            if not isinstance(dimension, Dimension):
+                continue
+            name = _unnamed(tensor.shape[axis]) if dimension.name is None else dimension.name
+            factor, root, offset = (1, name, 0) if dimension.name is None else read_symbol(name)
+            found.setdefault(
+                root,
+                Symbol(
+                    (tensor.shape[axis] - offset) // factor,
+                    max(-((offset - dimension.min) // factor), 1),
+                    None if dimension.max is None else (dimension.max - offset) // factor,
+                ),
+            )
+    return found
+
+
+def resize_to(call: Call, axes: Axes, sizes: Mapping[str, int]) -> list[torch.Tensor] | None:
+    """Return the example's tensors with each symbol at a size, or None where the bounds forbid it."""
     wanted_shapes: list[tuple[int, ...]] = []
-    for shape in shapes:
+    for index, tensor in enumerate(call.tensors):
         wanted_shape: list[int] = []
-        for dimension in shape:
+        for axis, dimension in enumerate(axes.shape(index, tensor)):
             if isinstance(dimension, int):
                 wanted_shape.append(dimension)
                 continue
-            wanted = next(unnamed) if dimension.name is None else size_of(dimension.name, chosen)
+            name = dimension.name
+            wanted = sizes[_unnamed(tensor.shape[axis])] if name is None else size_of(name, sizes)
             if wanted is None or wanted < dimension.min or (dimension.max is not None and wanted > dimension.max):
                 return None
             wanted_shape.append(wanted)
         wanted_shapes.append(tuple(wanted_shape))
-    if wanted_shapes == [*call.shapes.values()]:
-        return None
     return resize(call.tensors, wanted_shapes)
+
+
+def _unnamed(size: int) -> str:
+    """Return the name for an axis without one: Dim.AUTO leaves it to torch which axes are equal."""
+    return f"the axis of {size}"
 
 
 def resize(tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...] | None]) -> list[torch.Tensor]:
@@ -197,10 +215,3 @@ def resize(tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...] | N
             other = other.repeat(repeats).narrow(axis, 0, wanted) if wanted != size else other
         resized.append(other.clone())
     return resized
-
-
-def _another(size: int, axis: Dimension) -> int:
-    for candidate in (size + 1, size * 2, size - 1, axis.min):
-        if candidate >= max(axis.min, 1) and (axis.max is None or candidate <= axis.max) and candidate != size:
-            return candidate
-    return size

@@ -98,6 +98,21 @@ def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Map
     )
 
 
+def describe_guess(example: Example, shapes: Mapping[str, tuple[int, ...]], *, are_fixed: bool) -> str | None:
+    """Return what a caller should know about an example that nobody gave; None where somebody did."""
+    origin = {"config": "the module's config", "dummy_inputs": "the module's dummy_inputs"}.get(example.source)
+    if origin is None:
+        return None
+    listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    text = f"no example was given: it was made from {origin}, {listed}"
+    if not are_fixed:
+        return text
+    return (
+        f"{text}. The loaded model takes these shapes only: pass args= or kwargs= of the size that you need, or "
+        "buckets= or dynamic_shapes= for several"
+    )
+
+
 def _as_call(value: Any, source: str) -> Example:
     if isinstance(value, Mapping):
         return Example((), value, source)

@@ -9,22 +9,37 @@ since a mode below it makes the tracer lose operations such as convolutions.
 from __future__ import annotations
 
 import contextlib
-import traceback
+import functools
+import linecache
+import operator
+import os
+import random
+import sys
+import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.conversion.state import Snapshot
+from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, written_by
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    import types
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
+
+    from npu_persist.conversion.sizes import SizeFollower
+    from npu_persist.conversion.state import Change
 
 _TO_PYTHON = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__", "item", "tolist"}
@@ -33,43 +48,119 @@ _TO_PYTHON = frozenset(
 """Functions that read a tensor's values and give no tensor, or one that the tracer does not follow."""
 _SIZED_BY_VALUES = frozenset({"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"})
 """Functions whose result has a size that depends on values."""
+_COPIES = frozenset({"tensor", "new_tensor", "as_tensor", "asarray"})
+"""Functions that make a constant of the tensors in a list, the first two of a tensor, too."""
+_SPLITS = frozenset({"unbind", "split", "tensor_split", "split_with_sizes"})
+"""Functions that give as many tensors as an axis asks for."""
 _REPLACES = frozenset({"copy_", "zero_", "fill_"})
 """Functions that overwrite a whole tensor."""
 _SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
 """Functions whose result is a size; inside a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
     {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"}
-    | {"new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}
+    | {"new_zeros", "new_ones", "new_empty", "new_full"}
 )
 """Functions whose result depends on their arguments' shapes alone."""
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_DRAWS = frozenset(
+    {
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "normal",
+        "bernoulli",
+        "poisson",
+    }
+    | {"multinomial", "binomial", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "geometric_"}
+    | {"log_normal_", "cauchy_", "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+    | {"feature_alpha_dropout", "feature_dropout", "native_dropout", "gumbel_softmax", "rrelu", "rrelu_"}
+    | {"scaled_dot_product_attention", "multi_head_attention_forward", "fractional_max_pool2d", "fractional_max_pool3d"}
+    | {"fractional_max_pool2d_with_indices", "fractional_max_pool3d_with_indices", "pca_lowrank", "svd_lowrank"}
+    | {"lobpcg", "lstm", "gru", "rnn_tanh", "rnn_relu", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"}
+)
+"""Functions that may draw random numbers; whether one does, the generator's state tells."""
+_STATE, _RANDOM, _INPUTS = 1, 2, 2
+"""Bits of what a value depends on: state that the forward has changed, random numbers, and, from bit 2 on, inputs."""
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+_STDLIB = sysconfig.get_path("stdlib") + os.sep
+_PACKAGES = (sysconfig.get_path("purelib") + os.sep, sysconfig.get_path("platlib") + os.sep)
+"""Where installed packages are: below the standard library, but not of it."""
+
+
+class _Old(NamedTuple):
+    """What a tensor held before it was changed, with its name and the line that changes it first."""
+
+    storage: Any
+    copy: Any
+    text: str
+
+
+class _Called(NamedTuple):
+    """A function of torch's that the forward calls, by its bare name."""
+
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def run(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What a forward did beside its results.
+
+    Attributes:
+        changes: Attributes, entries and variables that it replaced, since put back.
+        written: What it wrote into in place, with the line, since undone.
+        draws: Where it drew random numbers: module path, function and line.
+    """
+
+    changes: tuple[Change, ...] = ()
+    written: tuple[str, ...] = ()
+    draws: tuple[str, ...] = ()
 
 
 class ForwardMonitor(TorchFunctionMode):
     """A function mode for one forward of `module`; use as a context manager around the call.
 
     Attributes:
+        sizes: Follows sizes, where they may vary.
         frozen: One line for each data-dependent value that reached Python: module path, function, source line.
         innermost: Path of the module that ran last, or of the one that raised; "" for the module itself.
+        effects: What else the forward did, once the changes are undone.
     """
 
-    def __init__(self, module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, inputs: Iterable[torch.Tensor], sizes: SizeFollower | None = None
+    ) -> None:
         super().__init__()
+        self.sizes = sizes
         self.frozen: list[str] = []
         self.innermost = ""
         self._names = {id(part): name for name, part in module.named_modules(remove_duplicate=False)}
         self._stack: list[str] = []
         self._masks: Any = WeakIdKeyDictionary()
         self._sizes: Any = WeakIdKeyDictionary()
-        self._owned = {_storage_key(tensor): (name, tensor) for name, tensor in _owned_tensors(module)}
+        self.effects = Effects()
+        self._snapshot = Snapshot(module)
+        self._owned: dict[int, tuple[str, torch.Tensor]] = {}
+        for name, tensor in self._snapshot.tensors.items():
+            self._owned.setdefault(_storage_key(tensor), (name, tensor))
         self._versions = {key: tensor._version for key, (_, tensor) in self._owned.items()}
-        self._old: dict[int | None, torch.UntypedStorage] = {}
+        self._old: dict[int, _Old] = {}
+        self._draws: list[str] = []
+        self._python_random = random.getstate(), _numpy_state()
         self._hooks: list[Any] = []
         for _, tensor in self._owned.values():
             self._mark(tensor, 0)
         for index, tensor in enumerate(inputs):
-            self._mark(tensor, 2 << index)
+            self._mark(tensor, 1 << _INPUTS << index)
 
     def __enter__(self) -> Self:
         self._hooks = [
@@ -84,33 +175,41 @@ class ForwardMonitor(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
+    @property
+    def owned(self) -> Iterable[torch.Tensor]:
+        """The tensors that the module held before the forward."""
+        return self._snapshot.tensors.values()
+
     def depends_on(self, tensor: torch.Tensor) -> int:
         """Return which inputs the tensor's values depend on, as a bit for each."""
-        return self._mask(tensor) >> 1
+        return self._mask(tensor) >> _INPUTS
 
     def depends_on_state(self, tensor: torch.Tensor) -> bool:
         """Return whether the tensor's values depend on what the forward has changed in the module before."""
-        return bool(self._mask(tensor) & 1)
+        return bool(self._mask(tensor) & _STATE)
 
-    @property
-    def changed(self) -> list[str]:
-        """Names of the module's tensors that the forward has changed in place, until the changes are undone."""
-        return [self._owned[key][0] for key in self._old]
+    def depends_on_random(self, tensor: torch.Tensor) -> bool:
+        """Return whether the tensor's values depend on random numbers."""
+        return bool(self._mask(tensor) & _RANDOM)
 
     def is_size(self, tensor: torch.Tensor) -> bool:
         """Return whether a tensor is a size: inside a trace sizes are tensors that no torch function made."""
-        storage = _storage_of(tensor)
-        return tensor.ndim == 0 and tensor.dtype is torch.int64 and storage is not None and storage not in self._masks
+        return tensor.ndim == 0 and tensor.dtype is torch.int64 and storage_of(tensor) not in self._masks
 
     def undo_changes(self) -> None:
-        """Write the old values back into parameters, buffers and attributes that the forward changed in place."""
+        """Put back what the forward replaced, and the old values of what it changed in place."""
+        changes = self._snapshot.changes()
+        self._snapshot.restore()
         lost = [
             name
             for key, (name, tensor) in self._owned.items()
             if key not in self._old and tensor._version != self._versions[key]
         ]
-        for key, old in self._old.items():
-            self._owned[key][1].untyped_storage().copy_(old)
+        for old in self._old.values():
+            old.storage.copy_(old.copy)
+        if (random.getstate(), _numpy_state()) != self._python_random:
+            self._draws.append("Python's or numpy's random numbers, at a line that is unknown")
+        self.effects = Effects(tuple(changes), tuple(old.text for old in self._old.values()), tuple(self._draws))
         self._old.clear()
         if lost:
             raise ConversionError(
@@ -137,72 +236,125 @@ class ForwardMonitor(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        name = _name(func)
-        given = _tensors_of((args, kwargs))
-        written = _written(name, args, kwargs)
+        name = function_name(func)
+        given = tensors_of((args, kwargs))
+        written = written_by(name, args, kwargs)
         for tensor in written:
             self._keep_old(tensor)
         mask = size_mask = 0
         for tensor in given:
             mask |= self._mask(tensor)
-            size_mask |= int(self._sizes.get(_storage_of(tensor), 0))
+            size_mask |= int(self._sizes.get(storage_of(tensor), 0))
+        before = _random_state() if name in _DRAWS else None
         result = func(*args, **kwargs)
-        if mask and name in _TO_PYTHON:
-            self._report(name)
+        if before is not None and (kwargs.get("generator") is not None or not torch.equal(before, _random_state())):
+            mask |= _RANDOM
+            self._note_draw(name)
+        read = tensors_of((args[name == "new_tensor" :], kwargs)) if _copies(name, args) else given
+        reaches_python = name in _TO_PYTHON or read is not given
+        if reaches_python and (reached := functools.reduce(operator.or_, map(self._mask, read), 0)):
+            self._report(name, reached)
+        if self.sizes is not None:
+            self._follow_sizes(_Called(func, name, args, kwargs), result, read if reaches_python else ())
         if name in _SIZES:
             self._follow_size(name, result, size_mask)
         elif not (given and all(map(self.is_size, given))):
             if name in _SIZED_BY_VALUES or _selects_by_mask(name, args):
                 size_mask |= mask
-            self._follow(name, _tensors_of(result), written, mask, size_mask)
+            self._follow(name, tensors_of(result), written, mask, size_mask)
         return result
+
+    def _follow_sizes(self, called: _Called, result: Any, read: Sequence[torch.Tensor]) -> None:
+        """Follow what a function read, made or froze of sizes; `read` is what reached Python."""
+        sizes, name = cast("SizeFollower", self.sizes), called.name
+        if name in _SIZES or name in _SPLITS:
+            with _untraced():
+                values = pytree.tree_leaves(called.run()) if name in _SIZES else [len(result)]
+            leaves = pytree.tree_leaves(result) if name in _SIZES else []
+            storages = [storage_of(leaf) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
+            found = sizes.read(self._path(), name, values, storages)
+            if torch._C._get_tracing_state() is not None and (name in _SPLITS or name == "stride"):
+                sizes.freeze(self._describe(name), name, found)
+            return
+        frozen = [storage for tensor in read if sizes.is_followed(storage := storage_of(tensor))]
+        if frozen:
+            sizes.freeze(self._describe(name), name, frozen)
+            return
+        given = tensors_of((called.args, called.kwargs))
+        if any(sizes.is_followed(storage_of(tensor)) for tensor in given) and not any(map(self._mask, given)):
+            made = [storage_of(tensor) for tensor in tensors_of(result)]
+            sizes.compute(called.function, called.args, called.kwargs, made, storage_of)
 
     def _follow(
         self, name: str, results: list[torch.Tensor], written: list[torch.Tensor], mask: int, size_mask: int
     ) -> None:
         for tensor in results:
-            self._mark(tensor, 0 if name in _SHAPE_ONLY else mask)
+            self._mark(tensor, mask & _RANDOM if name in _SHAPE_ONLY else mask)
             if size_mask and tensor.ndim:
-                self._sizes[_storage_of(tensor)] = size_mask
+                self._sizes[storage_of(tensor)] = size_mask
         for tensor in written:
             is_state = _storage_key(tensor) in self._owned and name not in _REPLACES
-            self._mark(tensor, mask | is_state)
+            self._mark(tensor, mask | (_STATE if is_state else 0))
 
     def _follow_size(self, name: str, result: Any, size_mask: int) -> None:
         """Follow a size that depends on values: it is a value, too."""
         if not size_mask:
             return
         if name == "__len__":
-            self._report(name)
-        for tensor in _tensors_of(result):
+            self._report(name, size_mask)
+        for tensor in tensors_of(result):
             self._mark(tensor, size_mask)
 
     def _mask(self, tensor: torch.Tensor) -> int:
-        storage = _storage_of(tensor)
-        return 0 if storage is None else int(self._masks.get(storage, 0))
+        return int(self._masks.get(storage_of(tensor), 0))
 
     def _mark(self, tensor: torch.Tensor, mask: int) -> None:
-        storage = _storage_of(tensor)
-        if storage is not None:
-            self._masks[storage] = mask | int(self._masks.get(storage, 0))
+        storage = storage_of(tensor)
+        self._masks[storage] = mask | int(self._masks.get(storage, 0))
 
     def _keep_old(self, tensor: torch.Tensor) -> None:
         key = _storage_key(tensor)
         if key in self._owned and key not in self._old:
-            self._old[key] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+            storage = storage_of(tensor)
+            self._old[key] = _Old(storage, storage.clone(), f"{self._owned[key][0]} ({_source_line()})")
 
-    def _report(self, function: str) -> None:
-        path = self._stack[-1] if self._stack else ""
-        path = path or "the module itself"
-        line = f"{path}: {function} reads a value that depends on the inputs, at {_source_line()}"
+    def _note_draw(self, function: str) -> None:
+        line = f"{self._path() or 'the module itself'}: {function}, at {_source_line()}"
+        if line not in self._draws:
+            self._draws.append(line)
+
+    def _report(self, function: str, mask: int) -> None:
+        what = "a value that depends on the inputs"
+        if not mask >> _INPUTS:
+            what = "a random number" if mask & _RANDOM else "what the forward has changed in the module"
+        line = self._describe(function, what)
         if line not in self.frozen:
             self.frozen.append(line)
 
+    def _path(self) -> str:
+        return self._stack[-1] if self._stack else ""
+
+    def _describe(self, function: str, what: str = "a size") -> str:
+        return f"{self._path() or 'the module itself'}: {function} reads {what}, at {_source_line()}"
+
 
 @contextlib.contextmanager
-def watch_forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> Iterator[ForwardMonitor]:
-    """Monitor a forward; errors name the submodule that they came from, and changes in place are undone at the end."""
-    monitor = ForwardMonitor(module, inputs)
+def watch_forward(
+    module: torch.nn.Module,
+    inputs: Iterable[torch.Tensor],
+    sizes: SizeFollower | None = None,
+    *,
+    traced: bool = False,
+    seed: int = 0,
+) -> Iterator[ForwardMonitor]:
+    """Monitor a forward; errors name the submodule that they came from, and what it changes is undone at the end.
+
+    Random numbers are those of `seed`, so that a forward can be repeated.
+    """
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global state is what modules draw from
+    monitor = ForwardMonitor(module, inputs, sizes)
     try:
         with monitor:
             yield monitor
@@ -210,68 +362,71 @@ def watch_forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> It
         raise
     except Exception as error:
         where = f"{type(module).__name__}{'.' if monitor.innermost else ''}{monitor.innermost}"
-        raise ConversionError(
-            f"the forward of {where} raised {type(error).__name__}: {error}. Call the module with the same inputs "
-            "outside persist; what fails there cannot be persisted.",
-            module_path=monitor.innermost,
-        ) from error
+        what = f"{type(error).__name__}: {first_lines(str(error), 300)}"
+        if traced:
+            text = f"torch.jit.trace could not follow {where}, which raised {what}."
+        else:
+            text = f"the forward of {where} raised {what}. "
+            text += "Call the module with the same inputs outside persist; what fails there cannot be persisted."
+        if "flex_attention" in str(error):
+            text = f"{where} calls flex_attention, which cannot be captured. For a model of transformers, "
+            text += "model.set_attn_implementation('sdpa') answers the same."
+        raise ConversionError(text, module_path=monitor.innermost) from error
     finally:
         monitor.undo_changes()
 
 
-def _storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    """Return a tensor's storage: one Python object for as long as any tensor uses it."""
+def _storage_key(tensor: torch.Tensor) -> int:
+    storage = storage_of(tensor)
+    return int(storage._cdata) if isinstance(storage, torch.UntypedStorage) else id(storage)
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    state: Any = np.random.get_state()  # noqa: NPY002 - the global state
+    return state[0], bytes(state[1]), *state[2:]
+
+
+def _random_state() -> torch.Tensor:
+    with _untraced():
+        return torch.default_generator.get_state()
+
+
+def _copies(name: str, args: tuple[Any, ...]) -> bool:
+    if name not in _COPIES:
+        return False
+    return name in {"tensor", "new_tensor"} or not isinstance(args[0] if args else None, torch.Tensor)
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Pause the tracer, so that sizes are numbers."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
-        return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # a tensor without storage: sparse, or a fake of torch.export
-        return None
-
-
-def _storage_key(tensor: torch.Tensor) -> int | None:
-    storage = _storage_of(tensor)
-    return None if storage is None else int(storage._cdata)
-
-
-def _owned_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for path, part in module.named_modules():
-        for registry in (part._parameters, part._buffers, part.__dict__):  # attributes beside the registered ones
-            for name, value in registry.items():
-                if isinstance(value, torch.Tensor):
-                    yield f"{path}.{name}" if path else name, value
-
-
-def _tensors_of(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def _name(func: Callable[..., Any]) -> str:
-    """Return a function's bare name; a property's own name for its getter."""
-    name = getattr(func, "__name__", "")
-    if name in {"__get__", "__set__"}:
-        return getattr(getattr(func, "__self__", None), "__name__", name)
-    return name
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _selects_by_mask(name: str, args: tuple[Any, ...]) -> bool:
     if name == "where":
         return len(args) == 1
-    return name == "__getitem__" and any(index.dtype in {torch.bool, torch.uint8} for index in _tensors_of(args[1:]))
-
-
-def _written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """Return the tensors that a function is about to change: `add_`, `x[...] = y`, `x += y`, `out=`."""
-    written = _tensors_of(kwargs.get("out"))
-    is_in_place = name == "__setitem__" or (
-        name.startswith("__i") and name not in {"__int__", "__index__", "__invert__"}
-    )
-    if is_in_place or (name.endswith("_") and not name.endswith("__")):
-        written += _tensors_of(args[:1])
-    return written
+    return name == "__getitem__" and any(index.dtype in {torch.bool, torch.uint8} for index in tensors_of(args[1:]))
 
 
 def _source_line() -> str:
-    """Return file, line and text of the innermost frame outside of torch and this package."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith((_TORCH, _HERE)):
-            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    """Return file, line and text of the innermost frame outside of torch, the standard library and this package."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not is_foreign(path):
+            return f"{Path(path).name}:{frame.f_lineno}: {linecache.getline(path, frame.f_lineno).strip()}"
+        frame = frame.f_back
     return "an unknown line"
+
+
+def is_foreign(path: str) -> bool:
+    """Return whether a file is part of torch, the standard library or this package."""
+    if path.startswith((_TORCH, _HERE, "<frozen", "<string>")):
+        return True
+    return path.startswith(_STDLIB) and not path.startswith(_PACKAGES)

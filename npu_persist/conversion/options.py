@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,7 +12,8 @@ import torch
 
 from npu_persist.bundle.manifest import Padding, Precision, Tolerance
 from npu_persist.compilation.compile import check_toolchain, read_targets
-from npu_persist.conversion.check import default_tolerance
+from npu_persist.conversion.calibrate import require_nncf
+from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Options:
     buckets: Sequence[Mapping[str, Sequence[int]]] | None
     padding: Mapping[str, Padding] | None
     precision: Precision
+    plan: Plan | None
+    calibration: Sequence[Sequence[Any] | Mapping[str, Any]]
+    by_layer: bool
+    evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None
     check: bool
     tolerance: Tolerance
     targets: tuple[Target, ...]
@@ -42,6 +47,20 @@ class Options:
     def __post_init__(self) -> None:
         """Raise UsageError for names that are not valid, and for padding without buckets."""
         self.store.check_names(self.name, self.alias)
+        if self.calibration:
+            if self.precision != "int4":
+                raise UsageError('calibration chooses int4 weights: give precision="int4" too, or leave it out.')
+            require_nncf()
+        if self.evaluate is not None and not self.check:
+            raise UsageError("evaluate compares with torch, which check=False leaves out: give one of them only.")
+        if self.by_layer and (self.plan is None or not self.check):
+            raise UsageError(
+                'by_layer measures compressed weights: it needs precision="int8" or "int4", and the check.'
+            )
+        if self.by_layer and self.calibration:
+            raise UsageError(
+                "by_layer measures weights that are compressed without data: leave calibration out for it."
+            )
         if self.padding is not None and self.buckets is None:
             raise UsageError("padding is for calls smaller than a bucket: give buckets too, or leave it out")
 
@@ -67,17 +86,24 @@ def read_precision(given: Precision) -> Precision:
     return given
 
 
-def read_tolerance(given: Tolerance | float | None, module: torch.nn.Module, precision: Precision) -> Tolerance:
-    """Return the tolerance of the check against torch."""
-    if isinstance(given, Tolerance):
-        return given
-    default = default_tolerance(module, precision)
-    if given is None:
-        return default
-    if not isinstance(given, (int, float)) or not given > 0:  # type: ignore[redundant-expr]
-        raise UsageError(f"tolerance must be a positive number or a Tolerance; got {given!r}.")
-    # An error of r relative to the largest element moves the direction by an angle of that order, so cos >= 1 - r.
-    return Tolerance(float(given), min(default.cosine, max(-1.0, 1.0 - float(given))))
+def read_plan(
+    module: torch.nn.Module, precision: Precision, group_size: int | None, keep: Mapping[str, Stored] | None
+) -> Plan | None:
+    """Return how weights are to be compressed; None where they are not."""
+    if precision not in BITS:
+        if group_size is not None or keep is not None:
+            raise UsageError(
+                'group_size and keep are for compressed weights: give precision="int8" or "int4", or leave them out.'
+            )
+        return None
+    if group_size is not None and (precision != "int4" or type(group_size) is not int or group_size < 1):
+        raise UsageError(f'group_size must be a positive number, for precision="int4" only; got {group_size!r}.')
+    for pattern, stored in (keep or {}).items():
+        if stored not in get_args(Precision) or (precision == "int8" and stored == "int4"):
+            raise UsageError(f"keep: {pattern!r} must be kept as 'fp32', 'fp16' or 'int8'; got {stored!r}.")
+    plan = Plan(precision, group_size, dict(keep or {}))
+    check_keep(module, plan)
+    return plan
 
 
 def read_compile_targets(given: str | Sequence[str] | None) -> tuple[Target, ...]:

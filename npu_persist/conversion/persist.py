@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import logging
+import re
+import traceback
 import warnings
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import openvino as ov
 import torch
-from safetensors.numpy import save
 
 from npu_persist import __version__
-from npu_persist.bundle.buckets import require_bounds
+from npu_persist.bundle.buckets import require_allowed_padding, require_bounds
 from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.comparison import TOLERANCES, read_tolerance
+from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.manifest import Conversion, FileEntry, Golden, Graph, Manifest, Producer
 from npu_persist.compilation.compile import compile_bundle
+from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.compilation.output_sizes import name_outputs, require_related
 from npu_persist.conversion.bucket_axes import infer_axes
 from npu_persist.conversion.buckets import check_buckets, resolve_buckets
 from npu_persist.conversion.call import Call, bind_call
-from npu_persist.conversion.capture import Capture, export, trace
-from npu_persist.conversion.check import check_written, probe, refuse_nan
+from npu_persist.conversion.capture import Capture, export, trace_example
+from npu_persist.conversion.check import check_written, default_tolerance, moved_choices, read_written, refuse_nan
+from npu_persist.conversion.choices import describe_ties, find_moved_choices
+from npu_persist.conversion.compress import find_precision, warn_of_floats, warn_of_loss
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.dynamic import Axes, input_ports, read_dynamic_shapes, to_export_shapes
-from npu_persist.conversion.examples import find_example, unwrap
+from npu_persist.conversion.evaluate import bind_like
+from npu_persist.conversion.evaluate import evaluate as evaluate_calls
+from npu_persist.conversion.examples import describe_guess, find_example, unwrap
+from npu_persist.conversion.experts import batching_experts
+from npu_persist.conversion.large_integers import warn_of_integers
+from npu_persist.conversion.layer_losses import measure_layers
 from npu_persist.conversion.options import (
     Options,
     check_module,
     read_compile_targets,
     read_metadata,
+    read_plan,
     read_precision,
-    read_tolerance,
 )
+from npu_persist.conversion.origins import Origins
+from npu_persist.conversion.probes import compare, masked_rows, probe
+from npu_persist.conversion.repeat import Repetition, describe_noise
 from npu_persist.conversion.restoring import restoring
-from npu_persist.conversion.write import Written, write_ir
-from npu_persist.errors import ConversionError, FrozenControlFlowWarning, NpuPersistError
+from npu_persist.conversion.write import Written, write_golden, write_ir
+from npu_persist.errors import (
+    CompilationError,
+    ConversionError,
+    ExampleWarning,
+    GraphIntegrityError,
+    NpuPersistError,
+    ParityError,
+    PrecisionWarning,
+)
 from npu_persist.files.digest import digest_file
+from npu_persist.files.filesystem import store_errors
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Buckets, Padding, Precision, Tolerance
+    from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Padding, Precision, Tolerance
+    from npu_persist.conversion.compress import Stored
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
 
 log = logging.getLogger(__name__)
+
+_SAME = "%s has the same content already: there is no new version%s. force=True (`--force`) makes one"
 
 GRAPH, WEIGHTS, GOLDEN = "model.xml", "weights.safetensors", "golden.safetensors"
 
@@ -62,15 +90,24 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     padding: Mapping[str, Padding] | None = None,
     precision: Precision = "fp16",
+    group_size: int | None = None,
+    keep: Mapping[str, Stored] | None = None,
+    calibration: Iterable[Sequence[Any] | Mapping[str, Any]] = (),
+    by_layer: bool = False,
+    evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None,
     alias: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     store: Store | str | Path | None = None,
     check: bool = True,
     tolerance: Tolerance | float | None = None,
     targets: str | Sequence[str] | None = None,
+    force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Bundle:
     """Convert a module, check it against torch and publish it as the next version of `name`.
+
+    Where the newest version has the same content already (graph, weights, call, golden sample, tolerance, warnings,
+    metadata), that is returned and given the alias; a warning is logged.
 
     The module is traced in evaluation mode with one example call, and restored. Numbers, flags and None in the call
     become part of the graph; tensors become its inputs, with the example's shapes and dtypes (bfloat16 as float32).
@@ -91,30 +128,55 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             torch at its own size and at a smaller one.
         padding: What inputs are padded with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros on
             the right. An input `attention_mask` of two axes is ones where a call gives none, and padded with zeros.
-        precision: What float weights are stored as, "fp16" or "fp32".
+        precision: What float weights are stored as, "fp16" or "fp32". With "fp32", or a tolerance below that of fp16,
+            `load` computes in float32 on every device that has it; otherwise in what the device does by default.
+            "int8" and "int4" compress the weights of linear layers, embeddings and convolutions, symmetrically by
+            output channel; with "int4" embeddings, convolutions and the last linear layer are int8. The rest is fp16.
+        group_size: How many inputs of a channel share a scale in "int4", for instance 128: closer to torch, and
+            larger. Layers whose number of inputs is no multiple of it have one scale for each channel.
+        keep: What some weights are stored as, by pattern of their name in the state_dict, or of their module's:
+            `{"lm_head": "fp16", "encoder.*.attention.*": "int8"}`. The last pattern that fits counts.
+        calibration: Some dozens of calls of real data, like the example or of other sizes of its dynamic axes, by which
+            NNCF (extra `compress`) chooses int4 weights: closer to torch, and slower to persist. `weights` then gives
+            what the graph computes with, in which AWQ has moved factors between layers.
+        by_layer: Whether to find out which compressed layers cost most, and what keeping them would give: a
+            `PrecisionWarning` says so. It takes a forward of torch's for each layer, and the weights twice in memory.
+        evaluate: Other calls to compare with torch, each a sequence of positional arguments or a dict of keyword
+            arguments like the example. The worst difference of each output is in the manifest; one beyond tolerance
+            is a ParityError.
         alias: A name for this version, for instance "prod".
         metadata: Any JSON, kept in the manifest.
         store: A store, its directory, or None for the default one.
         check: Whether to run the written bundle on the CPU and compare it with torch.
         tolerance: The largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
-            explains: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules.
+            explains: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules, 0.5
+            and 0.98 for int8, 1.0 and 0.7 for int4. Integers and booleans must be equal; where floats decide on them,
+            as in argmax, the number is the share of elements that may differ, by default 0.01, 0, 0.02, 0.1 and 0.5.
         targets: What the published bundle is compiled for at once, as for `compile`: `["NPU:4000"]`. Where that fails
             the bundle stays published.
-        progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", "publish"
-            and, with `targets`, "compile".
+        force: Whether to make a new version even if the newest one is the same.
+        progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", with
+            `by_layer` "layers", "publish" and, with `targets`, "compile".
 
     Returns:
-        The published bundle.
+        The published bundle, or the newest version if that is the same.
 
     Raises:
-        UsageError: an invalid name, precision or example; `ExampleInputsError` when there is no example.
-        ConversionError: the forward raised, or neither way of capturing gave a graph that OpenVINO can hold.
-        ParityError: OpenVINO's results are beyond tolerance, or torch's hold NaN; or padding changes them.
-        DynamicShapeError: a bucket does not fit the inputs, or padded outputs could not be cut back; or a target needs
+        UsageError: an argument is invalid: a name, a precision, an example that does not fit the forward, a bucket. Its
+            subclasses: `InvalidNameError`, `ExampleInputsError` when there is no example, `TargetError`, and
+            `DynamicShapeError` when a bucket does not fit, padded outputs could not be cut back, or a target needs
             fixed sizes.
-        StoreError: the bundle could not be written.
-        TargetError: not a target; `ToolchainError` when nothing here compiles for it. Both before the module is traced.
-        CompilationError: the bundle is published, but could not be compiled for a target.
+        ConversionError: the forward raised; it takes or gives what a graph cannot; or neither way of capturing gave a
+            graph that OpenVINO can hold and run, and that answers other inputs as torch does. The message begins
+            with the operation, its module and line, where one is to blame.
+        ParityError: OpenVINO's results for the example are beyond tolerance, torch's hold NaN, or padding changes them.
+        CompilationError: the CPU cannot compile the graph for the check; or, once the bundle is published, a target.
+            `ToolchainError` before the module is traced: nothing here compiles for a target.
+        StoreError: the bundle could not be written: a full disk, no permission.
+        MissingExtraError: `calibration` without NNCF, before the module is traced.
+
+    Warns:
+        PersistWarning: The loaded model may answer otherwise than the module, by one of its subclasses.
 
     Example:
         >>> import torch, npu_persist
@@ -136,45 +198,58 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         buckets=buckets,
         padding=padding,
         precision=read_precision(precision),
+        plan=read_plan(module, precision, group_size, keep),
+        calibration=tuple(calibration),
+        by_layer=by_layer,
+        evaluate=evaluate,
         check=check,
-        tolerance=read_tolerance(tolerance, module, precision),
+        tolerance=read_tolerance(tolerance, default_tolerance(module, precision)),
         targets=read_compile_targets(targets),
         metadata=read_metadata(metadata),
     )
     reporter = Reporter(progress)
-    with restoring(module), options.store.stage() as staging:
+    with restoring(module), batching_experts(module), options.store.stage() as staging:
         with reporter.stage("example"):
             example = find_example(module, args, kwargs)
             call = bind_call(module, example.args, example.kwargs)
             axes, sizes = _read_sizes(call, options)
-        capture, converted = _capture(call, axes, sizes, options, reporter)
+        guess = describe_guess(example, call.shapes, are_fixed=not axes)
+        guesses = () if guess is None else (ExampleWarning(guess),)
+        built = _Builder(axes, sizes, staging, options, reporter).build(call)
+        capture = replace(built.capture, caveats=(*guesses, *built.capture.caveats))
+        for caveat in capture.caveats:
+            warnings.warn(f"{type(module).__name__}: {caveat}", type(caveat), stacklevel=2)
+        notes = tuple(map(str, capture.caveats))
         if check:
-            refuse_nan(capture.results)
-        for line in capture.warnings:
-            warnings.warn(f"{type(module).__name__}: {line}", FrozenControlFlowWarning, stacklevel=2)
-        graph = _describe(capture, converted, axes, sizes, options)
-        with reporter.stage("write", total=1.0) as stage:
-            written = write_ir(converted, module, staging, precision=precision, report=stage.update)
-            _write_golden(capture, staging / GOLDEN)
-        del converted
-        golden, notes = Golden(GOLDEN, None, None), capture.warnings
-        if check:
-            with reporter.stage("check"):
-                differences = check_written(capture, staging / GRAPH, staging / WEIGHTS, options.tolerance)
-                golden = Golden(GOLDEN, options.tolerance, differences)
-                notes += check_buckets(call, graph, staging, options.tolerance)
+            moved = [*built.choices, *moved_choices(built.differences or ())]
+            if options.plan is not None and (loss := warn_of_loss(options.plan, built.differences or ())) is not None:
+                moved.append(loss)
+            notes += tuple(map(str, moved))
+            notes += check_buckets(capture.call, built.graph, staging, options.tolerance)
+            for choice in moved:
+                warnings.warn(f"{type(module).__name__}: {choice}", type(choice), stacklevel=2)
+        with store_errors(f"write {staging}"):
+            write_golden(capture.call, capture.results, staging / GOLDEN)
+            files = _files(staging, built.written)
         manifest = Manifest(
             name=name,
             producer=Producer(__version__, ov.get_version(), torch.__version__),
-            graphs=(graph,),
-            weights=written.weights,
-            golden=golden,
-            files=_files(staging, written),
+            graphs=(built.graph,),
+            weights=built.written.weights,
+            golden=Golden(GOLDEN, options.tolerance if check else None, built.differences, built.evaluation),
+            files=files,
             warnings=notes,
             metadata=options.metadata,
+            refresh=built.written.refresh,
         )
-        with reporter.stage("publish"):
-            bundle = options.store.publish(Bundle.write(staging, manifest), alias=alias)
+        with reporter.stage("publish") as stage:
+            staged = Bundle.write(staging, manifest)
+            bundle = None if force else options.store.reuse(staged, alias)
+            if bundle is None:
+                bundle = options.store.publish(staged, alias)
+            else:
+                stage.update(detail=f"{bundle.reference} is the same already")
+                log.warning(_SAME, bundle.reference, "" if alias is None else f"; the alias {alias} points to it")
     if options.targets:
         _compile(bundle, options, reporter)
     return bundle
@@ -194,49 +269,180 @@ def _read_sizes(call: Call, options: Options) -> tuple[Axes, Buckets | None]:
     return axes, resolve_buckets(call, axes, options.buckets, options.padding)
 
 
-def _capture(
-    call: Call, axes: Axes, sizes: Buckets | None, options: Options, reporter: Reporter
-) -> tuple[Capture, ov.Model]:
-    """Capture and convert the call: by a trace or, where that fails, by torch.export."""
-    shapes = () if sizes is None else sizes.shapes
-    try:
-        with reporter.stage("trace"):
-            capture = trace(call, fix_sizes=not axes)
-        with reporter.stage("convert"):
-            model = convert(capture, axes)
-            probe(capture, axes, model, options.tolerance, shapes)
-    except ConversionError as first:
-        log.info("tracing failed, trying torch.export: %s", first)
-        results = call.run(call.tensors)  # a forward that raises by itself needs no second way
+class _Built(NamedTuple):
+    """A captured call, its files in the staging folder, how far OpenVINO's results are from torch's, and why."""
+
+    capture: Capture
+    graph: Graph
+    written: Written
+    differences: tuple[Difference, ...] | None
+    choices: Sequence[PrecisionWarning] = ()
+    evaluation: Evaluation | None = None
+
+
+_FAILURES = (ConversionError, ParityError, CompilationError)
+"""What torch.export's graph may not fail with where the trace's does."""
+
+
+def _without_frames(error: NpuPersistError) -> NpuPersistError:
+    """Let go of what the frames of an error's traceback hold: a model, and with it all weights."""
+    linked: BaseException | None = error
+    while linked is not None:
+        traceback.clear_frames(linked.__traceback__)
+        linked = linked.__cause__ or linked.__context__
+    return error
+
+
+def _describe_second(first: NpuPersistError, second: NpuPersistError) -> str:
+    """Return what came of torch.export, shortly: the trace's error is the one to read."""
+    if isinstance(second, ParityError):
+        return "The graph of torch.export, tried next, differs" + (" too." if isinstance(first, ParityError) else ".")
+    if isinstance(first, ConversionError) and isinstance(second, ConversionError) and _names_same(first, second):
+        return "torch.export, tried next, meets the same."
+    return f"torch.export, tried next, failed too: {first_lines(str(second), _LONGEST_SECOND)}"
+
+
+_LONGEST_SECOND = 250
+
+
+def _names_same(first: ConversionError, second: ConversionError) -> bool:
+    """Return whether both are about one operation: `aten::histc` is `aten.histc.default`."""
+    if first.operation is None or second.operation is None:
+        return str(first) == str(second)
+    names = [re.sub(r"^(\w+)(::|\.)(\w+).*", r"\1.\3", operation) for operation in (first.operation, second.operation)]
+    return names[0] == names[1]
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Makes the files of a bundle out of a call: by a trace or, where any of it fails, by torch.export."""
+
+    axes: Axes
+    sizes: Buckets | None
+    staging: Path
+    options: Options
+    reporter: Reporter
+
+    def build(self, call: Call) -> _Built:
         try:
-            with reporter.stage("convert"):
-                capture = export(call, results, to_export_shapes(call, axes))
-                model = convert(capture, axes)
-                probe(capture, axes, model, options.tolerance, shapes)
-        except ConversionError as second:
+            with self.reporter.stage("trace"):
+                capture = trace_example(call, fix_sizes=not self.axes)
+                call = capture.call
+            if not self._is_refused_for_noise(capture):
+                return self._build(capture)
+        except _FAILURES as error:
+            log.info("the trace failed, trying torch.export: %s", error)
+            first = _without_frames(error)
+            for name in (GRAPH, WEIGHTS):
+                (self.staging / name).unlink(missing_ok=True)
+        else:
+            raise describe_noise(Repetition(capture.caveats, capture.noise))
+        results = call.run(call.tensors)  # a forward that raises by itself needs no second way
+        if self.options.check:
+            refuse_nan(results)
+        try:
+            with self.reporter.stage("trace"):
+                capture = export(call, results, to_export_shapes(call, self.axes))
+            return self._build(capture)
+        except _FAILURES as second:
+            first.args = (f"{first} {_describe_second(first, second)}",)
+            raise first from second
+
+    def _check_graph(self, model: ov.Model) -> None:
+        """Refuse to publish what `load` would refuse."""
+        try:
+            check_graph(self.staging / GRAPH, self.staging / WEIGHTS)
+            check_shapes(self.options.name, model)
+        except GraphIntegrityError as error:
             raise ConversionError(
-                f"{first} torch.export, tried next, failed too: {second}",
-                module_path=first.module_path,
-                operation=first.operation,
-            ) from first
-    return capture, model
+                f"{self.options.name}: OpenVINO's frontend made a graph that could end the process that loads it: "
+                f"{error.problem}. Write this part of the module otherwise, and please report it with the module."
+            ) from error
+
+    def _is_refused_for_noise(self, capture: Capture) -> bool:
+        allowed = self.options.tolerance.max_relative
+        return self.options.check and any(difference > allowed for _, difference in capture.noise)
+
+    def _build(self, capture: Capture) -> _Built:
+        options = self.options
+        if options.check:
+            refuse_nan(capture.results)
+        with self.reporter.stage("convert"):
+            origins = _follow(capture, options)
+            model = convert(capture, self.axes, origins)
+            can_compare = options.check and not capture.noise
+            shapes = () if self.sizes is None else self.sizes.shapes
+            rounded = options.tolerance if options.plan is None else TOLERANCES["fp16"]
+            unchecked = probe(capture, self.axes, model, rounded, shapes)
+            masked = [*masked_rows(capture, model)] if can_compare else []
+            integers = warn_of_integers(capture, model, run=can_compare)
+        capture = replace(capture, caveats=(*capture.caveats, *unchecked, *integers))
+        graph = _describe(capture, model, self.axes, self.sizes, options)
+        with self.reporter.stage("write", total=1.0) as stage, store_errors(f"write {self.staging}"):
+            module = capture.call.module
+            how = options.precision, options.plan
+            calls = [
+                bind_like(capture.call, given, f"calibration: call {n}") for n, given in enumerate(options.calibration)
+            ]
+            arrays = [[tensor.numpy() for tensor in one.tensors] for one in calls]
+            written = write_ir(
+                model, module, self.staging, *how, report=stage.update, origins=origins, calibration=arrays
+            )
+            self._check_graph(model)
+        floats = None if options.plan is None else warn_of_floats(module, written.compressed, options.plan)
+        if floats is not None:
+            capture = replace(capture, caveats=(*capture.caveats, floats))
+        if not options.check:
+            return _Built(capture, graph, written, None)
+        choices = find_moved_choices(capture, model) if options.precision != "fp32" else []
+        del model
+        with self.reporter.stage("check"):
+            files = self.staging / GRAPH, self.staging / WEIGHTS
+            evaluation: Evaluation | None = None
+
+            def try_others(request: ov.InferRequest, exact: frozenset[str]) -> None:
+                nonlocal evaluation
+                for one in masked:
+                    compare(capture.call, request, one, options.tolerance, exact)
+                if options.evaluate is not None:
+                    evaluation = evaluate_calls(capture.call, request, options.evaluate, options.tolerance, exact)
+
+            try:
+                differences = check_written(capture, *files, options.tolerance, options.precision, also=try_others)
+            except ParityError as error:
+                why = [f"{choice}." for choice in choices] or describe_ties(capture.call, read_written(*files))
+                error.args = (" ".join([str(error), *why, *self._measure_layers(capture, written)]),)
+                raise
+        choices += [PrecisionWarning(text) for text in self._measure_layers(capture, written)]
+        return _Built(capture, graph, written, differences, choices, evaluation)
+
+    def _measure_layers(self, capture: Capture, written: Written) -> list[str]:
+        """Return which compressed layers cost most, if that was asked for."""
+        if not self.options.by_layer or not written.compressed:
+            return []
+        with self.reporter.stage("layers", total=1.0) as stage:
+            return [measure_layers(capture.call, capture.results, written.compressed, stage.update)]
+
+
+def _follow(capture: Capture, options: Options) -> Origins | None:
+    """Return what follows the module's tensors; None where `refresh` could not make them, or the call, again."""
+    if options.plan is not None or torch.bfloat16 in capture.call.dtypes:
+        return None
+    if isinstance(capture.program, torch.export.ExportedProgram):
+        return None
+    return Origins(capture.call.module, capture.program)
 
 
 def _describe(capture: Capture, model: ov.Model, axes: Axes, sizes: Buckets | None, options: Options) -> Graph:
     inputs, outputs = describe_ports(model, capture, axes)
     if sizes is not None:
+        require_allowed_padding(inputs, sizes)
         outputs = name_outputs(model, inputs, outputs, sizes.shapes)
         require_related(inputs, outputs, options.name)
     conversion: Conversion = "export" if isinstance(capture.program, torch.export.ExportedProgram) else "trace"
-    return Graph("main", GRAPH, options.precision, conversion, inputs, outputs, capture.signature, sizes)
-
-
-def _write_golden(capture: Capture, path: Path) -> None:
-    call, results = capture.call, capture.results
-    tensors = {f"input.{name}": tensor for name, tensor in zip(call.input_names, call.tensors, strict=True)}
-    tensors |= {f"output.{name}": tensor for name, tensor in zip(results.names, results.tensors, strict=True)}
-    # Not save_file, which makes files that only their owner can read.
-    path.write_bytes(save({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}))
+    return Graph(
+        "main", GRAPH, find_precision(model, options.precision), conversion, inputs, outputs, capture.signature, sizes
+    )
 
 
 def _files(staging: Path, written: Written) -> dict[str, FileEntry]:

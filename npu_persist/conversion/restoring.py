@@ -7,20 +7,21 @@ the old values of just those tensors that are about to change.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import random
+import sys
 import threading
-import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from npu_persist.conversion.state import Snapshot
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -39,17 +40,16 @@ def restoring(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _restore_after(module: torch.nn.Module) -> Iterator[None]:
-    seen: dict[int, Any] = {}
-    parts = list(module.modules())
-    restores = [_snapshot(part.__dict__, seen) for part in parts]
+    snapshot = Snapshot(module)
     devices = {tensor.device for tensor in _tensors(module) if tensor.device.type != "cpu"}
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the caller's global state
     with contextlib.ExitStack() as stack:
         stack.enter_context(_torch_random_state(devices))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
+        stack.enter_context(_without_compiling())
         try:
-            for part in parts:
+            for part in module.modules():
                 part.training = False
             if any(device.type == "meta" for device in devices):
                 raise ConversionError(
@@ -60,46 +60,20 @@ def _restore_after(module: torch.nn.Module) -> Iterator[None]:
                 _replace_by_cpu_copies(module)
             yield
         finally:
-            for restore in restores:
-                restore()
+            snapshot.restore()
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002 - as above
 
 
-def _snapshot(value: Any, seen: dict[int, Any]) -> Callable[[], Any]:
-    """Return a function that gives back this very value, its containers refilled with what they hold now."""
-    if id(value) in seen:
-        return lambda: value
-    seen[id(value)] = value
-    if type(value) in {dict, collections.OrderedDict, collections.defaultdict, types.SimpleNamespace}:
-        entries = value if isinstance(value, dict) else vars(value)
-        kept = {key: _snapshot(item, seen) for key, item in entries.items()}
-
-        def refill_mapping() -> Any:
-            entries.clear()
-            entries.update({key: restore() for key, restore in kept.items()})
-            return value
-
-        return refill_mapping
-    if type(value) in {list, collections.deque}:
-        items = [_snapshot(item, seen) for item in value]
-
-        def refill_sequence() -> Any:
-            value.clear()
-            value.extend([restore() for restore in items])
-            return value
-
-        return refill_sequence
-    if type(value) is set:
-        members = set(value)
-
-        def refill_set() -> Any:
-            value.clear()
-            value.update(members)
-            return value
-
-        return refill_set
-    return lambda: value
+@contextlib.contextmanager
+def _without_compiling() -> Iterator[None]:
+    """Run what torch.compile has compiled as it was written, and do not warn of our hooks around it."""
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # nothing is compiled otherwise, and importing it takes a second
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", r"Using `torch.compile\(module\)` when there are global hooks")
+        yield
 
 
 @contextlib.contextmanager

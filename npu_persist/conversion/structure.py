@@ -10,9 +10,10 @@ import collections
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
@@ -44,6 +45,10 @@ Rebuild = Callable[[Sequence[torch.Tensor]], Any]
 """Builds a structure from tensors."""
 
 
+class CacheError(ConversionError):
+    """A cache of keys and values, an object of a class that a loaded model does not have, is among the values."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Flattened:
     """A nested value as its tensors, each with its path, and what it takes to build it again."""
@@ -55,10 +60,23 @@ class Flattened:
 
 
 def flatten(
-    value: Any, name: str = "", *, unique: bool, is_number: Callable[[torch.Tensor], bool] | None = None
+    value: Any,
+    name: str = "",
+    *,
+    unique: bool,
+    is_number: Callable[[torch.Tensor], bool] | None = None,
+    sizes: Container[str] = (),
 ) -> Flattened:
-    """Flatten a nested value."""
-    leaves = _Leaves(unique, is_number)
+    """Flatten a nested value.
+
+    Args:
+        value: The value.
+        name: Its name, which the names of its tensors begin with.
+        unique: Whether a tensor that comes twice is one leaf.
+        is_number: Tells tensors that are plain numbers.
+        sizes: Names of plain numbers that are tensors.
+    """
+    leaves = _Leaves(unique, is_number, sizes)
     tree, rebuild = leaves.flatten(value, name)
     return Flattened(tree, rebuild, tuple(leaves.tensors), tuple(leaves.names))
 
@@ -66,11 +84,17 @@ def flatten(
 class _Leaves:
     """The tensors of one value, collected in order."""
 
-    def __init__(self, unique: bool, is_number: Callable[[torch.Tensor], bool] | None) -> None:  # noqa: FBT001
+    def __init__(
+        self,
+        unique: bool,  # noqa: FBT001
+        is_number: Callable[[torch.Tensor], bool] | None,
+        sizes: Container[str],
+    ) -> None:
         self.tensors: list[torch.Tensor] = []
         self.names: list[str] = []
         self._unique = unique
         self._is_number = is_number
+        self._sizes = sizes
         self._seen: dict[int, int] = {}
 
     def _add(self, tensor: torch.Tensor, name: str) -> int:
@@ -82,6 +106,8 @@ class _Leaves:
         return len(self.tensors) - 1
 
     def flatten(self, value: Any, name: str) -> tuple[Tree, Rebuild]:
+        if type(value) is int and name in self._sizes:
+            value = torch.tensor(value)
         if isinstance(value, torch.Tensor):
             if self._is_number is not None and self._is_number(value):
                 number = int(value)
@@ -120,10 +146,14 @@ class _Leaves:
             numbered = {str(index): child for index, child in enumerate(children)}
             trees, build = self._parts(numbered, name, lambda d: node.unflatten_fn([*d.values()], context))
             return RecordNode(type(value).__name__, trees), build
-        advice = (
-            " (for a causal language model: call it with use_cache=False)" if "Cache" in type(value).__name__ else ""
-        )
-        raise ConversionError(
+        if isinstance(value, np.ndarray):
+            raise ConversionError(
+                f"{name} is a numpy.ndarray, and a graph takes and gives tensors: torch.from_numpy makes one of it. In "
+                "the forward, keep to torch: what numpy computes cannot be captured."
+            )
+        is_cache = "Cache" in type(value).__name__
+        advice = " (for a causal language model: call it with use_cache=False)" if is_cache else ""
+        raise (CacheError if is_cache else ConversionError)(
             f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a loaded model could not take or "
             f"give without that class. Use tensors, numbers, lists, tuples, dicts or dataclasses instead{advice}."
         )

@@ -7,24 +7,41 @@ of the module's state_dict, and the xml gets the new offsets.
 from __future__ import annotations
 
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import openvino as ov
 import torch
+from safetensors.numpy import save
 
 from npu_persist.bundle import weights as safetensors_file
-from npu_persist.bundle.manifest import Precision, Weights
+from npu_persist.bundle.manifest import Precision, Refresh, Weights
+from npu_persist.bundle.tensors import SCALE, CompressedTensor, describe_compressed
+from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.conversion.calibrate import calibrate
+from npu_persist.conversion.compress import Compressed, Plan, compress
+from npu_persist.conversion.origins import OWN
 from npu_persist.conversion.rewrites import XML_REWRITES
 from npu_persist.conversion.rewrites.bfloat16 import has_large_bfloat16, replace_bfloat16
-from npu_persist.conversion.rewrites.half_precision import COMPRESSED, find_exact, restore_exact
+from npu_persist.conversion.rewrites.half_precision import (
+    COMPRESSED,
+    find_exact,
+    halve,
+    mark_halved,
+    restore_exact,
+)
+from npu_persist.errors import StoreError
 from npu_persist.files.digest import Hasher, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from io import BufferedReader
     from pathlib import Path
+
+    from npu_persist.conversion.call import Call, Results
+    from npu_persist.conversion.origins import Origins
 
 _TYPES = {
     "boolean": "BOOL", "u8": "U8", "i8": "I8", "u16": "U16", "i16": "I16", "u32": "U32", "i32": "I32", "u64": "U64",
@@ -32,13 +49,20 @@ _TYPES = {
 }  # fmt: skip
 """OpenVINO's type names to safetensors'. Others (u4, i4, u1, nf4, string) are stored as U8."""
 _CHUNK = 8 << 20
+_PLAIN = frozenset(
+    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bfloat16}
+    | {torch.float16, torch.float32, torch.float64}
+)
+"""Types of tensors that the graph's constants may be: not quantized, complex or of 8 bits."""
 
 
 class Written(NamedTuple):
-    """What was written: the manifest's entry for the weights, and the files' digests by name."""
+    """What was written: the manifest's entries, the files' digests by name, and what was compressed."""
 
     weights: Weights
     digests: dict[str, str]
+    compressed: dict[str, Compressed]
+    refresh: Refresh | None
 
 
 class _Constant(NamedTuple):
@@ -53,34 +77,55 @@ class _Constant(NamedTuple):
     """The values, where they are not to be read from OpenVINO's file."""
 
 
-def write_ir(
+def write_ir(  # noqa: PLR0913 - what is written, and how
     model: ov.Model,
     module: torch.nn.Module,
     directory: Path,
-    *,
     precision: Precision,
+    plan: Plan | None,
+    *,
     report: Callable[[float], None],
+    origins: Origins | None = None,
+    calibration: Sequence[Sequence[np.ndarray[Any, Any]]] = (),
 ) -> Written:
-    """Write `model.xml` and `weights.safetensors` into a directory."""
-    state = {
-        name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)
-    }
-    names = _name_constants(model, state)
-    exact = find_exact(model) if precision == "fp16" else {}
+    """Write `model.xml` and `weights.safetensors` into a directory; with a plan, compress the model's weights first."""
+    state = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items() if _is_plain(tensor)}
+    names = name_constants(model, state)
+    held = {} if origins is None else origins.find(model)
+    compressed: dict[str, Compressed] = {}
+    kept: list[ov.Node] = []
+    if plan is not None:
+        if calibration:
+            model, compressed = calibrate(model, module, names, plan, calibration)
+        rest, kept = compress(model, module, names, plan)
+        compressed = {**compressed, **rest}
+    exact = {} if precision == "fp32" else find_exact(model)
+    if plan is not None:
+        exact |= {constant.get_friendly_name(): constant.data for constant in kept}
+        halve(model, exact)
     draft, draft_bin = directory / "draft.xml", directory / "draft.bin"
-    ov.save_model(model, draft, compress_to_fp16=precision == "fp16")
     try:
+        _save(model, draft, halved=precision == "fp16")
         root = ET.parse(draft).getroot()  # noqa: S314 - written by OpenVINO a moment ago
-        restore_exact(root, exact)
-        constants = _collect(root, exact)
-        bfloat16_as = "f16" if precision == "fp16" and not has_large_bfloat16(model) else "f32"
+        for info in root.findall("rt_info"):  # of the tools that made the model
+            root.remove(info)
+        if plan is None:
+            restore_exact(root, exact)
+        else:
+            mark_halved(root)
+        constants = _collect(root, exact if plan is None else {})
+        bfloat16_as = "f32" if precision == "fp32" or has_large_bfloat16(model) else "f16"
         with draft_bin.open("rb") as source:
-            chosen, aliases = _name_tensors(constants, names, state, source)
+            chosen, metadata = _name_tensors(constants, names, state, source, compressed)
             tensors = [
                 _Tensor(constant, name, tuple(state[name].shape) if name in state else constant.shape, bfloat16_as)
                 for constant, name in zip(constants, chosen, strict=True)
             ]
-            weights, digest = _write_weights(tensors, aliases, source, directory / "weights.safetensors", report)
+            sources = {
+                name: [held.get(_original(layer)) for layer in constant.layers]
+                for constant, name in zip(constants, chosen, strict=True)
+            }
+            weights, digest = _write_weights(tensors, metadata, source, directory / "weights.safetensors", report)
         replace_bfloat16(root, bfloat16_as)
         for rewrite in XML_REWRITES:
             rewrite(root)
@@ -89,10 +134,41 @@ def write_ir(
     finally:
         draft.unlink(missing_ok=True)
         draft_bin.unlink(missing_ok=True)
-    return Written(weights, {weights.path: digest, "model.xml": digest_bytes(text)})
+    digests = {weights.path: digest, "model.xml": digest_bytes(text)}
+    record = None if origins is None else origins.describe(sources, metadata)
+    return Written(weights, digests, compressed, record)
 
 
-def _name_constants(model: ov.Model, state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def write_golden(call: Call, results: Results, path: Path) -> None:
+    """Write a call's tensors, and what torch gave for them."""
+    tensors = {f"input.{name}": tensor for name, tensor in zip(call.input_names, call.tensors, strict=True)}
+    tensors |= {f"output.{name}": tensor for name, tensor in zip(results.names, results.tensors, strict=True)}
+    # Not save_file, which makes files that only their owner can read.
+    path.write_bytes(save({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}))
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether an entry of a state_dict is a tensor of numbers that OpenVINO can hold as they are."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.dtype in _PLAIN
+        and not value.is_nested
+    )
+
+
+def _save(model: ov.Model, path: Path, *, halved: bool) -> None:
+    try:
+        ov.save_model(model, path, compress_to_fp16=halved)
+    except RuntimeError as error:
+        # OpenVINO's writer loses the system's error; what the file system refuses it calls an "iostream error".
+        raise StoreError(
+            f"could not write {path}: {first_lines(str(error))}. {shutil.disk_usage(path.parent).free / 1e6:.0f} MB "
+            "are free there; make room, or choose another store.",
+        ) from error
+
+
+def name_constants(model: ov.Model, state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Give each constant a unique name; return the state_dict name of those that are tensors of the module.
 
     A constant shares its tensor's memory when it reached the graph unchanged; otherwise the frontend's name identifies
@@ -142,9 +218,15 @@ def _collect(root: ET.Element, exact: Mapping[str, np.ndarray[Any, Any]]) -> lis
 
 
 def _name_tensors(
-    constants: list[_Constant], names: Mapping[str, str], state: Mapping[str, torch.Tensor], source: BufferedReader
+    constants: list[_Constant],
+    names: Mapping[str, str],
+    state: Mapping[str, torch.Tensor],
+    source: BufferedReader,
+    compressed: Mapping[str, Compressed],
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the name to store each constant under, and for other names of the state_dict the one with their tensor.
+    """Return the name to store each constant under, and the file's metadata.
+
+    That has for other names of the state_dict the one with their tensor, and how compressed ones are to be read.
 
     Tensors that the graph does not name are found by memory (tied weights) and by content (copied biases, merged equal
     tensors).
@@ -163,16 +245,32 @@ def _name_tensors(
         if chosen[position] is None and name not in held:
             chosen[position] = name
         held.setdefault(name, position)
-    stored = [name or f"constant.{position}" for position, name in enumerate(chosen)]
+    scales = {one.scale: f"{name}{SCALE}" for name, one in compressed.items()}
+    positions = {_original(layer): position for position, constant in enumerate(constants) for layer in constant.layers}
+    for unique, name in scales.items():
+        chosen[positions[unique]] = chosen[positions[unique]] or name
+    stored = [name or f"{OWN}{position}" for position, name in enumerate(chosen)]
     shapes = [
         tuple(state[name].shape) if name in state else constant.shape
         for name, constant in zip(stored, constants, strict=True)
     ]
-    return stored, {
-        name: stored[position]
+    by_place = {_memory(state[name]): name for name in compressed}
+    aliases = {
+        name: by_place.get(_memory(state[name]), stored[position])
         for name, position in held.items()
-        if name != stored[position] and tuple(state[name].shape) == shapes[position]
+        if name != stored[position] and name not in compressed and tuple(state[name].shape) == shapes[position]
     }
+    records = {
+        name: CompressedTensor(
+            one.precision,
+            tuple(state[name].shape),
+            stored[positions[one.values]],
+            stored[positions[one.scale]],
+            one.grouped,
+        )
+        for name, one in compressed.items()
+    }
+    return stored, {**aliases, **describe_compressed(records)}
 
 
 def _memory(tensor: torch.Tensor) -> tuple[int, int, torch.Size]:
@@ -225,14 +323,14 @@ class _Tensor(NamedTuple):
 
 def _write_weights(
     tensors: list[_Tensor],
-    aliases: Mapping[str, str],
+    metadata: Mapping[str, str],
     source: BufferedReader,
     path: Path,
     report: Callable[[float], None],
 ) -> tuple[Weights, str]:
     """Write the weights file and point the layers at it; return its manifest entry and digest."""
     entries = {tensor.name: tensor.entry() for tensor in tensors}
-    header, starts = safetensors_file.lay_out(entries, {"format": "pt", **aliases})
+    header, starts = safetensors_file.lay_out(entries, {"format": "pt", **metadata})
     size = sum(size for _, _, size in entries.values())
     ordered = sorted(tensors, key=lambda tensor: starts[tensor.name])
     chunks = (chunk for tensor in ordered for chunk in tensor.read(source))
@@ -278,6 +376,6 @@ def _read(source: BufferedReader, constant: _Constant) -> Iterator[memoryview]:
     while left:
         count = source.readinto(buffer[: min(left, len(buffer))])
         if not count:
-            raise EOFError(f"OpenVINO's weights file ends {left} bytes early")
+            raise StoreError(f"the weights that OpenVINO wrote end {left} bytes early; is the disk full?")
         left -= count
         yield buffer[:count]

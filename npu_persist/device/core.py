@@ -1,5 +1,8 @@
 """OpenVINO: its import, its version, and the process's one `openvino.Core`.
 
+A process that compiled or imported a model has threads of OpenVINO's, which a forked child lacks: there OpenVINO would
+wait for them for ever: in a load, in a call, when the child ends. `forked` tells whether this is such a child.
+
 The deploy side imports OpenVINO here only, on first use, and without its model converter. The converter and the
 telemetry that it starts take half of the import and no load needs them; they are imported when
 `openvino.convert_model` is first used, by any thread.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import re
 import sys
 import threading
@@ -17,7 +21,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.errors import OpenVINOVersionError
+from npu_persist.errors import OpenVINOVersionError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,10 +33,15 @@ _log = logging.getLogger(__name__)
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})", re.ASCII)
 _lock = threading.Lock()
 _cores: list[ov.Core] = []
+_has_threads = False
+
+forked: list[int] = []
+"""Empty, unless this process was forked from one with OpenVINO's threads: then its parent's id."""
 
 
 def get_core() -> ov.Core:
-    """Return the process's core, which loads each device's plugin once."""
+    """Return the process's core, which loads each device's plugin once; UsageError as for `check_fork`."""
+    check_fork()
     with _lock:
         if not _cores:
             openvino = import_openvino()
@@ -43,6 +52,36 @@ def get_core() -> ov.Core:
             _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
             _cores.append(openvino.Core())
         return _cores[0]
+
+
+def note_threads() -> None:
+    """Note that a model is about to be compiled or imported, which starts OpenVINO's threads."""
+    global _has_threads  # noqa: PLW0603 (one for each process)
+    _has_threads = True
+
+
+def check_fork() -> None:
+    """Raise UsageError in a forked child that OpenVINO cannot work in."""
+    if forked:
+        raise UsageError(
+            "this process was forked from one that had loaded or compiled a model, and OpenVINO's threads are not in "
+            "it: it would wait for them for ever. Fork before the first model is loaded, or start processes with "
+            "multiprocessing.get_context('spawn')"
+        )
+
+
+def _after_fork() -> None:
+    if not (_has_threads or _lock.locked()):
+        return
+    forked[:] = [os.getppid()]
+    import ctypes  # which numpy has imported
+
+    for core in _cores:  # so that the end of this process does not end the core, which would wait for its threads, too
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def get_version() -> str:

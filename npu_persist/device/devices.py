@@ -29,6 +29,9 @@ VIRTUAL = ("AUTO", "HETERO", "MULTI", "BATCH")
 CORE_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "CACHE_ENCRYPTION_CALLBACKS", "ENABLE_MMAP"})
 """Properties that OpenVINO's core takes for every device and no device lists."""
 
+PRECISION = "INFERENCE_PRECISION_HINT"
+"""The property that says what a device may compute in, whatever the graph says."""
+
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _COUNTED = re.compile(r"[^()]*(\([1-9][0-9]{0,5}\))?")
 """A device, optionally with its number of requests or batch size in brackets."""
@@ -54,7 +57,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         full_name: The vendor's name for it.
         kind: `CPU`, `GPU` or `NPU`.
         architecture: OpenVINO's DEVICE_ARCHITECTURE; None if the device does not report it.
-        capabilities: OpenVINO's OPTIMIZATION_CAPABILITIES: `FP16`, `INT8`, `EXPORT_IMPORT`, ….
+        capabilities: OpenVINO's OPTIMIZATION_CAPABILITIES: `FP16`, `INT8`, `EXPORT_IMPORT`, …. With `FP32` it computes
+            in float32 where that is asked for, as `load` does for bundles of precision="fp32".
+        default_precision: What it computes in unless it is asked for something else: "f32", "bf16", "f16"; None if it
+            does not say.
         driver: Version of its driver; None if it has none.
         compiler: Version of its compiler, if that is a separate component.
         can_export: Whether models compiled for it can be saved.
@@ -65,6 +71,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     architecture: str | None
     capabilities: tuple[str, ...]
+    default_precision: str | None
     driver: str | None
     compiler: str | None
     can_export: bool
@@ -91,6 +98,7 @@ def list_devices() -> tuple[Device, ...]:
             kind=get_kind(name),
             architecture=read(name, "DEVICE_ARCHITECTURE"),
             capabilities=tuple(read_property(core, name, "OPTIMIZATION_CAPABILITIES") or ()),
+            default_precision=name_precision(read_property(core, name, PRECISION)),
             driver=read(name, f"{get_kind(name)}_DRIVER_VERSION"),
             compiler=format_compiler_version(read_property(core, name, f"{get_kind(name)}_COMPILER_VERSION")),
             can_export=can_export(core, name),
@@ -235,6 +243,13 @@ def can_export(core: ov.Core, device: str) -> bool:
         return False
     parts = [kind, *named_devices(device)] if kind == "HETERO" else [device]
     return all("EXPORT_IMPORT" in (read_property(core, name, "OPTIMIZATION_CAPABILITIES") or ()) for name in parts)
+
+
+def name_precision(value: Any) -> str | None:
+    """Return OpenVINO's short name of a precision; None for None."""
+    if value is None:
+        return None
+    return str(value.get_type_name()) if hasattr(value, "get_type_name") else str(value)
 
 
 def format_compiler_version(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ HEX_LENGTH = 64
 
 BUFFER_SIZE = 8 * 1024 * 1024
 """Bytes read at a time: enough for several threads to share the work of one update."""
+
+SMALL_BUFFER_SIZE = 64 * 1024
+"""Bytes read at a time of smaller files: clearing a large buffer takes longer than hashing them."""
 
 MAPPED_SIZE = 64 * 1024 * 1024
 """Bytes of a mapped file hashed at a time."""
@@ -76,7 +80,8 @@ def digest_stream(file: FileIO, *, progress: Callable[[int], object] | None = No
     It is read, not mapped: a mapped file would count as resident memory.
     """
     hasher = Hasher()
-    buffer = memoryview(bytearray(BUFFER_SIZE))
+    size = os.fstat(file.fileno()).st_size
+    buffer = memoryview(bytearray(min(BUFFER_SIZE, max(size, SMALL_BUFFER_SIZE))))
     while count := file.readinto(buffer):
         hasher.update(buffer[:count])
         if progress is not None:
@@ -92,7 +97,6 @@ def digest_mapped(file: FileIO, *, progress: Callable[[int], object] | None = No
     Nobody may shorten the file meanwhile.
     """
     import mmap
-    import os
 
     hasher = Hasher(threads=1)
     if not (size := os.fstat(file.fileno()).st_size):

@@ -14,10 +14,10 @@ import sys
 import time
 import weakref
 from contextlib import contextmanager, suppress
-from errno import ENOLCK, ENOSYS, EOPNOTSUPP
+from errno import EINVAL, EIO, ENOLCK, ENOSYS, EOPNOTSUPP
 from typing import TYPE_CHECKING
 
-from npu_persist.files.filesystem import is_directory
+from npu_persist.files.filesystem import FILE_MODE, is_directory
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 LOCK_SUFFIX = ".lock"
 """End of a lock file's name."""
 
-NO_LOCKS = frozenset({ENOLCK, ENOSYS, EOPNOTSUPP})
-"""Error numbers of a file system that has no locks."""
+NO_LOCKS = frozenset({EINVAL, EIO, ENOLCK, ENOSYS, EOPNOTSUPP})
+"""Error numbers of a file system that has no locks: of NFS, FUSE, 9p and others."""
 
 _WINDOWS = os.name == "nt"
 _REGULAR_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -58,7 +58,8 @@ class Lock:
         """Release the lock; more than once is fine."""
         # An exclusive lock ends although a forked child has the file open. A shared one is the child's as well.
         if self._is_exclusive and self._close.alive:
-            _unlock(self._descriptor)
+            with suppress(OSError):  # a network file system may fail here; closing the file ends the lock as well
+                _unlock(self._descriptor)
         self._close()
 
     def __enter__(self) -> Self:
@@ -71,7 +72,7 @@ class Lock:
 def try_lock(path: Path) -> Lock | None:
     """Lock a lock file exclusively, without waiting; the file is made if it is missing, and stays."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _REGULAR_FILE, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _REGULAR_FILE, FILE_MODE)
     except PermissionError:
         if _WINDOWS and path.exists():  # being removed
             return None
@@ -89,7 +90,7 @@ def try_lock(path: Path) -> Lock | None:
 def try_share(path: Path) -> Lock | None:
     """Lock a file together with others that do so, and set its time to now; the file is made if it is missing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | _REGULAR_FILE, 0o666)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | _REGULAR_FILE, FILE_MODE)
     except OSError:
         return None
     lock = Lock(descriptor, is_exclusive=False)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.bundle.signature import describe_shape
+from npu_persist.progress import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,6 @@ BEGIN = "<!-- npu_persist -->"
 END = "<!-- /npu_persist -->"
 _ONLY_FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n.*?\r?\n---\s*", re.DOTALL)
 _MARKUP = re.compile(r"([\\`*_\[\]|~#!$])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
 def renew_card(old: str | None, section: str, name: str) -> str | None:
@@ -70,7 +70,7 @@ def make_section(bundle: Bundle, reference: HubReference, artifacts: Mapping[str
     version = "" if bundle.version is None else f", version {bundle.version}"
     blocks = [
         BEGIN,
-        f"{_text(bundle.name)}{version}: an OpenVINO model, {_size(bundle.size)}, made by {made_by}.",
+        f"{_text(bundle.manifest.name)}{version}: an OpenVINO model, {_size(bundle.size)}, made by {made_by}.",
         *_load(bundle, reference),
         *(block for graph in manifest.graphs for block in _graph(graph)),
         *_check(manifest.golden),
@@ -120,10 +120,17 @@ def _check(golden: Golden | None) -> list[str]:
     return [
         "## Compared with PyTorch",
         f"On one sample. Tolerance: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
+        f"Share of integers that may be other ones: {golden.tolerance.mismatched:g}.",
         _table(
-            ("Output", "Max absolute", "Max relative", "Cosine"),
+            ("Output", "Max absolute", "Max relative", "Cosine", "Mismatched"),
             (
-                (found.output, f"{found.max_abs:.3g}", f"{found.max_relative:.3g}", f"{found.cosine:.7g}")
+                (
+                    found.output,
+                    f"{found.max_abs:.3g}",
+                    f"{found.max_relative:.3g}",
+                    f"{found.cosine:.7g}",
+                    "" if found.mismatched is None else f"{found.mismatched:.3g}",
+                )
                 for found in golden.differences
             ),
         ),
@@ -160,7 +167,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _text(value: str) -> str:
     """Escape text for Markdown."""
-    return _MARKUP.sub(r"\\\1", html.escape(_CONTROL.sub(" ", value), quote=False))
+    return _MARKUP.sub(r"\\\1", html.escape(one_line(value), quote=False))
 
 
 def _size(size: int) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import queue
 import re
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from npu_persist.bundle.origin import HUGGING_FACE
 from npu_persist.errors import (
     FileIntegrityError,
     HubAccessError,
@@ -36,14 +41,23 @@ log = logging.getLogger(__name__)
 EXTRA = "hub"
 """The extra that brings huggingface_hub."""
 
+MAIN = "main"
+"""The default branch of a new repository."""
+
 MAX_ENTRIES = 100_000
 """Most files and folders of a repository."""
 
-MAX_PAGES = 1000
-"""Most pages of the list of files: another hub than Hugging Face's might send empty pages without end."""
+MAX_PAGES = 100
+"""Most pages of the list of files; a page of Hugging Face's hub has a thousand entries."""
 
-MAX_PAGE_SIZE = 16 * 1024 * 1024
-"""Largest page of the list of files, in bytes; a page of Hugging Face's hub has a thousand entries."""
+MAX_LIST_SIZE = 32 * 1024 * 1024
+"""Most bytes of the list of files, all pages together."""
+
+MAX_LIST_SECONDS = 30.0
+"""Longest time that the list of files may take, in seconds: a hostile hub would send it byte by byte."""
+
+ANSWER_SECONDS = 1.0
+"""How long a load waits for the hub where it can go on without it, in seconds."""
 
 MAX_FAILURES = 5
 """How often in a row a request may fail before we give up."""
@@ -58,6 +72,15 @@ _TEMPORARY = frozenset({None, 408, 425, 429, 500, 502, 503, 504})
 _MAX_MESSAGE = 500
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN or token="
+
+
+def get_endpoint() -> str:
+    """Return the address of the hub that huggingface_hub is configured for, also where that is not installed."""
+    try:
+        from huggingface_hub import constants
+    except ModuleNotFoundError:
+        return os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
+    return constants.ENDPOINT
 
 
 class RemoteFile(NamedTuple):
@@ -80,11 +103,14 @@ class Repository:
     Attributes:
         repo_id: `org/unet`.
         token: As in huggingface_hub.
+        answer_within: Seconds in which the first request must be answered, without another try; None for as long as
+            the client waits, with retries.
     """
 
-    def __init__(self, repo_id: str, token: Token = None) -> None:
+    def __init__(self, repo_id: str, token: Token = None, *, answer_within: float | None = None) -> None:
         self.repo_id = repo_id
         self.token = token
+        self.answer_within = answer_within
 
     @cached_property
     def client(self) -> HfApi:
@@ -113,14 +139,24 @@ class Repository:
         def ask() -> str | None:
             with hub_errors(f"look up {self.repo_id}", self.repo_id, revision):
                 # Only the commit: otherwise the response lists all files, and nothing limits its size.
-                return self.client.model_info(
-                    self.repo_id, revision=revision, expand=["sha"], timeout=_get_timeout()
+                return client.model_info(
+                    self.repo_id, revision=revision, expand=["sha"], timeout=self.answer_within or _get_timeout()
                 ).sha
 
-        sha = retry(ask)
+        client = self.client  # imported before the clock starts
+        if self.answer_within is None:
+            sha = retry(ask)
+        else:
+            sha = _call_within(self.answer_within, ask, f"look up {self.repo_id}", self.repo_id)
+            self.answer_within = None
         if sha is None or not is_commit(sha):
             raise self.malformed(revision, "a commit of 40 hex digits", repr(sha))
         return sha
+
+    def require_answer(self, commit: str) -> None:
+        """Raise `HubError` if `answer_within` is set, no request was answered yet, and the hub does not answer now."""
+        if self.answer_within is not None:
+            self.find_commit(commit)
 
     def malformed(self, revision: str | None, expected: str, got: str) -> HubError:
         """Return the error for a response that no hub should give."""
@@ -151,14 +187,18 @@ class RemoteCommit:
         tree = f"{repository.client.endpoint}/api/models/{repository.repo_id}/tree/{quote(self.commit, safe='')}"
         url: str | None = f"{tree}?recursive=true"
         files: dict[str, RemoteFile] = {}
-        entries = pages = 0
+        paths: set[str] = set()
+        left, pages, until = MAX_LIST_SIZE, 0, monotonic() + MAX_LIST_SECONDS
         while url is not None:
-            page, url = self._read_page(url)
-            entries, pages = entries + len(page), pages + 1
-            if pages > MAX_PAGES:
-                raise self._malformed(f"a list of at most {MAX_PAGES} pages", "more")
-            if entries > MAX_ENTRIES:
+            page, url, size = self._read_page(url, left, until)
+            left, pages, known = left - size, pages + 1, len(paths)
+            paths.update(str(entry.get("path")) for entry in page)
+            if len(paths) > MAX_ENTRIES:
                 raise self._malformed(f"at most {MAX_ENTRIES} files and folders", "more")
+            if url is not None and pages == MAX_PAGES:
+                raise self._malformed(f"a list of at most {MAX_PAGES} pages", "more")
+            if url is not None and len(paths) == known:
+                raise self._malformed("a list of files of which each page has others", "the same again, or nothing")
             files.update(self._parse_entry(entry) for entry in page if entry.get("type") == "file")
         return files
 
@@ -220,31 +260,34 @@ class RemoteCommit:
                 hf_raise_for_status(response)
             yield Stream(response, about)
 
-    def _read_bounded(self, url: str, doing: str, limit: int) -> tuple[bytes, str | None]:
-        """Return a body, or a little more than `limit` bytes of it, and the next page's URL."""
+    def _read_bounded(self, url: str, doing: str, limit: int, until: float = float("inf")) -> tuple[bytes, str | None]:
+        """Return a body, or a little more than `limit` bytes of it, or what came in time; and the next page's URL."""
 
         def read() -> tuple[bytes, str | None]:
             body = bytearray()
             with self._stream(url, doing) as stream:
                 for piece in stream.pieces():
                     body += piece
-                    if len(body) > limit:
+                    if len(body) > limit or monotonic() > until:
                         break
                 return bytes(body), stream.next_url
 
         return retry(read)
 
-    def _read_page(self, url: str) -> tuple[list[dict[str, Any]], str | None]:
-        body, next_url = self._read_bounded(url, "list the files", MAX_PAGE_SIZE)
+    def _read_page(self, url: str, limit: int, until: float) -> tuple[list[dict[str, Any]], str | None, int]:
+        """Return a page's entries, the next page's URL, and the bytes of the page."""
+        body, next_url = self._read_bounded(url, "list the files", limit, until)
+        if monotonic() > until:
+            raise self._malformed(f"the list of files within {MAX_LIST_SECONDS:.0f} seconds", "a part of it")
         try:
-            page = json.loads(body) if len(body) <= MAX_PAGE_SIZE else None
+            page = json.loads(body) if len(body) <= limit else None
         except (ValueError, RecursionError):
             page = None
         if not isinstance(page, list) or not all(isinstance(entry, dict) for entry in page):
-            raise self._malformed(f"a JSON list of files, of at most {MAX_PAGE_SIZE} bytes", f"{len(body)} other bytes")
+            raise self._malformed(f"a JSON list of files, of at most {MAX_LIST_SIZE} bytes", f"{len(body)} other bytes")
         if next_url is not None and not next_url.startswith(f"{self.repository.client.endpoint}/"):
             raise self._malformed("the next page at the same hub", next_url)  # another host would get the token
-        return page, next_url
+        return page, next_url, len(body)
 
     def _parse_entry(self, entry: dict[str, Any]) -> tuple[str, RemoteFile]:
         path, size, lfs = entry.get("path"), entry.get("size"), entry.get("lfs")
@@ -301,10 +344,32 @@ def retry(call: Callable[[], T], has_progressed: Callable[[], bool] = lambda: Fa
         time.sleep(wait)
 
 
-def is_temporary(error: HubError) -> bool:
-    """Return whether a retry may succeed: the network failed, or the hub itself."""
-    # A subclass names something to change first; a ValueError is the client's, about a name or malformed JSON.
-    return type(error) is HubError and error.status in _TEMPORARY and not isinstance(error.__cause__, ValueError)
+def is_refusal(error: HubError) -> bool:
+    """Return whether the hub itself refused: what a proxy or a portal answers lacks the hub's own header."""
+    response = getattr(error.__cause__, "response", None)
+    return response is not None and "X-Error-Code" in response.headers
+
+
+def _call_within(seconds: float, call: Callable[[], T], doing: str, repo_id: str) -> T:
+    """Call a function in a thread, and wait no longer for it: a name server that hangs cannot be interrupted."""
+    results: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except Exception as error:  # noqa: BLE001 (raised by the caller)
+            results.put((None, error))
+
+    threading.Thread(target=run, name="npu_persist-hub", daemon=True).start()
+    try:
+        value, error = results.get(timeout=seconds)
+    except queue.Empty as late:
+        raise HubError(
+            f"could not {doing}: no answer within {seconds:g} s. Check the network", repo_id=repo_id
+        ) from late
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
 
 
 @contextmanager
@@ -334,9 +399,15 @@ def without_progress_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
+def _is_temporary(error: HubError) -> bool:
+    """Return whether a retry may succeed: the network failed, or the hub itself."""
+    # A subclass names something to change first; a ValueError is the client's, about a name or malformed JSON.
+    return type(error) is HubError and error.status in _TEMPORARY and not isinstance(error.__cause__, ValueError)
+
+
 def _choose_wait(error: HubError, failures: int) -> float | None:
     """Return how many seconds to wait before the next try; None for no other try."""
-    if not is_temporary(error) or _is_offline():
+    if not _is_temporary(error) or _is_offline():
         return None
     response = getattr(error.__cause__, "response", None)
     wanted = "" if response is None else response.headers.get("Retry-After", "").strip()

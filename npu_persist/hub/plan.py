@@ -38,9 +38,10 @@ from npu_persist.errors import (
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import path_problem
 from npu_persist.hub.pulled import CommitSummary
+from npu_persist.trust.signing import MAX_SIGNATURES_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from npu_persist.hub.client import RemoteCommit
 
 log = logging.getLogger(__name__)
-
-MAX_SIGNATURES_SIZE = 1024 * 1024
-"""Largest file of signatures, in bytes."""
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
@@ -99,7 +97,7 @@ class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         repo_id: `org/unet`.
         commit: The commit, 40 hex digits.
-        name: The bundle's name.
+        name: The bundle's name in the store.
         digest: The bundle's digest.
         reference: The version in the store with this content: `unet:3`; None if there is none.
         files: The files it needs.
@@ -152,9 +150,9 @@ def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary
     inside = [path for path in sizes if compiled and re.match(f"{COMPILED_DIRECTORY}/[^/]+/", path)]
     _check_names(where, inside)
     for path in (MANIFEST_SIGNATURE_FILE, *inside):
-        size = sizes.get(path, 0)
-        if path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}")) and size > MAX_SIGNATURES_SIZE:
-            raise IntegrityError(f"{path} of {where}: expected at most {MAX_SIGNATURES_SIZE} bytes, got {size}")
+        is_signatures = path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}"))
+        if is_signatures and sizes.get(path, 0) > MAX_SIGNATURES_SIZE:
+            log.warning("%s of %s is ignored: it has %d bytes, which are no signatures", path, where, sizes.pop(path))
     needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *manifest.files, *inside}
     summary = CommitSummary(
         repo_id=repo_id,
@@ -167,16 +165,20 @@ def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary
     return summary, data
 
 
-def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what is wanted)
+def make_plan(  # noqa: PLR0913, PLR0917 (what the commit has, what the store has, what is wanted)
     bundle: Bundle,
     existing: Bundle | None,
     held: Iterable[str],
     summary: CommitSummary,
     machines: Sequence[Machine] | None,
-    *,
-    is_new: bool,
+    find_reason_to_keep: Callable[[Path, Artifact, PlannedArtifact], str | None],
+    is_renewed: Callable[[str, Path], bool],
 ) -> PullPlan:
-    """Decide what to download, without any network access."""
+    """Decide what to download.
+
+    `find_reason_to_keep` says of an attached artifact that was pulled why another one for the same does not replace it;
+    `is_renewed` whether a signature file is read from the hub, by its path there and here.
+    """
     sizes, there = summary.sizes, frozenset(held)
     files = [PlannedFile(MANIFEST_FILE, sizes[MANIFEST_FILE], existing is not None)]
     files += (
@@ -188,7 +190,7 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
     signatures: list[tuple[str, Path]] = []
 
     def add_signature(path: str, target: Path | None) -> None:
-        is_here = target is not None and not is_new and target.exists()
+        is_here = target is not None and not is_renewed(path, target)
         files.append(PlannedFile(path, sizes[path], is_here))
         if target is not None and not is_here:
             signatures.append((path, target))
@@ -200,9 +202,6 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
         for folder, artifact in ([] if existing is None else list_attached(existing))
         if isinstance(artifact, Artifact)
     ]
-    compiled_here = {
-        _get_purpose(artifact) for folder, artifact in attached if not os.path.lexists(folder / ORIGIN_FILE)
-    }
     for folder, text in sorted((summary.descriptions or {}).items()):
         found = _select(bundle, folder, text, summary, machines)
         if isinstance(found, SkippedArtifact):
@@ -211,11 +210,9 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
         artifact, purpose = found.artifact, _get_purpose(found.artifact)
         here = next((path for path, other in attached if other == artifact and _is_intact(path, artifact)), None)
         if here is None:
-            if purpose in compiled_here:
-                skipped.append(SkippedArtifact(folder, "One for the same purpose was compiled here, and is kept."))
-                continue
-            if twin := [other.folder for other in chosen if _get_purpose(other.artifact) == purpose]:
-                skipped.append(SkippedArtifact(folder, f"It is for the same purpose as {twin[0]}."))
+            rivals = [(path, other) for path, other in attached if _get_purpose(other) == purpose]
+            if reason := _find_reason_to_skip(found, chosen, rivals, find_reason_to_keep):
+                skipped.append(SkippedArtifact(folder, reason))
                 continue
             chosen.append(found)
         paths = [f"{found.folder}/{name}" for name in (ARTIFACT_FILE, *artifact.files)]
@@ -226,7 +223,7 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
     return PullPlan(
         repo_id=summary.repo_id,
         commit=summary.commit,
-        name=bundle.name,
+        name=summary.name,
         digest=bundle.digest,
         reference=None if existing is None else existing.reference,
         files=tuple(files),
@@ -234,6 +231,22 @@ def make_plan(  # noqa: PLR0913 (what the commit has, what the store has, what i
         skipped=tuple(skipped),
         signatures=tuple(signatures),
     )
+
+
+def _find_reason_to_skip(
+    found: PlannedArtifact,
+    chosen: Sequence[PlannedArtifact],
+    rivals: Sequence[tuple[Path, Artifact]],
+    find_reason_to_keep: Callable[[Path, Artifact, PlannedArtifact], str | None],
+) -> str | None:
+    """Return why an artifact is not pulled although it could be used; `rivals` are attached for the same purpose."""
+    if any(not os.path.lexists(folder / ORIGIN_FILE) for folder, _ in rivals):
+        return "One for the same purpose was compiled here, and is kept."
+    purpose = _get_purpose(found.artifact)
+    if twin := [other.folder for other in chosen if _get_purpose(other.artifact) == purpose]:
+        return f"It is for the same purpose as {twin[0]}."
+    reasons = (find_reason_to_keep(*rival, found) for rival in rivals if _is_intact(*rival))
+    return next(filter(None, reasons), None)
 
 
 def _check_size(where: str, path: str, expected: int, got: int | None) -> None:

@@ -1,6 +1,6 @@
 """What was pulled into a store, remembered in small files, so that a hub reference is found without asking the hub.
 
-    $NPU_PERSIST_HOME/hub/<32 hex digits of the repo_id's digest>/
+    $NPU_PERSIST_HOME/hub/<32 hex digits of the digest of https://huggingface.co/org/unet>/
       revision-<32 hex digits of the revision's digest>.json     {"format_version": "1.0", "commit": "<40 hex digits>"}
       commit-<40 hex digits>.json                                `CommitSummary`
 
@@ -19,9 +19,9 @@ from npu_persist.bundle.document import MAX_SIZE, Document, decode, encode
 from npu_persist.bundle.reference import HubReference, StoreReference, parse
 from npu_persist.errors import BundleNotFoundError
 from npu_persist.files.digest import digest_bytes
-from npu_persist.files.filesystem import replace_file, store_errors
+from npu_persist.files.filesystem import make_folder, refuse_links, replace_file, store_errors
 from npu_persist.files.staging import staged
-from npu_persist.hub.client import is_commit
+from npu_persist.hub.client import get_endpoint, is_commit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ class CommitSummary(Document, frozen=True, kw_only=True):
     Attributes:
         repo_id: `org/unet`.
         commit: 40 hex digits.
-        name: The bundle's name.
+        name: The bundle's name in the store.
         digest: The bundle's digest.
         sizes: Bytes of the bundle's files and of everything in `compiled/`, by path, as the hub lists them.
         descriptions: The text of each `artifact.json`, by the name of its folder; None if they were not read.
@@ -105,7 +105,8 @@ def write_revision(home: Path, repo_id: str, revision: str | None, commit: str) 
 
 
 def _folder(home: Path, repo_id: str) -> Path:
-    return home / "hub" / _shorten(repo_id)
+    # With the hub's address: what one hub said of a commit is nothing that another one said.
+    return home / "hub" / _shorten(f"{get_endpoint()}/{repo_id}")
 
 
 def _revision_path(home: Path, repo_id: str, revision: str | None) -> Path:
@@ -118,9 +119,10 @@ def _shorten(text: str) -> str:
 
 
 def _write(home: Path, path: Path, record: Document) -> None:
-    with staged(home / "staging") as staging, store_errors(f"write {path}"):
-        path.parent.parent.mkdir(exist_ok=True)
-        replace_file(path, encode(record), temporary=staging / path.name)
+    with staged(home / "staging", below=home) as staging, store_errors(f"write {path}"):
+        refuse_links(path.parent, below=home)
+        make_folder(path.parent.parent)
+        replace_file(path, encode(record), temporary=staging / path.name, below=home)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -40,11 +40,11 @@ from npu_persist.errors import (
 from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_bytes
 from npu_persist.files.filesystem import is_directory, store_errors
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
-from npu_persist.hub.client import RemoteCommit, Repository, hub_errors, is_commit, without_progress_bars
-from npu_persist.hub.plan import MAX_SIGNATURES_SIZE
+from npu_persist.hub.client import MAIN, RemoteCommit, Repository, hub_errors, is_commit, without_progress_bars
 from npu_persist.hub.pulled import resolve
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
+from npu_persist.trust.signing import MAX_SIGNATURES_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,9 +58,6 @@ if TYPE_CHECKING:
     from npu_persist.store.api import AnyStore
 
 log = logging.getLogger(__name__)
-
-MAIN = "main"
-"""The default branch of a new repository."""
 
 IN_MEMORY = 1024 * 1024
 """Largest file that is sent from memory: the hub keeps small text files in git, where no sha256 protects them."""
@@ -154,7 +151,7 @@ def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
     uploaded = sum(file.size for file in missing.values())
     new, url = commit, f"{repository.client.endpoint}/{repo_id}/commit/{commit}"
     if missing or stale:
-        message = commit_message or f"{bundle.reference if bundle.version else bundle.name} ({bundle.digest})"
+        message = commit_message or f"{bundle.reference if bundle.version else bundle.manifest.name} ({bundle.digest})"
         with (
             hub_errors(f"push {bundle.reference}", repo_id, branch),
             without_progress_bars(),
@@ -393,7 +390,7 @@ def _make_card(
             old = None if data is None else data.decode()
         if old is None:
             return None
-    card = renew_card(old, make_section(bundle, reference, artifacts), bundle.name)
+    card = renew_card(old, make_section(bundle, reference, artifacts), bundle.manifest.name)
     return None if card is None else _from_bytes(card.encode())
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from npu_persist.errors import HubError
 from npu_persist.files.digest import BUFFER_SIZE, Hasher
+from npu_persist.files.filesystem import remove, rename, replace
 from npu_persist.hub.client import retry
 
 if TYPE_CHECKING:
@@ -32,32 +34,30 @@ class Download:
 
     Attributes:
         remote: The commit.
+        on_bytes: Called with what arrives.
     """
 
-    def __init__(self, remote: RemoteCommit, partial_in: Path, on_bytes: ByteCallback) -> None:
+    def __init__(self, remote: RemoteCommit, home: Path, on_bytes: ByteCallback) -> None:
         """Prepare; nothing is requested yet."""
         self.remote = remote
-        self._partial_in = partial_in
-        self._on_bytes = on_bytes
-
-    def read(self, path: str, size: int) -> bytes:
-        """Return a small file, which must have this size."""
-        data = self.remote.read(path, size)
-        self._on_bytes(path, size)
-        return data
+        self._home = home
+        self.on_bytes = on_bytes
 
     def save(self, path: str, target: Path, entry: FileEntry) -> None:
         """Download a file to a new path, and check its size and digest; a second mismatch is an error."""
-        partial = self._partial_in / f"part-{entry.digest.partition(':')[2]}"
+        partial = self._home / "staging" / f"part-{entry.digest.partition(':')[2]}"
         with suppress(FileNotFoundError):  # renamed, so that only one of two processes gets it
-            os.rename(partial, target)  # noqa: PTH104
+            rename(partial, target, below=self._home)
+            found = target.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a link: what it leads to is not ours to change
+                remove(target, below=self._home)
         try:
             with target.open("a+b") as file:
-                _Transfer(self.remote, path, file, entry, self._on_bytes).run()
+                _Transfer(self.remote, path, file, entry, self.on_bytes).run()
         except (HubError, KeyboardInterrupt):
             if target.stat().st_size >= WORTH_KEEPING:
                 with suppress(OSError):
-                    os.replace(target, partial)  # noqa: PTH105
+                    replace(target, partial, below=self._home)
             raise
 
 
@@ -68,7 +68,7 @@ class _Transfer:
         self, remote: RemoteCommit, path: str, sink: BinaryIO, entry: FileEntry, on_bytes: ByteCallback
     ) -> None:
         self._remote, self._path = remote, path
-        self._sink, self._entry, self._on_bytes = sink, entry, on_bytes
+        self._sink, self._entry, self.on_bytes = sink, entry, on_bytes
         self._hasher = Hasher()
         self._done = 0
         self._began = 0
@@ -126,4 +126,4 @@ class _Transfer:
 
     def _count(self, number: int) -> None:
         self._done += number
-        self._on_bytes(self._path, number)
+        self.on_bytes(self._path, number)

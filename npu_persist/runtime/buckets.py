@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, require_bounds, resolve
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.bundle.verification import Verification
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.runtime.inputs import Array
     from npu_persist.runtime.report import LiveReport
-    from npu_persist.runtime.verification import Verification
     from npu_persist.trust.policy import Policy
 
 
@@ -87,7 +88,7 @@ def split(recipe: Recipe, buckets: Buckets | None) -> list[Recipe]:
     return [recipe]
 
 
-def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification) -> tuple[Port, ...]:
+def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification, policy: Policy) -> tuple[Port, ...]:
     """Return the graph's outputs, each open axis named after the axis of an input that it follows.
 
     `persist` with buckets wrote the names into the manifest; otherwise the graph is read, and asked. DynamicShapeError
@@ -99,18 +100,24 @@ def relate_outputs(recipe: Recipe, buckets: Buckets, verification: Verification)
     graph = recipe.graph
     if find_unrelated(graph.inputs, graph.outputs) is None:
         return graph.outputs
-    verification.check(recipe.bundle.file(graph.path), recipe.bundle.manifest.files[graph.path])
-    outputs = name_outputs(read_graph(recipe), graph.inputs, graph.outputs, buckets.shapes)
+    if policy.find_distrust(recipe.bundle) is None:
+        outputs = name_outputs(read_graph(recipe, verification), graph.inputs, graph.outputs, buckets.shapes)
+    else:
+        from npu_persist.compilation.probe import limit, probe
+
+        outputs = probe(recipe, limit(recipe.device), buckets=buckets.shapes, verifies=verification.mode != "none")
     require_related(graph.inputs, outputs, recipe.bundle.reference)
     return outputs
 
 
-def make_bucket_model(
+def make_bucket_model(  # noqa: PLR0913 (as many as a model has parts)
     recipe: Recipe,
     buckets: Buckets,
     outputs: Sequence[Port],
     models: Sequence[ov.CompiledModel],
     report: LiveReport,
+    *,
+    check_values: bool = True,
 ) -> BucketModel:
     """Return a model that calls what was compiled for the buckets."""
     graph, reference = recipe.graph, recipe.bundle.reference
@@ -124,7 +131,8 @@ def make_bucket_model(
             f"{reference} has a state, and each bucket would have its own: load it with buckets=(), as the graph is"
         )
     plan = CallPlan(graph.signature, graph.inputs, outputs, find_masks(graph.inputs, buckets))
-    return BucketModel(recipe.bundle, plan, BucketRequests(plan, buckets, requests), report, buckets)
+    together = BucketRequests(plan, buckets, requests)
+    return BucketModel(recipe.bundle, plan, together, report, buckets, check_values=check_values)
 
 
 class BucketRequests:
@@ -182,6 +190,16 @@ class BucketRequests:
         outputs = requests.run(fit.fill(arrays), limit, share_outputs=share_outputs)
         return fit.cut(outputs, share_outputs=share_outputs)
 
+    def prepare(self, arrays: list[Array]) -> list[tuple[Shapes, Callable[[], list[Array]]]]:
+        """Return what runs inputs in each bucket that they fit into, with the bucket."""
+        inputs = self._plan.inputs
+        shapes = {inputs[index].name: arrays[index].shape for index in self._open}
+        return [
+            (bucket, partial(_run_in, requests, Fit(inputs, self._plan.outputs, self._buckets, bucket, shapes), arrays))
+            for bucket, requests in self._all
+            if choose([bucket], shapes) is not None
+        ]
+
     def warm_up(self) -> None:
         """Run one inference on each request of each bucket."""
         for bucket, requests in self._all:
@@ -217,12 +235,19 @@ class BucketRequests:
 class BucketModel(Model):
     """A model that is compiled for several sizes; see `Model`."""
 
-    def __init__(
-        self, bundle: Bundle, plan: CallPlan, requests: BucketRequests, report: LiveReport, buckets: Buckets
+    def __init__(  # noqa: PLR0913 (as many as a model has parts)
+        self,
+        bundle: Bundle,
+        plan: CallPlan,
+        requests: BucketRequests,
+        report: LiveReport,
+        buckets: Buckets,
+        *,
+        check_values: bool = True,
     ) -> None:
         """Wrap compiled models; use `npu_persist.load` instead."""
         # It has what a model uses of `Requests`.
-        super().__init__(bundle, plan, cast("Requests", requests), report)
+        super().__init__(bundle, plan, cast("Requests", requests), report, check_values=check_values)
         self._bucket_requests = requests
         self._buckets = buckets
         self._masks = find_masks(plan.inputs, buckets)
@@ -247,6 +272,10 @@ class BucketModel(Model):
         if choose(self.buckets, {name: array.shape for name, array in sample.items()}) is None:
             return make_random(self.inputs, 0, self.buckets[0])
         return sample
+
+
+def _run_in(requests: Requests, fit: Fit, arrays: list[Array]) -> list[Array]:
+    return requests.run(arrays) if fit.is_exact else fit.cut(requests.run(fit.fill(arrays)), share_outputs=False)
 
 
 def _check_outputs(recipe: Recipe, outputs: Sequence[Port], shapes: Shapes, model: ov.CompiledModel) -> None:
@@ -279,7 +308,7 @@ def _attached_shapes(
         except UsageError as error:
             log.warning("%s: rejected, its sizes do not fit the graph: %s", folder, error)
             continue
-        decision = policy.decide(folder, artifact)
+        decision = policy.decide(folder, artifact, recipe.bundle.manifest.name)
         if decision.is_trusted:
             found.append(artifact.shapes)
         else:  # or its author would decide what is compiled here

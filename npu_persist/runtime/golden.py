@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npu_persist.bundle.golden import read_golden_tensors
 from npu_persist.bundle.signature import rebuild
-from npu_persist.bundle.weights import read_header
 from npu_persist.errors import UsageError
+from npu_persist.files.filesystem import store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,23 +32,38 @@ def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) 
         if port.dtype.startswith("float"):
             inputs[port.name] = np.asarray(generator.standard_normal(shape), dtype=port.dtype)
         else:
-            inputs[port.name] = np.asarray(generator.integers(0, 2, shape), dtype=port.dtype)
+            values = np.asarray(generator.integers(0, 2, shape), dtype=port.dtype)
+            bounds = port.bounds
+            inputs[port.name] = values if bounds is None else np.clip(values, bounds.low, bounds.high)
     return inputs
 
 
 def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
-    """Read the inputs of the bundle's golden sample, and verify them; UsageError if there is none."""
+    """Read the inputs of the bundle's golden sample, and verify them; UsageError if there is none.
+
+    IntegrityError if they are not what the manifest says.
+    """
+    return _read(bundle, "input", ports)
+
+
+def read_golden_outputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
+    """Read torch's answers to them."""
+    return _read(bundle, "output", ports)
+
+
+def _read(bundle: Bundle, kind: str, ports: Iterable[Port]) -> dict[str, Array]:
     golden = bundle.manifest.golden
     if golden is None:
         raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
     path = bundle.verify_file(golden.path)
-    tensors = read_header(path).tensors
-    inputs: dict[str, Array] = {}
-    for port in ports:
-        tensor = tensors[f"input.{port.name}"]
-        count = tensor.size // np.dtype(port.dtype).itemsize
-        inputs[port.name] = np.fromfile(path, port.dtype, count, offset=tensor.start).reshape(tensor.shape)
-    return inputs
+    tensors = read_golden_tensors(path, bundle.graph())
+    arrays: dict[str, Array] = {}
+    with store_errors(f"read {path}"):
+        for port in ports:
+            tensor = tensors[f"{kind}.{port.name}"]
+            count = tensor.size // np.dtype(port.dtype).itemsize
+            arrays[port.name] = np.fromfile(path, port.dtype, count, offset=tensor.start).reshape(tensor.shape)
+    return arrays
 
 
 def make_call(signature: Signature, ports: Sequence[Port], inputs: Mapping[str, Array]) -> Call:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.manifest import Dimension
-from npu_persist.bundle.signature import describe_bounds, describe_port, describe_value, read_symbol
+from npu_persist.bundle.manifest import Bounds, Dimension
+from npu_persist.bundle.signature import describe_bounds, describe_port, describe_value, describe_values, read_symbol
 from npu_persist.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _INT32 = np.iinfo(np.int32)
-WIDE = frozenset({"int64", "uint32", "uint64"})
+_WIDE = frozenset({"int64", "uint32", "uint64"})
 """Types that OpenVINO takes but runs as int32."""
 
+_OTHER_SIZES = ". For other sizes, persist with buckets= or dynamic_shapes="
 _EXACT = 2**53
 """Largest integer up to which float64 holds every one."""
 
@@ -36,7 +37,8 @@ def as_array(value: Any, port: Port, signature: object) -> Array:
     for axis, (wanted, size) in enumerate(zip(port.shape, array.shape, strict=True)):
         if isinstance(wanted, int):
             if size != wanted:
-                raise _error(port, f"size {wanted} on axis {axis}", f"{size}: {describe_value(array)}", signature)
+                got = f"{size}: {describe_value(array)}"
+                raise _error(port, f"size {wanted} on axis {axis}", got, signature, _OTHER_SIZES)
         elif size < wanted.min or (wanted.max is not None and size > wanted.max):
             name = f" ({wanted.name})" if wanted.name else ""
             bounds = describe_bounds(wanted)
@@ -137,23 +139,60 @@ def _convert_numbers(value: Any, target: np.dtype[Any], port: Port, signature: o
     return cast
 
 
-def check_range(array: Array, port: Port, signature: object) -> None:
-    """Check that every value of a wide integer input fits int32.
+_FEW = 64
+"""Numbers up to which Python finds the smallest and the largest faster than numpy."""
+
+
+class Limits:
+    """The values that an integer input may have: those of an index, and those that OpenVINO computes with.
 
     OpenVINO's CPU, GPU and NPU plugins run 64-bit and unsigned 32-bit integers as int32, and silently cut them off.
+    For an index that is out of range torch raises; OpenVINO answers something.
     """
-    if array.size:
-        lowest, highest = int(array.min()), int(array.max())
-        if lowest < _INT32.min or highest > _INT32.max:
-            worst = highest if highest > _INT32.max else lowest
-            raise _error(
-                port, f"values from {_INT32.min} to {_INT32.max}, which OpenVINO computes with", f"{worst}", signature
-            )
+
+    def __init__(self, port: Port) -> None:
+        bounds = port.bounds or Bounds(None, None)
+        is_wide = port.dtype in _WIDE
+        lowest, highest = (_INT32.min, _INT32.max) if is_wide else (None, None)
+        self.low = lowest if bounds.low is None else max(bounds.low, _INT32.min)
+        self.high = highest if bounds.high is None else min(bounds.high, _INT32.max)
+        self._is_index = port.bounds is not None
+        # As unsigned numbers negative ones are the largest: then one look at all values is enough.
+        self._unsigned = np.dtype(port.dtype.replace("int", "uint")) if self.low == 0 and port.dtype[0] == "i" else None
+
+    def check(self, array: Array, port: Port, signature: object) -> None:
+        """Raise InputError for a value outside."""
+        if array.size <= _FEW:
+            values = array.ravel().tolist()
+            if not values or self._allows(min(values), max(values)):
+                return
+        elif self._unsigned is not None and self.high is not None:
+            if int(np.maximum.reduce(array.view(self._unsigned), axis=None)) <= self.high:
+                return
+        elif self._allows(int(np.minimum.reduce(array, axis=None)), int(np.maximum.reduce(array, axis=None))):
+            return
+        highest = int(array.max())
+        worst = highest if self.high is not None and highest > self.high else int(array.min())
+        why = "since the model uses it as an index" if self._is_index else "which OpenVINO computes with"
+        allowed = describe_values(Bounds(self.low, self.high))
+        raise _error(port, f"values from {allowed}, {why}", f"{worst}", signature)
+
+    def _allows(self, lowest: int, highest: int) -> bool:
+        return (self.low is None or lowest >= self.low) and (self.high is None or highest <= self.high)
 
 
-def _error(port: Port, expected: str, got: str, signature: object) -> InputError:
+def read_limits(ports: Sequence[Port]) -> list[tuple[int, Port, Limits]]:
+    """Return what has to be checked of the values of a call's inputs: index, input and limits."""
+    return [
+        (index, port, Limits(port))
+        for index, port in enumerate(ports)
+        if port.dtype in _WIDE or port.bounds is not None
+    ]
+
+
+def _error(port: Port, expected: str, got: str, signature: object, advice: str = "") -> InputError:
     return InputError(
-        f"argument {port.name}: expected {expected}; got {got}. Expected {signature}",
+        f"argument {port.name}: expected {expected}; got {got}. Expected {signature}{advice}",
         argument=port.name,
         expected=expected,
         got=got,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from npu_persist.bundle.buckets import open_axes
+from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.manifest import COMPILED_DIRECTORY
 from npu_persist.bundle.reference import HubReference, parse
+from npu_persist.bundle.verification import VERIFY, Verification
 from npu_persist.cache import CompileCache
 from npu_persist.device.properties import merge_hint
 from npu_persist.errors import (
     CompilationError,
     DeviceNotFoundError,
+    DeviceWarning,
     DynamicShapeError,
     IntegrityError,
     StoreError,
     UsageError,
 )
-from npu_persist.files.filesystem import is_directory
-from npu_persist.runtime.verification import VERIFY, Verification
+from npu_persist.files.filesystem import is_directory, store_errors
 from npu_persist.store import Store
 from npu_persist.trust.policy import Policy
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.bundle.verification import Verify
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.errors import ArtifactError
     from npu_persist.hub.client import Token
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.report import History, Report
     from npu_persist.runtime.sources import Found, Sources
-    from npu_persist.runtime.verification import Verify
     from npu_persist.trust.policy import Trust
 
     Attached = Sequence[tuple[Path, Artifact | ArtifactError]]
@@ -63,6 +66,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     verify: Verify = "full",
     fallback: Sequence[str] = (),
     cache: bool = True,
+    check_values: bool = True,
     compile_timeout: float | None = None,
     progress: ProgressCallback | None = None,
     trust: Trust = None,
@@ -84,7 +88,10 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             artifacts that may run on the devices.
         device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A device
             that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names.
-        config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}.
+        config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}. A bundle that was persisted
+            with precision="fp32", or with a tolerance below that of fp16, is computed in float32 unless they decide
+            otherwise (INFERENCE_PRECISION_HINT, EXECUTION_MODE_HINT); a device without float32 warns
+            (`DeviceWarning`). Others are computed in what the device does by default: `Report.execution_precisions`.
         hint: OpenVINO's PERFORMANCE_HINT: "LATENCY", "THROUGHPUT" or "CUMULATIVE_THROUGHPUT".
         buckets: Sizes to compile a graph with open axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
             512)}]`: a call runs in the smallest that it fits into, padded and cut back. None: those that it was
@@ -95,13 +102,21 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         fallback: Devices to try, in order, when `device` is not there or does not compile. Properties of `config` that
             start with another device's name are not passed to them.
         cache: Whether to use the compile cache.
+        check_values: Whether calls look at the values of integer inputs: that they are not beyond int32, with which
+            OpenVINO computes, and that an index is one that torch takes (`Port.bounds`). Without, such a value gives an
+            answer that means nothing; it never reaches memory outside of the model's tensors.
         compile_timeout: Seconds after which a compilation is ended. It then runs in a process of its own, and needs
             the cache.
         progress: Called with `Progress` events while the bundle is pulled ("pull") and compiled ("compile").
-        trust: Which attached artifacts that were pulled from a hub may be imported; a device runs what is in them.
-            None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"]: what
-            was pulled from there, too. True: all, for this call. Others are not used.
-        require_signature: Whether a known key must have signed the bundle's manifest, pulled or not.
+        trust: Which bundles that were pulled from a hub are compiled in this process at once, and which of their
+            attached artifacts may be imported: a device runs what is in them. The graph of others is read, compiled
+            and called once in a process of its own first, with limits of time (600 s, 7200 s for an NPU, or
+            `compile_timeout`) and memory (80 % of the machine's); what it made is then taken from the compile cache.
+            None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"] on
+            Hugging Face's hub, "https://hub.example.com/org/*" on another: what was pulled from there, too. True:
+            all, for this call. Others are not used.
+        require_signature: Whether a known key must have signed the bundle's manifest, pulled or not. What has to be
+            pulled is refused before it is in the store.
         token: For a hub reference, as in huggingface_hub: a token, True to require the one you logged in with, False
             to send none.
         local_files_only: For a hub reference: use what was pulled before, and never the network.
@@ -121,7 +136,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         IncompatibleError: This package or this OpenVINO is too old for the bundle.
         DeviceNotFoundError: The device is not there, nor any of `fallback`.
         CompilationError: OpenVINO refused the graph or the properties on every device.
-        CompileTimeoutError: The compilation took longer than `compile_timeout`.
+        CompileTimeoutError: The compilation took longer than `compile_timeout`, or the limit without trust.
+        CompileMemoryError: It took more memory than the limit without trust.
+        CompileCrashError: Its process died.
         DynamicShapeError: The buckets do not fit the graph; or an NPU was asked for, there are none, and an axis has no
             largest size.
         PropertyError: A property is misspelt, or one that the compile cache sets itself.
@@ -136,7 +153,10 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         >>> model.report.from_cache, npu_persist.load("doc-load", device="CPU").report.from_cache
         (False, True)
     """
+    from npu_persist.device.core import check_fork
+
     began = time.perf_counter()
+    check_fork()
     options = check_options(
         device=device,
         config=config,
@@ -150,12 +170,24 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     )
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle, phases = _find_bundle(source, reference, options, token, local_files_only=local_files_only)
+    bundle, phases = find_bundle(
+        source,
+        reference,
+        options.devices,
+        require_signature=require_signature,
+        token=token,
+        local_files_only=local_files_only,
+        progress=progress,
+    )
     notes: list[str] = []
     if require_signature:
         notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
     weights = bundle.manifest.weights.path
-    with Verification(verify, source.home) as verification:
+    with (
+        store_errors(f"load {bundle.reference}"),
+        gone_errors(bundle),
+        Verification(verify, source.home) as verification,
+    ):
         # Before anything else is imported: most of it is read by the time OpenVINO is there.
         verification.start(bundle.file(weights), bundle.manifest.files[weights])
         imported = time.perf_counter()
@@ -163,11 +195,17 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         phases["import"] = time.perf_counter() - imported
         from npu_persist.runtime.sources import Sources
 
+        compile_cache = CompileCache(source.home) if cache else None
+        if compile_cache is not None and (distrust := compile_cache.find_distrust()):
+            notes.append(f"the compile cache is neither used nor filled: {distrust}")
+            compile_cache = None
+        if verify == "stamp" and (distrust := verification.find_distrust()):
+            notes.append(f"the stamps are not believed, every byte was read: {distrust}")
         sources = Sources(
             verification=verification,
             attached=_list_attached(bundle),
             policy=policy,
-            cache=CompileCache(source.home) if cache else None,
+            cache=compile_cache,
             compile_timeout=compile_timeout,
             progress=progress,
         )
@@ -179,6 +217,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             notes.append(f"no stamps, the next load reads every byte again: {error}")
     from npu_persist.runtime.report import Report, merge_notes
 
+    if inexact := _describe_lack_of_f32(loaded.recipe):
+        notes.append(inexact)
+        warnings.warn(inexact, DeviceWarning, stacklevel=2)
     history = loaded.history
     report = Report(
         reference=bundle.reference,
@@ -192,7 +233,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         phases={**phases, **history.phases, "verify": verification.seconds},
         notes=merge_notes(notes, history.notes),
     )
-    return _make_model(loaded, report, began)
+    return _make_model(loaded, report, began, check_values=bool(check_values))
 
 
 def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
@@ -258,6 +299,8 @@ def _is_compiled(recipe: Recipe, cache: CompileCache, attached: Attached, policy
 
         if select_attached(recipe, attached, policy).candidates:
             return True
+    if cache.find_distrust():
+        return False
     entry = cache.find(recipe.key)
     return entry is not None and entry.artifact is not None
 
@@ -344,8 +387,15 @@ def _check_config(config: object) -> dict[str, Any]:
     return dict(config)
 
 
-def _find_bundle(
-    store: Store, reference: str | Path, options: LoadOptions, token: Token, *, local_files_only: bool
+def find_bundle(  # noqa: PLR0913 (what decides whether and how it is pulled)
+    store: Store,
+    reference: str | Path,
+    devices: Sequence[str],
+    *,
+    require_signature: bool,
+    token: Token,
+    local_files_only: bool,
+    progress: ProgressCallback | None,
 ) -> tuple[Bundle, dict[str, float]]:
     """Return the bundle, and the seconds that pulling it took if it is a hub's."""
     parsed = parse(reference)
@@ -355,14 +405,20 @@ def _find_bundle(
 
     began = time.perf_counter()
     bundle = fetch(
-        parsed, options.devices, store, token=token, local_files_only=local_files_only, progress=options.progress
+        parsed,
+        devices,
+        store,
+        require_signature=require_signature,
+        token=token,
+        local_files_only=local_files_only,
+        progress=progress,
     )
     return bundle, {"pull": time.perf_counter() - began}
 
 
 def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
     """Return one recipe a device; OpenVINO is imported here."""
-    from npu_persist.compilation.recipe import Recipe
+    from npu_persist.compilation.recipe import make_recipe
     from npu_persist.device.core import get_core, require_version
     from npu_persist.device.devices import check_device, get_kind, resolve_auto
     from npu_persist.device.properties import check_properties
@@ -377,7 +433,8 @@ def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
             properties = {name: value for name, value in properties.items() if name.partition("_")[0] not in others}
         check_device(core, device)
         check_properties(core, device, properties)
-        recipes.append(Recipe(bundle, bundle.graph(), resolve_auto(core, device, properties), properties))
+        resolved = resolve_auto(core, device, properties)
+        recipes.append(make_recipe(bundle, bundle.graph(), resolved, properties))
     return recipes
 
 
@@ -441,7 +498,7 @@ def _load_for(recipe: Recipe, options: LoadOptions, sources: Sources, history: H
         buckets, notes = pick_buckets(recipe, options.buckets, sources.attached, sources.policy)
         history += History(notes=notes)
         if buckets is not None:
-            outputs = relate_outputs(recipe, buckets, sources.verification)
+            outputs = relate_outputs(recipe, buckets, sources.verification, sources.policy)
         sizes = split(recipe, buckets)
     results: list[Found] = []
     for one in sizes:
@@ -453,11 +510,29 @@ def _load_for(recipe: Recipe, options: LoadOptions, sources: Sources, history: H
     return _Loaded(recipe, buckets, outputs, results, history)
 
 
+def _describe_lack_of_f32(recipe: Recipe) -> str | None:
+    """Return a sentence on devices that cannot compute as exactly as the bundle was checked; None without such."""
+    from npu_persist.bundle.comparison import needs_f32
+    from npu_persist.device.core import get_core
+    from npu_persist.device.precision import is_decided, list_without_f32
+
+    reference, graph = recipe.bundle.reference, recipe.graph
+    if not needs_f32(recipe.bundle.manifest, graph) or is_decided(recipe.properties):
+        return None
+    devices = list_without_f32(get_core(), recipe.device)
+    if not devices:
+        return None
+    return (
+        f"{reference} was persisted for float32, which {', '.join(devices)} does not have. To compare its answers with "
+        f"torch's: npu-persist check {reference} --device {recipe.device}"
+    )
+
+
 def _needs_sizes(recipe: Recipe, buckets: object) -> bool:
     return bool(buckets) or any(map(open_axes, recipe.graph.inputs))
 
 
-def _make_model(loaded: _Loaded, report: Report, began: float) -> Model:
+def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: bool) -> Model:
     """Return the model that calls what was compiled."""
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.model import Model
@@ -475,11 +550,11 @@ def _make_model(loaded: _Loaded, report: Report, began: float) -> Model:
     if loaded.buckets is None:
         plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
         requests = Requests(models[0], plan, report.reference, live.note_first_inference)
-        model = Model(recipe.bundle, plan, requests, live)
+        model = Model(recipe.bundle, plan, requests, live, check_values=check_values)
     else:
         from npu_persist.runtime.buckets import make_bucket_model
 
-        model = make_bucket_model(recipe, loaded.buckets, loaded.outputs, models, live)
+        model = make_bucket_model(recipe, loaded.buckets, loaded.outputs, models, live, check_values=check_values)
     live.note_phase("load", time.perf_counter() - began)
     if log.isEnabledFor(logging.INFO):
         log.info("%s", model.report)

@@ -9,13 +9,13 @@ import numpy as np
 
 from npu_persist.bundle.manifest import DictNode
 from npu_persist.errors import InputError, UsageError
-from npu_persist.runtime.inputs import WIDE, Array, Symbols, as_array, check_range
+from npu_persist.runtime.inputs import Array, Symbols, as_array, read_limits
 from npu_persist.runtime.map import run_all
 from npu_persist.runtime.report import read_layers
 from npu_persist.runtime.requests import LENT, Inference, Started
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -64,13 +64,15 @@ class Model:
         >>> model.close()
     """
 
-    def __init__(self, bundle: Bundle, plan: CallPlan, requests: Requests, report: LiveReport) -> None:
+    def __init__(
+        self, bundle: Bundle, plan: CallPlan, requests: Requests, report: LiveReport, *, check_values: bool = True
+    ) -> None:
         """Wrap compiled models; use `npu_persist.load` instead."""
         self.bundle = bundle
         self._report = report
         self._plan = plan
         self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
-        self._wide = [(index, port) for index, port in enumerate(plan.inputs) if port.dtype in WIDE]
+        self._limits = read_limits(plan.inputs) if check_values else []
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
         self._options = [name for name in _OPTIONS if name not in _names(plan.signature)]
         self._requests = requests
@@ -304,6 +306,16 @@ class Model:
                 requests.run_on(lane, arrays, LENT, share_outputs=True)
             return read_layers(requests.compiled, lane.request, self.bundle.reference)
 
+    def _prepare(
+        self, values: Sequence[Any] | Mapping[str, Any]
+    ) -> Sequence[tuple[Mapping[str, tuple[int, ...]] | None, Callable[[], list[Array]]]]:
+        """Return what runs inputs in each bucket that they fit into, with the bucket; None without buckets."""
+        return self._requests.prepare(self._check(values))
+
+    def _settle(self) -> None:
+        """Wait until AUTO has chosen the device that executes the model from now on."""
+        self._report.settle()
+
     def _check(self, values: Sequence[Any] | Mapping[str, Any]) -> list[Array]:
         """Return an array for each input, or raise."""
         if isinstance(values, Mapping):
@@ -316,8 +328,8 @@ class Model:
             else as_array(value, port, self._plan)
             for value, (dtype, shape, port) in zip(values, self._expected, strict=True)
         ]
-        for index, port in self._wide:
-            check_range(arrays[index], port, self._plan)
+        for index, port, limits in self._limits:
+            limits.check(arrays[index], port, self._plan)
         if self._symbols is not None:
             self._symbols.check(arrays, self._plan)
         return arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from npu_persist.bundle.buckets import describe_shapes
-from npu_persist.compilation.local import executing_devices, is_settled
+from npu_persist.compilation.local import executing_devices, execution_precisions, is_settled
+from npu_persist.device.core import forked
 from npu_persist.device.devices import get_kind, named_devices
+from npu_persist.device.precision import FULL
 from npu_persist.errors import DeviceWarning, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     import openvino as ov
 
 Source = Literal["attached", "cache", "graph"]
+
+_POLL = 0.05
+"""Seconds between two looks at what AUTO executes on."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,9 +51,11 @@ class Attempt(msgspec.Struct, frozen=True):
     shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def __str__(self) -> str:
+        from npu_persist.progress import one_line
+
         bucket = "" if self.shapes is None else f", {describe_shapes(self.shapes)}"
         verdict = "used   " if self.is_used else "skipped"
-        return f"{verdict}  {self.source} ({self.device}{bucket}): {self.reason}, {self.seconds:.3f} s"
+        return one_line(f"{verdict}  {self.source} ({self.device}{bucket}): {self.reason}, {self.seconds:.3f} s")
 
 
 class History(msgspec.Struct, frozen=True):
@@ -64,7 +72,10 @@ class History(msgspec.Struct, frozen=True):
         return History(self.attempts + later.attempts, merge_notes(self.notes, later.notes), phases)
 
     def __str__(self) -> str:
-        return "\n".join([*(f"  {attempt}" for attempt in self.attempts), *(f"  note: {note}" for note in self.notes)])
+        from npu_persist.progress import one_line
+
+        notes = (f"  note: {one_line(note)}" for note in self.notes)
+        return "\n".join([*(f"  {attempt}" for attempt in self.attempts), *notes])
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +87,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         loaded_device: The device string that the model was loaded for. It differs from `device` after a fallback, and
             for `AUTO` where there is only one device.
         execution_devices: The devices that executed the model when `Model.report` was read; AUTO may change them.
+        execution_precisions: What each of them computes in, where it says so: "f32", "bf16", "f16"; "dynamic" is what
+            the graph says, float32. `persist` checked the bundle in float32.
         from_cache: Whether a compiled artifact saved the compilation; with buckets, all of them.
         key: The key of the compiled artifact; with buckets, the largest one's.
         attempts: The sources that were tried, in order.
@@ -91,6 +104,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     loaded_device: str
     execution_devices: tuple[str, ...] = ()
+    execution_precisions: Mapping[str, str] = {}
     from_cache: bool
     key: str | None
     attempts: tuple[Attempt, ...]
@@ -105,13 +119,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return {**found, "phases": {name: round(seconds, 6) for name, seconds in self.phases.items()}}
 
     def __str__(self) -> str:
-        where = ", ".join(self.execution_devices) or "a device that OpenVINO does not name"
+        from npu_persist.progress import one_line
+
+        where = ", ".join(map(self._describe_device, self.execution_devices)) or "a device that OpenVINO does not name"
         how = "from a compiled artifact" if self.from_cache else "compiled"
-        lines = [f"{self.reference} for {self.device}: {how} for {self.loaded_device}, runs on {where}"]
+        lines = [one_line(f"{self.reference} for {self.device}: {how} for {self.loaded_device}, runs on {where}")]
         lines += [f"  {attempt}" for attempt in self.attempts]
         lines.append("  " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items()))
         lines.append(f"  verified: {self.verification}, {self.verified_bytes} bytes")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        if set(self.execution_precisions.values()) - {FULL, "dynamic"}:
+            lines.append(f"  checked in {FULL}; to compare: npu-persist check {self.reference} --device {self.device}")
+        return "\n".join([*lines, *(f"  note: {one_line(note)}" for note in self.notes)])
+
+    def _describe_device(self, name: str) -> str:
+        precision = self.execution_precisions.get(name)
+        return name if precision is None else f"{name} in {precision}"
 
 
 class LiveReport:
@@ -130,10 +152,15 @@ class LiveReport:
 
     def read(self) -> Report:
         """Return the report, with the devices that execute the model now."""
+        if forked:  # which may not ask OpenVINO, and in which a thread that is not here may have the lock
+            return self._report
         with self._lock:
             if self._models:
                 executing = dict.fromkeys(name for model in self._models for name in executing_devices(model))
-                self._report = msgspec.structs.replace(self._report, execution_devices=tuple(executing))
+                precisions = {key: text for model in self._models for key, text in execution_precisions(model).items()}
+                self._report = msgspec.structs.replace(
+                    self._report, execution_devices=tuple(executing), execution_precisions=precisions
+                )
             return self._report
 
     def note_first_inference(self, seconds: float) -> None:
@@ -148,10 +175,16 @@ class LiveReport:
                 phases = {**self._report.phases, name: seconds}
                 self._report = msgspec.structs.replace(self._report, phases=phases)
 
+    def settle(self) -> None:
+        """Wait until AUTO has chosen the device that executes the models from now on."""
+        while not all(map(is_settled, self._models)):
+            time.sleep(_POLL)
+
     def close(self) -> None:
         """Let go of the models; the devices that executed them stay in the report."""
         self.read()
-        self._models = ()
+        if not forked:
+            self._models = ()
 
     def _warn_of_other_device(self) -> None:
         """Warn where AUTO settled on the CPU, although an accelerator was named."""

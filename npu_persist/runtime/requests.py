@@ -6,7 +6,6 @@ call returned. A model with a state runs its inferences one after the other, in 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
@@ -17,6 +16,7 @@ import numpy as np
 
 from npu_persist.bundle.signature import describe_value
 from npu_persist.compilation.local import executing_devices
+from npu_persist.device.core import check_fork, forked
 from npu_persist.errors import InferenceError, InputError, ModelClosedError, UsageError
 
 if TYPE_CHECKING:
@@ -126,8 +126,6 @@ class Requests:
         self._on_first = on_first
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._executor_process = 0
-        self._process = os.getpid()
         self._is_closing = False
         self._kept: set[Inference] = set()
         first = self._make_lane()
@@ -137,7 +135,8 @@ class Requests:
 
     @property
     def compiled(self) -> ov.CompiledModel:
-        """The compiled model; ModelClosedError after `close`."""
+        """The compiled model; ModelClosedError after `close`, UsageError in a forked child."""
+        check_fork()
         if self._compiled is None:
             raise self._closed_error()
         return self._compiled
@@ -157,8 +156,13 @@ class Requests:
         """Return whose request runs a call, on which arrays, and how its outputs are cut: here everything as it is."""
         return self, arrays, None
 
+    def prepare(self, arrays: list[Array]) -> list[tuple[None, Callable[[], list[Array]]]]:
+        """Return what runs inputs in each bucket that they fit into: here there are none, and one way."""
+        return [(None, lambda: self.run(arrays))]
+
     def take(self) -> Lane:
         """Return a request that nobody else uses; it must be given back."""
+        check_fork()
         try:
             return self._idle.pop()
         except IndexError:
@@ -180,6 +184,8 @@ class Requests:
 
     def run(self, arrays: Sequence[Array], limit: float = LENT, *, share_outputs: bool = False) -> list[Array]:
         """Run one inference on the caller's thread, or in its turn if the model has a state."""
+        if forked:
+            check_fork()
         if self._has_state:
             return self._run_in_turn(arrays, limit, share_outputs=share_outputs)
         try:
@@ -206,11 +212,11 @@ class Requests:
 
     def queue(self, job: Callable[[], Any]) -> Future[Any]:
         """Run a job as soon as a worker is free; there are as many workers as `optimal`, and they keep the order."""
+        check_fork()  # before the lock, which a thread that is not here may have
         with self._lock:
             if self._is_closing:
                 raise self._closed_error()
-            # A forked child inherits the executor without its threads: a job would wait for them forever.
-            if self._executor is None or self._executor_process != os.getpid():
+            if self._executor is None:
                 # Imported now: it cannot be when the main thread has ended, and until then a call does without.
                 from concurrent.futures import ThreadPoolExecutor
 
@@ -218,7 +224,6 @@ class Requests:
                 # OpenVINO 2026.4 does not call the callback, and the queue raises the error at the next caller.
                 # Frames per second are the same.
                 self._executor = ThreadPoolExecutor(self.optimal, thread_name_prefix="npu_persist")
-                self._executor_process = os.getpid()
             return self._executor.submit(job)
 
     def run_on_each(self, arrays: Sequence[Array]) -> None:
@@ -242,13 +247,18 @@ class Requests:
         self._kept.discard(inference)
 
     def close(self) -> None:
-        """Wait for what runs or is queued, and let go of the requests and the compiled model."""
+        """Wait for what runs or is queued, and let go of the requests and the compiled model.
+
+        In a forked child nothing is let go of: OpenVINO would wait for threads that are not there.
+        """
+        if forked:
+            return
         with self._lock:
             if self._is_closing:
                 return
             self._is_closing = True
             executor, self._executor = self._executor, None
-        if executor is not None and self._executor_process == os.getpid():
+        if executor is not None:
             executor.shutdown()
         for inference in list(self._kept):
             inference.release()
@@ -260,13 +270,13 @@ class Requests:
                 with suppress(IndexError):
                     while True:
                         collected.append(list.pop(lanes))
-            # In a forked child, the threads that had taken the others are not there to return them.
-            if len(collected) >= self._lanes or self._process != os.getpid():
+            if len(collected) >= self._lanes:
                 break
             time.sleep(_POLL)
         self._compiled = None
 
     def _add_lane(self) -> Lane:
+        check_fork()
         with self._lock:
             if isinstance(self._idle, _ReturnedLanes):
                 raise self._closed_error()

@@ -3,7 +3,8 @@
 An artifact is imported only if it was compiled from this bundle's graph, for the sizes and with the properties that are
 asked for, runs on this machine and is trusted; what is damaged or rejected costs a compilation, never an answer. What
 is kept for the next load was made from verified bytes. One process compiles while others wait for it, but nothing is
-wrong where locks do nothing: the work is then done twice.
+wrong where locks do nothing: the work is then done twice. The graph of somebody who is not trusted is compiled in a
+process of its own, with limits, before this one reads it or imports the result.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import msgspec
 
 from npu_persist.bundle.manifest import ORIGIN_FILE
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, is_from_cache, read_graph
-from npu_persist.device.devices import get_kind
+from npu_persist.compilation.recipe import RecipeRecord  # noqa: TC001 (a field of a record)
+from npu_persist.device.devices import PRECISION, get_kind
 from npu_persist.errors import (
     ArtifactError,
     CompilationError,
+    CompileCrashError,
+    CompileMemoryError,
     CompileTimeoutError,
     DeviceNotFoundError,
     StoreError,
@@ -37,14 +41,15 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.artifact.compatibility import Status
+    from npu_persist.bundle.verification import Verification
     from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.compilation.cache_dir import CacheDir
     from npu_persist.compilation.local import Compiled
+    from npu_persist.compilation.process.supervisor import Limits
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.device.machine import Machine
     from npu_persist.progress import ProgressCallback, Stage
     from npu_persist.runtime.report import Source
-    from npu_persist.runtime.verification import Verification
     from npu_persist.trust.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -55,30 +60,21 @@ WAIT = 600.0
 _NAMED = 5
 """So many folders of artifacts for other graphs and sizes are named in a reason."""
 
-_PRECISION = "INFERENCE_PRECISION_HINT"
-"""A property that changes answers: only those who ask for it get it."""
-
 
 class FillRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What `runtime.fill_cache`, a process of its own, is to compile, and where to keep it.
 
     Attributes:
-        bundle: The bundle's folder.
-        graph: Name of the graph.
-        device: OpenVINO's device string.
-        config: OpenVINO's properties.
-        shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        recipe: What to compile.
         home: The store's home, which has the compile cache.
         key: The key of the cache entry that must be there in the end.
+        is_tried: Whether to call what is compiled once, before it is kept.
     """
 
-    bundle: str
-    graph: str
-    device: str
-    config: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]] | None
+    recipe: RecipeRecord
     home: str
     key: str
+    is_tried: bool
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +87,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         cache: The compile cache; None to do without.
         compile_timeout: Seconds for a compilation, which then runs in a process of its own.
         progress: Called while something is compiled.
+        is_tried: Whether what is compiled is called once before it is kept: in the process that compiles what is not
+            trusted.
     """
 
     verification: Verification
@@ -99,6 +97,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     cache: CompileCache | None
     compile_timeout: float | None = None
     progress: ProgressCallback | None = None
+    is_tried: bool = False
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +146,7 @@ class _Search:
         try:
             if unkeyed := self._recipe.unkeyed:
                 self._note(f"not cached: no key can hold the value of {', '.join(unkeyed)}")
+                self._probe_distrusted()
                 return self._compile(None)
             return self._find_attached() or self._find_cached("found") or self._compile_once()
         except (CompilationError, DeviceNotFoundError) as error:
@@ -218,9 +218,14 @@ class _Search:
         """Compile the graph, unless another process does it meanwhile."""
         cache = self._sources.cache
         if cache is None:
+            self._probe_distrusted()
             return self._compile(None)
         if self._sources.compile_timeout is not None:
-            return self._compile_in_process(cache, self._sources.compile_timeout)
+            return self._compile_in_process(cache, self._find_distrust())
+        if self._verification.mode == "none" or self._recipe.unsendable:
+            self._probe_distrusted()
+        elif (distrust := self._find_distrust()) is not None:
+            return self._compile_in_process(cache, distrust)
         try:
             with cache.claim(self._recipe.key, WAIT):
                 # The process that held the claim before may have made it. It is used in here, before it can be pruned.
@@ -253,6 +258,7 @@ class _Search:
         model = self._read()
         with self._compiling():
             compiled = compile_graph(self._recipe, model)
+        self._try(model, compiled)
         if cache is not None and self._may_keep():
             with self._phase("keep"):
                 try:
@@ -269,6 +275,7 @@ class _Search:
             model = self._read()
             with self._compiling():
                 compiled = own.compile(model)
+            self._try(model, compiled)
             may_keep = self._may_keep()
         except BaseException:
             own.close()
@@ -278,48 +285,92 @@ class _Search:
         own.close()
         return compiled
 
+    def _try(self, model: ov.Model, compiled: Compiled) -> None:
+        if self._sources.is_tried:
+            from npu_persist.compilation.trial import call_once
+
+            call_once(self._recipe, model, compiled.model)
+
     def _open_own_cache(self, cache: CompileCache) -> CacheDir:
         from npu_persist.compilation.cache_dir import CacheDir  # which few devices need
 
         return CacheDir(self._recipe, cache)
 
-    def _compile_in_process(self, cache: CompileCache, timeout: float) -> Found:
-        from npu_persist.compilation.process import python  # with subprocess, which costs 10 ms
-        from npu_persist.compilation.process.supervisor import Limits
-
+    def _compile_in_process(self, cache: CompileCache, distrust: str | None) -> Found:
         began = time.perf_counter()
         recipe = self._recipe
         request = FillRequest(
-            bundle=str(recipe.bundle.path),
-            graph=recipe.graph.name,
-            device=recipe.device,
-            config=dict(recipe.properties),
-            shapes=None if recipe.shapes is None else dict(recipe.shapes),
+            recipe=recipe.to_record(),
             home=str(cache.path.parent),
             key=recipe.key,
+            is_tried=distrust is not None,
         )
         try:
-            with self._compiling(beats=False) as stage:
-                report = None if stage is None else lambda text: stage.update(detail=text)
-                python.run_module("npu_persist.runtime.fill_cache", request, bool, Limits(timeout, report=report))
-        except BaseException as error:
+            with self._confined(distrust, began) as limits:
+                from npu_persist.compilation.process.python import run_module
+
+                failure = run_module("npu_persist.runtime.fill_cache", request, str, limits).result
+        except BaseException:
             with suppress(StoreError):  # what the ended process was writing is a leftover for prune, too
                 cache.sweep()
-            if isinstance(error, CompilationError):
-                self._reject("graph", str(error), began)
-            if isinstance(error, CompileTimeoutError):
-                raise CompileTimeoutError(
-                    f"{error}. That was compile_timeout={timeout}: allow more time, or name another device in "
-                    "fallback=(...)"
-                ) from error
             raise
         self._reject("graph", "compiled in a process of its own, for the cache", began)
         found = self._find_cached("compiled in a process of its own")
-        if found is None:
+        if found is not None:
+            return msgspec.structs.replace(found, from_cache=False)
+        if distrust is None:
             raise CompilationError(
-                f"{recipe}: compiled in a process of its own, but its result is not in the cache.\n{self._history}"
+                f"{recipe}: compiled in a process of its own, but its result is not in the cache.\n"
+                f"{failure or self._history}"
             )
-        return msgspec.structs.replace(found, from_cache=False)
+        return self._compile(cache)  # which it survived
+
+    def _probe_distrusted(self) -> None:
+        """Try a graph that is not trusted, or one with a timeout, in a process of its own; keep nothing."""
+        if (distrust := self._find_distrust()) is None and self._sources.compile_timeout is None:
+            return
+        from npu_persist.compilation.probe import probe
+
+        began = time.perf_counter()
+        with self._confined(distrust, began) as limits:
+            probe(self._recipe, limits, compiles=True, verifies=self._verification.mode != "none")
+        self._reject("graph", "compiled in a process of its own, to see whether it can be", began)
+
+    def _find_distrust(self) -> str | None:
+        distrust = self._sources.policy.find_distrust(self._recipe.bundle)
+        if distrust is not None:
+            self._note(f"its graph was first compiled in a process of its own. {distrust}")
+        return distrust
+
+    @contextmanager
+    def _confined(self, distrust: str | None, began: float) -> Iterator[Limits]:
+        """Give the limits for a process of its own, and say of its errors what they mean."""
+        from npu_persist.compilation.probe import limit  # with subprocess, which costs 10 ms
+        from npu_persist.compilation.process.supervisor import Limits
+
+        timeout = self._sources.compile_timeout
+        try:
+            with self._compiling(beats=False) as stage:
+                report = None if stage is None else lambda text: stage.update(detail=text)
+                yield (
+                    Limits(timeout, report=report) if distrust is None else limit(self._recipe.device, timeout, report)
+                )
+        except CompilationError as error:
+            self._reject("graph", str(error), began)
+            advice = []
+            if isinstance(error, CompileTimeoutError):
+                given = f"compile_timeout={timeout}: allow more time"
+                if timeout is None:
+                    given = "the limit without trust: allow more time with compile_timeout="
+                advice.append(f"That was {given}, or name another device in fallback=(...).")
+            if distrust is not None and isinstance(error, (CompileCrashError, CompileTimeoutError, CompileMemoryError)):
+                advice.append(
+                    "The graph is damaged or hostile, or too much for OpenVINO or this machine; this process did not "
+                    f"read it. {distrust}"
+                )
+            if not advice:
+                raise
+            raise type(error)(f"{str(error).rstrip('.')}. {' '.join(advice)}") from error
 
     def _import(self, artifact: Artifact, directory: Path) -> Compiled:
         if artifact.kind != "blob":
@@ -327,16 +378,14 @@ class _Search:
         # A signature covers the digests: what was pulled is compared with them, whatever `verify` says.
         check = self._verification.mode != "none" or os.path.lexists(directory / ORIGIN_FILE)
         with self._phase("import_blob"):
-            compiled = import_blob(self._recipe, artifact, directory, check=check)
+            compiled = import_blob(self._recipe, artifact, directory, self._verification, check=check)
         if check:
             self._verification.count(artifact.size)
         return compiled
 
     def _read(self) -> ov.Model:
         with self._phase("read"):
-            bundle, graph = self._recipe.bundle, self._recipe.graph.path
-            self._verification.check(bundle.file(graph), bundle.manifest.files[graph])
-            return read_graph(self._recipe)
+            return read_graph(self._recipe, self._verification)
 
     def _may_keep(self) -> bool:
         """Wait for the weights' check: what is kept must be made of what was persisted."""
@@ -448,7 +497,7 @@ def select_attached(
                 rejected.append(f"{name}: {' '.join(against)}")
                 continue
             how = "is for this machine:" if status == "supported" else "may run on this machine:"
-            decision = policy.decide(folder, artifact)
+            decision = policy.decide(folder, artifact, recipe.bundle.manifest.name)
             text = " ".join(part for part in (name, how, *reasons, decision.reason) if part)
             if decision.is_trusted:
                 candidates.append(Candidate(folder, artifact, status, text))
@@ -468,8 +517,8 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
         differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
     asked, given = recipe.texts, dict(artifact.properties)
     if get_kind(artifact.device) == "NPU":
-        # Other properties, such as how hard the compiler tries, change no answers.
-        given = {name: text for name, text in given.items() if name in asked or name == _PRECISION}
+        # Other properties, such as how hard the compiler tries, change no answers; the precision does.
+        given = {name: text for name, text in given.items() if name in asked or name == PRECISION}
     if given != asked:
         differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {asked} is asked for.")
     return differences

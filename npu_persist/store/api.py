@@ -1,6 +1,6 @@
 """The public functions that need a store only: open, list, alias, verify, sign, remove, prune, compatibility.
 
-None imports numpy, openvino or torch, but for `compatibility` with a device of this machine.
+None imports numpy, openvino or torch, but for `weights` and `compatibility` with a device of this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.tensors import Tensors
     from npu_persist.device.machine import Machine
     from npu_persist.store import StoredBundle
     from npu_persist.trust.signing import Signed
@@ -144,6 +145,41 @@ def verify(reference: str | os.PathLike[str] | None = None, *, store: AnyStore =
     open_store(store).verify(reference)
 
 
+def weights(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Tensors:
+    """Return a bundle's tensors by their names in the module's state_dict, after comparing the file with the manifest.
+
+    Each is read when it is asked for, as it is stored; those of int8 and int4 as float32, bfloat16 as float32. What
+    OpenVINO leaves out, such as scales that are all ones, is not among them.
+
+    Args:
+        reference: The bundle.
+        store: A store, its directory, or None for the default one.
+
+    Returns:
+        The tensors; `precision(name)` of it says what one is stored as: "int8", "int4" or a type such as "F16".
+
+    Raises:
+        BundleNotFoundError: There is no such bundle.
+        IntegrityError: The weights are not those of the manifest.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-weights", (torch.zeros(1, 4),), precision="int8")
+        >>> tensors = npu_persist.weights("doc-weights")
+        >>> [*tensors], tensors["weight"].shape, tensors.precision("weight")
+        (['bias', 'weight'], (2, 4), 'int8')
+    """
+    from npu_persist.bundle.tensors import Tensors
+    from npu_persist.bundle.verification import Verification
+
+    bundle = open_bundle(reference, store=store)
+    with Verification("full") as verification:
+        path = bundle.manifest.weights.path
+        verification.start(bundle.path / path, bundle.manifest.files[path])
+        verification.finish()
+    return Tensors(bundle.path / path, constants=False)
+
+
 def sign(
     reference: str | os.PathLike[str],
     key: str | os.PathLike[str],
@@ -184,13 +220,15 @@ def sign(
     """
     from pathlib import Path
 
+    from npu_persist.artifact.attached import verify_attached
     from npu_persist.trust.keys import read_private_key
     from npu_persist.trust.signing import sign_bundle
 
     private = read_private_key(Path(key), password)
-    chosen = open_store(store)
-    chosen.verify(reference)
-    return tuple(sign_bundle(chosen.resolve(reference), private))
+    bundle = open_store(store).resolve(reference)  # once: a version that is published meanwhile is another bundle
+    bundle.verify()
+    verify_attached(bundle)
+    return tuple(sign_bundle(bundle, private))
 
 
 def verify_signature(

@@ -6,7 +6,7 @@
                                                                   folder or a part of it, such as unet/, without
                                                                   configuration and tokenizer
 
-The files are verified, then hard-linked (they are read-only) or copied. The folder appears complete, by one rename.
+The files are verified and copied, or hard-linked on request. The folder appears complete, by one rename.
 """
 
 from __future__ import annotations
@@ -15,8 +15,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from npu_persist.bundle.bundle import gone_errors
 from npu_persist.errors import UsageError
-from npu_persist.files.filesystem import is_directory, link_or_copy, remove, rename_new, store_errors
+from npu_persist.files.filesystem import (
+    check_path,
+    copy_file,
+    fsync_directory,
+    is_directory,
+    is_obstructed,
+    link_or_copy,
+    rename_new,
+    store_errors,
+)
+from npu_persist.files.staging import drafted, prune_drafts
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
@@ -32,21 +43,26 @@ LAYOUTS: dict[Layout, tuple[str, str]] = {
 """Where the graph and its weights go."""
 
 
-def export(
+def export(  # noqa: PLR0913 (the keywords are named in each call)
     reference: str | os.PathLike[str],
     layout: Layout,
     directory: str | os.PathLike[str],
     *,
     graph: str | None = None,
+    link: bool = False,
     store: AnyStore = None,
 ) -> tuple[Path, ...]:
     """Export a graph of a bundle as a folder that OpenVINO's own tools read.
+
+    The files are copies, which may be changed. On Btrfs, XFS and the like, copies on one file system cost no space.
 
     Args:
         reference: The bundle.
         layout: The kind of folder: "openvino", "ovms" or "genai".
         directory: The folder to make; it may exist if it is empty.
         graph: Name of the graph; None for the only one.
+        link: Hard-link the files instead, which costs no space on any file system that has links. They are read-only:
+            who changes one all the same, as root can, changes the bundle and every version that shares the file.
         store: A store, its directory, or None for the default one.
 
     Returns:
@@ -68,34 +84,39 @@ def export(
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout: expected one of {', '.join(LAYOUTS)}; got {layout!r}")
+    check_path(directory, "directory")
     bundle = open_store(store).resolve(reference)
     sources = (bundle.graph(graph).path, bundle.manifest.weights.path)
     target = Path(os.path.abspath(directory))  # noqa: PTH100 (resolve() would follow links)
-    with store_errors(f"write {target}"):
+    with gone_errors(bundle), store_errors(f"write {target}"):
+        prune_drafts(target)
         _refuse_full(target)
         files = [(bundle.verify_file(source), path) for source, path in zip(sources, LAYOUTS[layout], strict=True)]
-        _write(files, target)
+        _write(files, target, link=link)
     return tuple(target / path for path in LAYOUTS[layout])
 
 
-def _write(files: list[tuple[Path, str]], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-    try:
+def _write(files: list[tuple[Path, str]], target: Path, *, link: bool) -> None:
+    with drafted(target) as draft:
         for source, path in files:
-            (staging / path).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(source, staging / path)
+            (draft / path).parent.mkdir(exist_ok=True)
+            if link:
+                link_or_copy(source, draft / path)
+            else:
+                copy_file(source, draft / path)
+        for folder in sorted({(draft / path).parent for _, path in files} | {draft}, reverse=True):
+            fsync_directory(folder)
         if is_directory(target):  # an empty one, which Windows would not replace
             target.rmdir()
-        rename_new(staging, target)
-    except FileExistsError as error:
-        raise _full(target) from error
-    finally:
-        remove(staging)
+        try:
+            rename_new(draft, target, below=target.parent)
+        except FileExistsError as error:
+            raise _full(target) from error
+        fsync_directory(target.parent)
 
 
 def _refuse_full(target: Path) -> None:
-    if os.path.lexists(target) and (not is_directory(target) or any(target.iterdir())):
+    if is_obstructed(target) or (is_directory(target) and any(target.iterdir())):
         raise _full(target)
 
 

@@ -3,12 +3,13 @@
     $NPU_PERSIST_HOME/
       bundles/unet/3/               a version: a bundle, read-only
       bundles/unet/aliases/prod     the version that the alias points to: `3` and a newline
-      bundles/unet/removed/2/       the highest number among those removed, as an empty directory
+      bundles/unet/removed/2/       the highest number among those removed, as an empty directory once all is removed
       staging/5f0c…/                a bundle that is being filled
       staging/5f0c….lock            locked by the process that fills it
 
 A number is given once: the next one is above every version that is there and every one that was removed. Removing
-renames `3/` to `removed/3/`, so that at no moment both are missing.
+renames `3/` to `removed/3/`, so that at no moment both are missing. Where `3/` cannot be renamed, since it is in a
+lower layer of overlayfs, its manifest is, to `removed/3/manifest.json`: the rest of `3/` is then a leftover.
 """
 
 from __future__ import annotations
@@ -17,14 +18,25 @@ import os
 import re
 import stat
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle.bundle import PARTIAL_SUFFIX
-from npu_persist.errors import FileIntegrityError, InvalidNameError
-from npu_persist.files.filesystem import component_problem, is_directory, remove, remove_file, rename_new
+from npu_persist.bundle.manifest import MANIFEST_FILE, PARTIAL_SUFFIX
+from npu_persist.errors import FileIntegrityError, IntegrityError, InvalidNameError
+from npu_persist.files.filesystem import (
+    component_problem,
+    fsync_directory,
+    is_directory,
+    is_older,
+    list_directory,
+    make_folder,
+    move_directory,
+    refuse_links,
+    remove,
+    remove_empty,
+    remove_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +68,14 @@ class NameFolder:
     """The folder of one bundle name, which need not exist.
 
     Attributes:
+        home: The store's directory.
         path: `bundles/<name>`.
         aliases_path: `bundles/<name>/aliases`.
         removed_path: `bundles/<name>/removed`.
     """
 
     def __init__(self, path: Path) -> None:
+        self.home = path.parent.parent
         self.path = path
         self.aliases_path = path / "aliases"
         self.removed_path = path / "removed"
@@ -71,13 +85,29 @@ class NameFolder:
         """The bundle's name."""
         return self.path.name
 
+    def refuse_links(self) -> None:
+        """Raise a StoreError if one of the folders is a link: call it before anything is changed."""
+        for path in (self.aliases_path, self.removed_path):
+            refuse_links(path, below=self.home)
+
     def version_path(self, number: int) -> Path:
         """Return the directory of a version."""
         return self.path / str(number)
 
     def versions(self) -> tuple[int, ...]:
         """Return the numbers of the versions, lowest first. An empty directory is none."""
-        return tuple(number for number in _numbers(self.path) if not _is_empty(self.version_path(number)))
+        return tuple(number for number in _numbers(self.path) if not self._is_leftover(number))
+
+    def has_version(self, number: int) -> bool:
+        """Tell whether a version is there, damaged or not."""
+        return is_directory(self.version_path(number)) and not self._is_leftover(number)
+
+    def has_versions(self) -> bool:
+        """Tell whether there is a version, with the name spelt as here."""
+        # By the listing: where upper and lower case are one, a folder of another spelling would open.
+        return self.name in _list(self.path.parent) and any(
+            not self._is_leftover(number) for number in reversed(_numbers(self.path))
+        )
 
     def highest_removed(self) -> int:
         """Return the highest number that was removed, or 0."""
@@ -99,15 +129,25 @@ class NameFolder:
         """Return the aliases that point to a version."""
         return tuple(alias for alias, version in self.aliases().items() if version == number)
 
+    def points_to(self, alias: str, number: int) -> bool:
+        """Tell whether an alias points to a version."""
+        with suppress(IntegrityError, OSError):
+            return self._read_alias(alias) == number
+        return False
+
     def move_to_removed(self, number: int) -> None:
         """Remove a version in one step; a FileNotFoundError if there is none. `empty_removed` frees its space."""
-        self.removed_path.mkdir(exist_ok=True)
-        target = self.removed_path / str(number)
+        self.refuse_links()
+        make_folder(self.removed_path)
+        path, target = self.version_path(number), self.removed_path / str(number)
         try:
-            rename_new(self.version_path(number), target)
+            move_directory(path, target, first=MANIFEST_FILE, below=self.home)
         except FileExistsError:  # only if someone put the version back by hand
-            remove(target)
-            rename_new(self.version_path(number), target)
+            remove(target, below=self.home)
+            move_directory(path, target, first=MANIFEST_FILE, below=self.home)
+        with suppress(OSError):  # it is removed; that a power failure may undo it is no failure
+            fsync_directory(self.removed_path)
+            fsync_directory(self.path)
 
     def empty_removed(self) -> Iterator[Path]:
         """Delete the files of removed versions and all but the highest number; yield each that had files."""
@@ -115,23 +155,25 @@ class NameFolder:
         numbers = _numbers(self.removed_path)
         for number in numbers:
             path = self.removed_path / str(number)
+            if self._is_leftover(number):
+                remove(self.version_path(number), below=self.home)
             if names := _list(path):
                 for name in names:
-                    remove(path / name)
+                    remove(path / name, below=self.home)
                 yield path
             if number != numbers[-1]:
-                remove(path)
+                remove(path, below=self.home)
 
     def prune(self) -> Iterator[Path]:
         """Remove what interrupted runs left, but nothing that a living process works on; yield what was removed."""
+        self.refuse_links()
         yield from self.empty_removed()
+        yield from self.remove_dangling_aliases()
         for path in map(self.version_path, _numbers(self.path)):
-            if _is_empty(path):
-                with suppress(OSError):  # a version was published there meanwhile
-                    os.rmdir(path)  # noqa: PTH106
-                    yield path
+            if _list_any(path) == [] and remove_empty(path, below=self.home):  # or a version was published there
+                yield path
         for number in self.versions():
-            yield from _remove_partial_copies(self.version_path(number))
+            yield from self._remove_partial_copies(self.version_path(number))
         if self.remove_if_empty():
             yield self.path
 
@@ -139,12 +181,34 @@ class NameFolder:
         """Remove the folder if nothing was ever published in it; tell whether it was removed."""
         if self.versions() or not is_directory(self.path):
             return False
-        with suppress(OSError):
-            os.rmdir(self.aliases_path)  # noqa: PTH106
-        with suppress(OSError):
-            os.rmdir(self.path)  # noqa: PTH106
-            return True
-        return False
+        remove_empty(self.aliases_path, below=self.home)
+        return remove_empty(self.path, below=self.home)
+
+    def remove_dangling_aliases(self) -> Iterator[Path]:
+        """Remove the aliases of versions that were removed; yield their paths."""
+        removed = self.highest_removed()
+        for alias in list_directory(self.aliases_path):
+            with suppress(IntegrityError, OSError):
+                number = self._read_alias(alias)
+                if number is not None and number <= removed and not self.has_version(number):
+                    remove_file(self.aliases_path / alias, below=self.home)
+                    yield self.aliases_path / alias
+
+    def _remove_partial_copies(self, directory: Path) -> Iterator[Path]:
+        with suppress(FileNotFoundError):  # a folder was removed meanwhile; the next prune looks at the others
+            for path in directory.rglob(f"*{PARTIAL_SUFFIX}"):
+                found = path.lstat()
+                # Linking changes ctime only, copying mtime.
+                if is_older(max(found.st_mtime, found.st_ctime), PARTIAL_AGE):
+                    remove_file(path, below=self.home)
+                    yield path
+
+    def _is_leftover(self, number: int) -> bool:
+        """Tell whether a version's directory is empty, or what is left of one that was removed but not renamed."""
+        names = _list_any(self.version_path(number))
+        if names is None or MANIFEST_FILE in names:  # opening it tells what is wrong
+            return False
+        return not names or os.path.lexists(self.removed_path / str(number) / MANIFEST_FILE)
 
     def _read_alias(self, alias: str) -> int | None:
         path = self.aliases_path / alias
@@ -188,11 +252,12 @@ def _numbers(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(int(name) for name in _list(folder) if _NUMBER.fullmatch(name) and is_directory(folder / name)))
 
 
-def _is_empty(folder: Path) -> bool:
+def _list_any(folder: Path) -> list[str] | None:
+    """Return the names in a folder; None if it is gone or cannot be read."""
     try:
-        return not os.listdir(folder)  # noqa: PTH208
-    except OSError:  # opening it tells what is wrong
-        return False
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return None
 
 
 def _list(folder: Path) -> list[str]:
@@ -200,13 +265,3 @@ def _list(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208
     except FileNotFoundError:
         return []
-
-
-def _remove_partial_copies(directory: Path) -> Iterator[Path]:
-    for path in directory.rglob(f"*{PARTIAL_SUFFIX}"):
-        with suppress(FileNotFoundError):
-            found = path.lstat()
-            # Linking changes ctime only, copying mtime.
-            if time.time() - max(found.st_mtime, found.st_ctime) > PARTIAL_AGE:
-                remove_file(path)
-                yield path

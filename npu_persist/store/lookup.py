@@ -6,12 +6,13 @@ Finding parses no manifest, so that a damaged version can be found and removed; 
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime  # noqa: TC003 (a field of a record)
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from npu_persist.bundle.bundle import Bundle, read_manifest
+from npu_persist.bundle.origin import read_origin
 from npu_persist.bundle.reference import StoreReference, validate_name
 from npu_persist.errors import (
     AmbiguousReferenceError,
@@ -19,9 +20,10 @@ from npu_persist.errors import (
     FileIntegrityError,
     IntegrityError,
     NpuPersistError,
+    StoreError,
 )
 from npu_persist.files.digest import ALGORITHM, digest_bytes
-from npu_persist.files.filesystem import is_directory
+from npu_persist.files.filesystem import to_datetime
 from npu_persist.store.folder import NameFolder, list_names
 
 if TYPE_CHECKING:
@@ -63,9 +65,8 @@ class StoredBundle(msgspec.Struct, frozen=True, kw_only=True):
 def find_name(bundles: Path, name: str) -> NameFolder:
     """Return the folder of a name that has a version."""
     folder = NameFolder(bundles / validate_name(name))
-    # By the listing: where upper and lower case are one, a folder of another spelling would open.
-    names = tuple(found for found in list_names(bundles) if NameFolder(bundles / found).versions())
-    if name not in names:
+    if not folder.has_versions():
+        names = tuple(found for found in list_names(bundles) if NameFolder(bundles / found).has_versions())
         raise BundleNotFoundError(f"no bundle {name!r} in the store {bundles.parent}{_instead(name, names)}")
     return folder
 
@@ -89,19 +90,24 @@ def open_version(folder: NameFolder, number: int) -> Bundle:
     path = folder.version_path(number)
     try:
         bundle = Bundle(path, *read_manifest(path), number)
-    except FileIntegrityError as error:
-        if is_directory(path):
+    except (FileIntegrityError, StoreError) as error:
+        if folder.has_version(number):
             raise
         raise missing_version(folder, number) from error
-    if bundle.name != folder.name:
+    if bundle.manifest.name != folder.name and not _was_pulled_as(path, folder.name):
         raise FileIntegrityError(
-            f"{path} holds the bundle {bundle.name!r}: it was moved here. Move it back, or persist the model again as "
-            f"{folder.name!r}",
+            f"{path} holds the bundle {bundle.manifest.name!r}: it was moved here. Move it back, or persist the model "
+            f"again as {folder.name!r}",
             path=str(path),
             expected=folder.name,
-            got=bundle.name,
+            got=bundle.manifest.name,
         )
     return bundle
+
+
+def _was_pulled_as(path: Path, name: str) -> bool:
+    origin = read_origin(path)
+    return origin is not None and origin.name == name
 
 
 def list_versions(folder: NameFolder) -> Iterator[StoredBundle]:
@@ -137,7 +143,7 @@ def _read_version(path: Path, name: str, version: int, aliases: tuple[str, ...])
         digest=digest,
         aliases=aliases,
         size=size,
-        created=datetime.fromtimestamp(modified, timezone.utc),
+        created=to_datetime(modified),
         path=path,
         problem=problem,
     )

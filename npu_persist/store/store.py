@@ -6,12 +6,15 @@ most leftovers that `prune` removes.
 
 from __future__ import annotations
 
+import logging
 import os
+from errno import ELOOP
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.artifact.attached import prune_attached, verify_attached
-from npu_persist.bundle.bundle import Bundle
+from npu_persist.bundle.bundle import Bundle, gone_errors
+from npu_persist.bundle.origin import read_origin
 from npu_persist.bundle.reference import (
     HubReference,
     PathReference,
@@ -21,9 +24,18 @@ from npu_persist.bundle.reference import (
     validate_alias,
     validate_name,
 )
-from npu_persist.errors import UsageError
-from npu_persist.files.filesystem import is_directory, remove_file, replace_file, store_errors
+from npu_persist.errors import BundleNotFoundError, StoreError, UsageError
+from npu_persist.files.filesystem import (
+    check_path,
+    fsync_directory,
+    is_directory,
+    refuse_links,
+    remove_file,
+    replace_file,
+    store_errors,
+)
 from npu_persist.files.staging import prune_staging, staged
+from npu_persist.files.stamps import Stamps
 from npu_persist.store.folder import NameFolder, check_case, default_home, list_names
 from npu_persist.store.lookup import (
     find_name,
@@ -33,7 +45,8 @@ from npu_persist.store.lookup import (
     missing_version,
     open_version,
 )
-from npu_persist.store.publish import prepare, rename_to_next_version
+from npu_persist.store.ownership import check_alias, check_name
+from npu_persist.store.publish import find_same, prepare, rename_to_next_version
 
 if TYPE_CHECKING:
     import builtins
@@ -41,9 +54,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import TypeAlias
 
+    from npu_persist.bundle.origin import Origin
     from npu_persist.store.lookup import StoredBundle
 
     AnyReference: TypeAlias = str | os.PathLike[str] | Reference
+
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -66,7 +83,7 @@ class Store:
     def names(self) -> tuple[str, ...]:
         """Return the names that have a version, sorted."""
         with store_errors(f"list {self._bundles}"):
-            return tuple(name for name in list_names(self._bundles) if self._folder(name).versions())
+            return tuple(name for name in list_names(self._bundles) if self._folder(name).has_versions())
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Return the versions of a name, lowest first; empty if there is none."""
@@ -103,14 +120,15 @@ class Store:
         `progress` is called after each piece with the number of bytes in it.
         """
         if reference is not None:
-            bundle = self.resolve(reference)
-            bundle.verify(progress=progress)
-            verify_attached(bundle, progress=progress)
+            _verify(self.resolve(reference), progress)
             return
         for name in self.names():
             self.aliases(name)
             for number in self.versions(name):
-                self.verify(StoreReference(name, version=number), progress=progress)
+                try:
+                    _verify(open_version(self._folder(name), number), progress)
+                except BundleNotFoundError as error:  # removed since it was listed
+                    log.info("not verified: %s", error)
 
     def check_names(self, name: str, alias: str | None = None) -> None:
         """Check that a bundle could be published under a name and alias, before the work of making it is done.
@@ -136,43 +154,98 @@ class Store:
         Raises:
             StoreError: It cannot be made, or the disk is full inside the block.
         """
-        return staged(self._staging)
+        return staged(self._staging, below=self.home)
 
-    def publish(self, staged: Path | Bundle, alias: str | None = None) -> Bundle:
-        """Make a filled staging directory the next version of the name in its manifest.
+    def check_origin(self, name: str, origin: Origin, alias: str | None = None, version: int | None = None) -> None:
+        """Check that what was pulled may become a version of a name, or that an alias may be moved to it.
 
-        Identical content is published again as a new version, which shares its files with the earlier one. A number is
-        never given twice, not even after the version was removed.
+        Args:
+            name: The name.
+            origin: Where it comes from.
+            alias: The alias, if it is to be moved.
+            version: The version with this content, if it is in the store already: no other is added then.
+
+        Raises:
+            OriginError: The name's versions, or the one that the alias points to, came from elsewhere.
+        """
+        folder = self._folder(name)
+        with store_errors(f"look up {name} in {self._bundles}"):
+            if version is None:
+                check_name(folder, origin)
+            if alias is not None:
+                check_alias(folder, alias, origin, version)
+
+    def publish(self, staged: Path | Bundle, alias: str | None = None, *, adopt: bool = False) -> Bundle:
+        """Make a filled staging directory the next version of its name.
+
+        The name is that in the manifest, or in `origin.json`.
+
+        Identical content is published again, as a new version that shares its files with the earlier one; `reuse` looks
+        for it first. A number is never given twice, not even after the version was removed.
 
         Args:
             staged: What `stage` gave, with `manifest.json` and exactly the files that it names; or the bundle in it.
-            alias: An alias for the new version. It is set after the version is in place: a kill between the two leaves
-                the version without it.
+            alias: An alias for the new version. Both are published or, whatever is raised, neither; only a kill between
+                the two leaves the version without its alias.
+            adopt: Whether what was pulled may get a name whose versions all came from elsewhere.
 
         Raises:
             InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
             IntegrityError: The directory does not match its manifest.
+            OriginError: What was pulled has a name whose versions all came from elsewhere.
             StoreError: The file system refuses. The store is as it was.
         """
         staging = staged.path if isinstance(staged, Bundle) else Path(staged)
         if staging.parent != self._staging or not is_directory(staging):
             raise UsageError(f"expected a directory that `stage` of this store made, in {self._staging}; got {staging}")
         bundle = staged if isinstance(staged, Bundle) else Bundle.open(staging)
-        self.check_names(bundle.name, alias)
-        folder = self._folder(bundle.name)
+        origin = read_origin(staging)
+        name = bundle.name if origin is None or origin.name is None else origin.name
+        self.check_names(name, alias)
+        folder = self._folder(name)
 
         def finish(number: int) -> None:
+            if origin is not None and not adopt:  # here, so that of two that are published at once one sees the other
+                check_name(folder, origin, below=number)
             if alias is not None:
                 self._write_alias(folder, alias, number)
 
-        with store_errors(f"publish {bundle.name}"):
+        def is_finished(number: int) -> bool:
+            return alias is not None and folder.points_to(alias, number)
+
+        with store_errors(f"publish {name}"):
             prepare(bundle, folder)
             try:
-                number = rename_to_next_version(staging, folder, finish)
+                number = rename_to_next_version(staging, folder, finish, is_finished)
             except BaseException:
                 folder.remove_if_empty()
                 raise
         return bundle.moved(folder.version_path(number), number)
+
+    def reuse(self, staged: Bundle, alias: str | None = None) -> Bundle | None:
+        """Return the newest version of a staged bundle's name if that has the same content; None if it does not.
+
+        The same: graph, weights, call, precision, golden sample, tolerance, warnings, metadata and the version of
+        OpenVINO that wrote the graph. The version must have been made here and be intact: every byte of it is read.
+
+        Args:
+            staged: A bundle in a directory that `stage` gave, as for `publish`.
+            alias: An alias to point to that version.
+
+        Raises:
+            InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
+            StoreError: The file system refuses.
+        """
+        self.check_names(staged.name, alias)
+        folder = self._folder(staged.name)
+        with store_errors(f"look up {staged.name} in {self._bundles}"):
+            found = find_same(staged, folder)
+            if found is None or found.version is None:
+                return None
+            if alias is not None and not folder.points_to(alias, found.version):
+                self._write_alias(folder, alias, found.version)
+            # Removed by another process meanwhile? Then the caller publishes, and the alias is pointed to that.
+            return found if folder.has_version(found.version) else None
 
     def alias(self, reference: AnyReference, alias: str) -> str:
         """Point an alias to a version and return its reference: `npu_persist.alias`."""
@@ -188,13 +261,15 @@ class Store:
         if validate_alias(alias) not in self.aliases(name):
             raise missing_alias(folder, alias)
         with store_errors(f"remove the alias {name}:{alias}"):
-            remove_file(folder.aliases_path / alias)
+            folder.refuse_links()
+            remove_file(folder.aliases_path / alias, below=self.home)
+            fsync_directory(folder.aliases_path)
 
     def remove(self, reference: AnyReference, *, force: bool = False) -> str:
         """Remove a version and return its reference: `npu_persist.remove`."""
         parsed = parse(reference)
         if isinstance(parsed, StoreReference) and str(parsed) == parsed.name:
-            newest = self._find(parsed.name).versions()[-1]
+            newest = max(self._find(parsed.name).versions(), default=1)
             raise UsageError(f"{parsed} names no version: say which one to remove, such as {parsed}:{newest}")
         folder, number = self._locate(parsed)
         name = str(StoreReference(folder.name, version=number))
@@ -205,27 +280,35 @@ class Store:
                     f"{name} has the alias {', '.join(aliases)}, which would point to nothing. Let it point to another "
                     f"version first (`npu-persist alias {folder.name}:<version> {aliases[0]}`), or force the removal"
                 )
-            for alias in aliases:
-                remove_file(folder.aliases_path / alias)
             try:
                 folder.move_to_removed(number)
             except FileNotFoundError as error:
                 raise missing_version(folder, number) from error
-            for _ in folder.empty_removed():
+        try:
+            for _ in (*folder.remove_dangling_aliases(), *folder.empty_removed()):
                 pass
+        except OSError as error:
+            log.warning("%s is removed, but not all of its files: %s. `npu-persist prune` removes them", name, error)
         return name
 
     def prune(self) -> builtins.list[Path]:
         """Remove what interrupted runs left in the store, and return what was removed.
 
-        What a living process works on is left alone. `npu_persist.prune` prunes the compile cache as well.
+        What a living process works on is left alone. A name in which a folder was replaced by a link is left as it is,
+        with a warning. `npu_persist.prune` prunes the compile cache as well.
         """
         with store_errors(f"prune {self.home}"):
-            removed = [*prune_staging(self._staging)]
+            removed = [*prune_staging(self._staging, below=self.home), *Stamps(self.home).prune()]
+            refuse_links(self._bundles, below=self.home)
             for folder in map(self._folder, list_names(self._bundles)):
-                removed += folder.prune()
-                for number in folder.versions():
-                    removed += prune_attached(folder.version_path(number))
+                try:
+                    removed += folder.prune()
+                    for number in folder.versions():
+                        removed += prune_attached(folder.version_path(number), below=self.home)
+                except StoreError as error:
+                    if error.errno != ELOOP:
+                        raise
+                    log.warning("%s is not pruned: %s", folder.name, error)
         return removed
 
     def _folder(self, name: str) -> NameFolder:
@@ -251,12 +334,22 @@ class Store:
 
     def _write_alias(self, folder: NameFolder, alias: str, number: int) -> None:
         with self.stage() as staging:
-            replace_file(folder.aliases_path / alias, f"{number}\n".encode(), temporary=staging / alias)
+            path = folder.aliases_path / alias
+            replace_file(path, f"{number}\n".encode(), temporary=staging / alias, below=self.home)
 
     def __repr__(self) -> str:
         return f"Store({str(self.home)!r})"
 
 
+def _verify(bundle: Bundle, progress: Callable[[int], object] | None) -> None:
+    with gone_errors(bundle):
+        bundle.verify(progress=progress)
+        verify_attached(bundle, progress=progress)
+
+
 def _check_path(path: object) -> None:
-    if path is not None and (not isinstance(path, (str, os.PathLike)) or "\0" in str(path)):
+    if path is None:
+        return
+    if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"store: expected a directory, for instance '/srv/models', or None; got {path!r}")
+    check_path(path, "store")

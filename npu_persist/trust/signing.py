@@ -5,13 +5,19 @@
       "what": "manifest",                           or "artifact"
       "subject": "blake3:<64 hex digits>",          digest of the bytes of manifest.json or artifact.json
       "signatures": [
-        {"algorithm": "ed25519", "key": "<64 hex digits>", "signature": "<128 hex digits>"}
+        {
+          "algorithm": "ed25519",
+          "key": "<64 hex digits>",
+          "signed_at": "2026-11-21T07:40:04Z",      when, by the signer's clock
+          "signature": "<128 hex digits>"
+        }
       ]
     }
 
-What is signed is the text `npu_persist signature 1.0` and the values of `what`, `subject` and `key`, each followed by a
-newline, so that a signature is valid only for these bytes, as this kind of file, by this key. The manifest contains the
-digest of every file of the bundle, an artifact.json those of the bundle and of its own files.
+What is signed is the text `npu_persist signature 1.0` and the values of `what`, `subject`, `key` and `signed_at`, each
+followed by a newline, so that a signature is valid only for these bytes, as this kind of file, by this key, with this
+time. The manifest contains the digest of every file of the bundle, an artifact.json those of the bundle and of its own
+files.
 
 Signatures are not a part of the bundle: its digest stays the same.
 """
@@ -21,13 +27,13 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
 from npu_persist.artifact.attached import check_subject, list_attached
-from npu_persist.bundle.bundle import PARTIAL_SUFFIX
 from npu_persist.bundle.document import (
     FORMAT_VERSION,
     Digest,
@@ -39,27 +45,33 @@ from npu_persist.bundle.document import (
     decode,
     encode,
 )
-from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE
+from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE, ORIGIN_FILE, PARTIAL_SUFFIX
+from npu_persist.bundle.origin import read_origin
 from npu_persist.errors import ArtifactError, SignatureError
 from npu_persist.files.digest import digest_bytes
-from npu_persist.files.filesystem import remove_file, replace_file, store_errors
-from npu_persist.trust.keys import public_key_of, require_cryptography
+from npu_persist.files.filesystem import refuse_links, remove_file, replace_file, store_errors
+from npu_persist.trust.keys import Place, PublicKey, public_key_of, require_cryptography
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.trust.keys import PublicKey
 
 log = logging.getLogger(__name__)
 
 ALGORITHM: Literal["ed25519"] = "ed25519"
 
 MAX_SIGNATURES_SIZE = 64 * 1024
-"""Largest signature file, in bytes: about 300 signatures."""
+"""Largest signature file, in bytes: about 200 signatures."""
+
+MAX_CHECKED = 32
+"""Most signatures of a file from elsewhere that are checked and kept."""
+
+MAX_KEPT = 128
+"""Most signatures of a file to which some from elsewhere are added."""
 
 What: TypeAlias = Literal["manifest", "artifact"]
 
@@ -71,11 +83,30 @@ class Signed(NamedTuple):
     """The signature file."""
     signer: str
     """The key's name."""
+    signed_at: str
+    """When, by the signer's clock, in UTC: `2026-11-21T07:40:04Z`."""
+
+
+class Signer(NamedTuple):
+    """A known key that signed something, and when: the latest, if several did."""
+
+    name: str
+    signed_at: str
+
+
+class KeySignature(NamedTuple):
+    """The signature of one key."""
+
+    signed_at: str
+    """When, by the signer's clock, in UTC: `2026-11-21T07:40:04Z`. Texts of this form sort by time."""
+    signature: str
+    """128 hex digits."""
 
 
 class _Entry(Part, frozen=True):
     algorithm: Literal["ed25519"]
     key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    signed_at: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}Z\Z")]
     signature: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
@@ -86,22 +117,23 @@ class _SignaturesDocument(Document, frozen=True):
 
 
 class Signatures(msgspec.Struct, frozen=True):
-    """The content of a signature file, as in the module's docstring; signatures by public key, both in hex digits."""
+    """The content of a signature file, as in the module's docstring; signatures by public key in hex digits."""
 
     what: What
     subject: str
-    signatures: Mapping[str, str]
+    signatures: Mapping[str, KeySignature]
 
     def to_json(self) -> bytes:
         """Return the file's content."""
-        entries = [_Entry(ALGORITHM, key, signature) for key, signature in sorted(self.signatures.items())]
+        entries = [_Entry(ALGORITHM, key, *found) for key, found in sorted(self.signatures.items())]
         return encode(_SignaturesDocument(self.what, self.subject, tuple(entries)))
 
 
 def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> Iterator[Path]:
     """Sign a bundle's manifest and its attached artifacts, and yield each signature file.
 
-    Other signatures for the same content stay in the files. Does not verify the files; call `verify` first.
+    Other keys' signatures for the same content stay in the files; one of this key is replaced by one of now. Does not
+    verify the files; call `verify` first.
     """
     subjects: list[tuple[Path, What, str]] = [(bundle.path / MANIFEST_SIGNATURE_FILE, "manifest", bundle.digest)]
     for folder, artifact in list_attached(bundle):
@@ -110,7 +142,7 @@ def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> Iterator[Path]:
         check_subject(bundle, folder, artifact)
         subjects.append((folder / ARTIFACT_SIGNATURE_FILE, "artifact", digest_bytes(read_description(folder))))
     for path, what, subject in subjects:
-        _add_signature(path, what, subject, key, partial_in=bundle.path)
+        _add_signature(path, what, subject, key, bundle)
         yield path
 
 
@@ -127,18 +159,30 @@ def check_bundle(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Iterator[Sign
         if isinstance(artifact, ArtifactError):
             raise artifact
         path = folder / ARTIFACT_SIGNATURE_FILE
-        yield Signed(path, check_signature(path, "artifact", digest_bytes(read_description(folder)), keys))
+        place = Place(bundle.manifest.name, read_origin(folder))
+        yield Signed(path, *check_signature(path, "artifact", digest_bytes(read_description(folder)), keys, place))
 
 
 def check_manifest(bundle: Bundle, keys: Mapping[str, PublicKey]) -> Signed:
     """Check that a known key signed a bundle's manifest as it was when the bundle was opened."""
     path = bundle.path / MANIFEST_SIGNATURE_FILE
-    return Signed(path, check_signature(path, "manifest", bundle.digest, keys))
+    place = Place(bundle.manifest.name, read_origin(bundle.path))
+    return Signed(path, *check_signature(path, "manifest", bundle.digest, keys, place))
 
 
-def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, PublicKey]) -> str:
-    """Return the name of a known key that signed a file of kind `what` with the digest `subject`."""
-    found = read_signatures(path)
+def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, PublicKey], place: Place) -> Signer:
+    """Return the known key that signed a file of kind `what` with the digest `subject`.
+
+    `path` is that of the signature file. One valid signature is enough, whatever else is in the file. A key that is not
+    known for the `place` counts as unknown.
+    """
+    return find_signer(read_signatures(path), str(path), what, subject, keys, place)
+
+
+def find_signer(  # noqa: PLR0913, PLR0917 (what is there, what is expected, who counts)
+    found: Signatures | None, path: str, what: What, subject: str, keys: Mapping[str, PublicKey], place: Place
+) -> Signer:
+    """Return what `check_signature` does, for the content of a signature file; `path` says in errors where it is."""
     if found is None:
         raise SignatureError(f"{path}: expected a signature, got nothing: it is not signed")
     if (found.what, found.subject) != (what, subject):
@@ -146,16 +190,26 @@ def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, Pub
             f"{path}: expected a signature over the {what} {subject}; got one over the {found.what} {found.subject}"
         )
     signers = {name: key for name, key in keys.items() if key.hex in found.signatures}
+    against = {name: reason for name, key in signers.items() if (reason := key.scope.find_reason_against(place))}
+    signers = {name: key for name, key in signers.items() if name not in against}
+    if not signers and against:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in against.items())
+        raise SignatureError(
+            f"{path}: expected a signature of a key that is known for it; {reasons}. `npu-persist keys remove` and "
+            "`keys add` give a key another scope"
+        )
     if not signers:
         by = ", ".join(found.signatures) or "nobody"
         raise SignatureError(
             f"{path}: expected a signature of a known key ({', '.join(keys) or 'there is none'}); got {by}. To add the "
             "signer's public key: npu-persist keys add NAME FILE"
         )
-    for name, key in signers.items():
-        if not _is_valid(key, bytes.fromhex(found.signatures[key.hex]), _message(what, subject, key.hex)):
-            raise SignatureError(f"{path}: the signature of {name} ({key.hex}) is not valid")
-    return next(iter(signers))
+    valid = _select(found, [key.hex for key in signers.values()]).signatures
+    if valid:
+        dated = (Signer(name, valid[key.hex].signed_at) for name, key in signers.items() if key.hex in valid)
+        return max(dated, key=lambda signer: signer.signed_at)
+    names = ", ".join(f"{name} ({key.hex})" for name, key in signers.items())
+    raise SignatureError(f"{path}: the signature of {names} is not valid")
 
 
 def read_signatures(path: Path) -> Signatures | None:
@@ -169,17 +223,18 @@ def read_signatures(path: Path) -> Signatures | None:
             raise SignatureError(f"{path}: expected a regular file, got something else")
         with path.open("rb") as file:
             data = file.read(MAX_SIGNATURES_SIZE + 1)
-    return _read_bytes(data, str(path))
+    return parse_signatures(data, str(path))
 
 
-def _read_bytes(data: bytes, path: str) -> Signatures:
+def parse_signatures(data: bytes, path: str) -> Signatures:
+    """Read the content of a signature file, which errors call `path`, without checking the signatures."""
     if len(data) > MAX_SIGNATURES_SIZE:
         raise SignatureError(f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures, got more")
     problems = Problems()
     try:
         found = decode(data, _SignaturesDocument)
         check_digest(found.subject, "subject", problems)
-        signatures = {entry.key: entry.signature for entry in found.signatures}
+        signatures = {entry.key: KeySignature(entry.signed_at, entry.signature) for entry in found.signatures}
         if len(signatures) < len(found.signatures):
             problems.add("signatures", "expected one signature per key, got several")
         problems.raise_if_any()
@@ -188,27 +243,59 @@ def _read_bytes(data: bytes, path: str) -> Signatures:
     return Signatures(found.what, found.subject, signatures)
 
 
-def renew_signatures(path: Path, data: bytes, *, partial_in: Path) -> None:
-    """Update a signature file with its content on a hub, keeping other signatures for the same content.
+def select_valid(data: bytes, path: str, what: What, subject: str, known: Collection[str] = ()) -> Signatures | None:
+    """Return the valid signatures in the content of a signature file from elsewhere; None if there are none.
 
-    Malformed content is ignored, and no signature is checked.
+    No more than `MAX_CHECKED` are looked at, those of `known` keys (in hex) first. `path` says in the log where it is.
     """
     try:
-        found = _read_bytes(data, str(path))
+        found = parse_signatures(data, path)
     except SignatureError as error:
-        log.warning("malformed signatures on the hub are ignored: %s", error)
-        return
+        log.warning("malformed signatures are ignored: %s", error)
+        return None
+    if (found.what, found.subject) != (what, subject):
+        log.warning("%s is ignored: it is for the %s %s", path, found.what, found.subject)
+        return None
+    keys = sorted(found.signatures, key=lambda key: key not in known)
+    if len(keys) > MAX_CHECKED:
+        log.warning("%s has %d signatures; only %d are looked at", path, len(keys), MAX_CHECKED)
+    valid = _select(found, keys[:MAX_CHECKED])
+    if len(valid.signatures) < len(keys[:MAX_CHECKED]):
+        log.warning("signatures that are not valid are ignored: %s", path)
+    return valid if valid.signatures else None
+
+
+def renew_signatures(bundle: Bundle, path: Path, new: Signatures, known: Collection[str] = ()) -> None:
+    """Add valid signatures to a signature file of a bundle, and take out of it what is not valid.
+
+    If all of them do not fit, those of keys that are not `known` (in hex) are left out, the new ones first.
+    """
     try:
         here = read_signatures(path)
     except SignatureError as error:
-        log.warning("malformed signatures are replaced by the hub's: %s", error)
+        log.warning("malformed signatures are replaced: %s", error)
         here = None
-    if here is not None and (here.what, here.subject) == (found.what, found.subject):
-        merged = Signatures(found.what, found.subject, {**here.signatures, **found.signatures}).to_json()
-        if merged == here.to_json():
-            return
-        data = merged if len(merged) <= MAX_SIGNATURES_SIZE else data
-    _write(path, data, partial_in)
+    kept: Mapping[str, KeySignature] = {}
+    if here is not None and (here.what, here.subject) == (new.what, new.subject):
+        kept = _select(here, here.signatures).signatures
+    merged = {**new.signatures, **kept}
+    for key in new.signatures.keys() & kept.keys():
+        merged[key] = max(new.signatures[key], kept[key])  # the later one
+    keys = sorted(merged, key=lambda key: (key not in known, key not in kept))
+    size = max(MAX_KEPT, len(kept))
+    data = Signatures(new.what, new.subject, {key: merged[key] for key in keys[:size]}).to_json()
+    if here is None or data != here.to_json():
+        _write(path, data, bundle)
+
+
+def _select(found: Signatures, keys: Iterable[str]) -> Signatures:
+    """Return the valid ones of some keys' signatures."""
+    valid = {
+        key: found.signatures[key]
+        for key in keys
+        if _is_valid(found.what, found.subject, PublicKey(bytes.fromhex(key)), found.signatures[key])
+    }
+    return Signatures(found.what, found.subject, valid)
 
 
 def read_description(folder: Path) -> bytes:
@@ -218,40 +305,51 @@ def read_description(folder: Path) -> bytes:
         return file.read(MAX_ARTIFACT_SIZE + 1)  # one more than its parser accepts
 
 
-def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey, *, partial_in: Path) -> None:
+def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey, bundle: Bundle) -> None:
     public = public_key_of(key).hex
     found = read_signatures(path)
     others = found.signatures if found is not None and (found.what, found.subject) == (what, subject) else {}
-    signature = key.sign(_message(what, subject, public)).hex()
-    data = Signatures(what, subject, {**others, public: signature}).to_json()
+    data = Signatures(what, subject, {**others, public: make_signature(what, subject, key, _now())}).to_json()
     if len(data) > MAX_SIGNATURES_SIZE:
         raise SignatureError(
             f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures; this is one too many"
         )
-    _write(path, data, partial_in)
+    _write(path, data, bundle)
 
 
-def _write(path: Path, data: bytes, partial_in: Path) -> None:
+def _write(path: Path, data: bytes, bundle: Bundle) -> None:
     # Not beside it: an artifact's folder must never contain files that `artifact.json` does not name.
-    temporary = partial_in / f"{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}"
+    temporary = bundle.path / f"{path.name}.{os.urandom(4).hex()}{PARTIAL_SUFFIX}"
     with store_errors(f"write {path}"):
+        refuse_links(path.parent, below=bundle.root)
         try:
-            replace_file(path, data, temporary=temporary)
+            replace_file(path, data, temporary=temporary, below=bundle.root)
         finally:
-            remove_file(temporary)
+            remove_file(temporary, below=bundle.root)
 
 
-def _message(what: What, subject: str, key: str) -> bytes:
-    return f"npu_persist signature {FORMAT_VERSION}\n{what}\n{subject}\n{key}\n".encode()
+def make_signature(what: What, subject: str, key: Ed25519PrivateKey, signed_at: str) -> KeySignature:
+    """Sign a file of kind `what` with the digest `subject`."""
+    message = _message(what, subject, public_key_of(key).hex, signed_at)
+    return KeySignature(signed_at, key.sign(message).hex())
 
 
-def _is_valid(key: PublicKey, signature: bytes, message: bytes) -> bool:
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _message(what: What, subject: str, key: str, signed_at: str) -> bytes:
+    return f"npu_persist signature {FORMAT_VERSION}\n{what}\n{subject}\n{key}\n{signed_at}\n".encode()
+
+
+def _is_valid(what: What, subject: str, key: PublicKey, found: KeySignature) -> bool:
     require_cryptography()
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
+        message = _message(what, subject, key.hex, found.signed_at)
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(bytes.fromhex(found.signature), message)
     except InvalidSignature:
         return False
     return True

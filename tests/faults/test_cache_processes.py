@@ -1,4 +1,4 @@
-"""The compile cache among processes: killed at any step, and many at once.
+"""The compile cache among many processes at once.
 
 `NPU_PERSIST_STRESS=50x20` lets 50 processes make 20 rounds each, in place of the few that every run of the tests makes.
 """
@@ -7,62 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from npu_persist.cache import CompileCache
 from npu_persist.store import Store
-from tests.support.artifacts import KEY, publish
+from tests.support.artifacts import KEY
 from tests.support.graphs import publish_affine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed the POSIX way")
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, ROUNDS = map(int, os.environ.get("NPU_PERSIST_STRESS", "6x6").split("x"))
-
-KILLED_AT_EVERY_STEP = """
-import os, shutil, sys
-from pathlib import Path
-from npu_persist.cache import CompileCache
-from tests.support.artifacts import KEY, publish
-from tests.support.faults import before_call, killed
-
-verb, old, homes = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-
-def act(cache):
-    if verb == "publish":
-        publish(cache, graph="new")
-    elif verb == "quarantine":
-        cache.quarantine(cache.find(KEY), "damaged")
-    else:
-        cache.prune(max_size=0)
-
-number = 0
-while True:
-    number += 1
-    shutil.copytree(old, homes / str(number))
-    child = os.fork()
-    if child == 0:
-        def kill(call, name):
-            if call == number:
-                print(number, name, flush=True)
-                killed()
-        with before_call(kill):
-            act(CompileCache(homes / str(number)))
-        os._exit(0)
-    if os.waitpid(child, 0)[1] == 0:
-        break
-"""
-"""Runs the verb in copies of a cache, 1, 2, 3, …, each time in a process that is killed before its n-th change."""
 
 
 def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -81,40 +42,6 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> str:
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors
     return output
-
-
-def killed_caches(tmp_path: Path, verb: str) -> Iterator[CompileCache]:
-    """Yield, for each step, a cache in which the verb was killed there."""
-    old = CompileCache(tmp_path / "old")
-    publish(old)
-    homes = tmp_path / "homes"
-    steps = finish(python(KILLED_AT_EVERY_STEP, verb, old.home, homes)).splitlines()
-    assert len(steps) > 1
-    for step in steps:
-        yield CompileCache(homes / step.split()[0])
-    shutil.rmtree(homes)
-
-
-@pytest.mark.parametrize(
-    ("verb", "expected"),
-    [("publish", {1, 2}), ("quarantine", {1}), ("prune", {0, 1})],  # its last change quarantines: no kill follows
-)
-def test_whatever_is_killed_leaves_whole_entries_or_none(tmp_path: Path, verb: str, expected: set[int]) -> None:
-    counts = set()
-    for cache in killed_caches(tmp_path, verb):
-        entries = cache.entries()
-        assert [entry.problem for entry in entries] == [None] * len(entries)
-        assert all(error is None for _, error in cache.verify())
-        assert not any(entry.in_use for entry in entries)
-        cache.sweep()
-        assert cache.entries() == entries
-        assert cache.sweep() == []
-        left = {path.name for path in cache.path.rglob("*") if path.is_file()}
-        assert left == ({"artifact.json", "model.blob", "used"} if entries else set())
-        publish(cache).verify()
-        publish(cache, graph="new").verify()
-        counts.add(len(entries))
-    assert counts == expected
 
 
 USE = """

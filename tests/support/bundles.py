@@ -27,6 +27,7 @@ from npu_persist.bundle.manifest import (
     ValueNode,
     Weights,
 )
+from npu_persist.bundle.weights import lay_out
 from npu_persist.files.digest import digest_bytes
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = b"\0" * 4096 + bytes(range(64))
 GRAPH = b"<net name='tiny'/>\n"
-GOLDEN = b"golden sample\n"
-
 SIGNATURE = Signature(
     parameters=(
         Parameter("x", "positional_or_keyword", None),
@@ -57,6 +56,15 @@ SIGNATURE = Signature(
         "BaseModelOutput", (("y", TensorNode(0)), ("state", NamedTupleNode("Pair", (("first", TensorNode(0)),))))
     ),
 )
+
+
+def tiny_golden(note: str) -> bytes:
+    """Return a golden sample of `TINY_GRAPH`, with a note that tells it from others."""
+    entries = {"input.x.0": ("F32", (1, 0, 4), 0), "input.x.1": ("I64", (), 8), "output.y": ("F32", (1, 2), 8)}
+    return lay_out(entries, {"note": note})[0] + bytes(16)
+
+
+GOLDEN = tiny_golden("")
 
 TINY_GRAPH = Graph(
     name="main",

@@ -1,25 +1,31 @@
-"""Faults in the file system: a call that fails, a disk that is full from some call on, a process that is killed.
+"""Faults in the functions of `os`: one that fails, a disk that is full from some call on.
 
 The calls are those through which a store changes anything. What the n-th of them does is chosen by number, so that a
-test can go through all of them without knowing how publishing works.
+test can go through all of them without knowing how publishing works. `injection` does the same at system calls, and
+kills: these run on every platform, and in a moment.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHANGING = ("mkdir", "open", "link", "replace", "rename", "fsync", "chmod", "unlink", "rmdir")
-"""Functions of `os` that change a file system, or wait for it."""
+MODE = "chmod" if os.name == "nt" else "fchmod"
+"""How a file becomes read-only."""
+
+CHANGING = ("mkdir", "open", "link", "replace", "rename", "fsync", MODE, "unlink", "rmdir")
+"""Functions of `os` that change a file system, or wait for it; of `open`, the calls that write."""
 
 ALLOCATING = ("mkdir", "open", "link", "replace", "fsync")
 """Those that a full disk refuses."""
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 @contextmanager
@@ -31,8 +37,9 @@ def before_call(action: Callable[[int, str], None], names: tuple[str, ...] = CHA
     def wrap(name: str) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
-            count += 1
-            action(count, name)
+            if name != "open" or args[1] & _WRITING:
+                count += 1
+                action(count, name)
             return originals[name](*args, **kwargs)
 
         return wrapped
@@ -46,11 +53,11 @@ def before_call(action: Callable[[int, str], None], names: tuple[str, ...] = CHA
             setattr(os, name, original)
 
 
+def path_at(path: str | os.PathLike[str], descriptor: int | None) -> Path:
+    """Return the whole path of what a call of `os` names in the folder of a descriptor."""
+    return Path(path) if descriptor is None else Path(f"/proc/self/fd/{descriptor}").readlink() / path
+
+
 def disk_full(*_: object) -> None:
     """Fail as a full disk does."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def killed(*_: object) -> None:
-    """Be killed, as by the kernel: no exception, no cleaning up."""
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -62,6 +62,16 @@ class Branch(torch.nn.Module):
         return x + 1 if bool(x.sum() > 0) else x - 1
 
 
+class Lookup(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(8, 3)
+
+    def forward(self, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.table(ids)[rows, rows - 1]
+        return result
+
+
 def main() -> None:
     """Make what is missing."""
     torch.manual_seed(20261128)
@@ -78,6 +88,8 @@ def main() -> None:
     _freeze("buckets", Pool(), (ids, torch.ones_like(ids)), (ids[:, :5], torch.ones_like(ids[:, :5])),
             buckets=[{"ids": (1, 16)}, {"ids": (1, 64)}])  # fmt: skip
     _freeze("warned", Branch(), (row.abs(),), (row.abs() + 1,))
+    _freeze("bounds", Lookup(), (torch.randint(0, 8, (4, 3)), torch.tensor([0, 1, 2])),
+            (torch.randint(0, 8, (4, 3)), torch.tensor([3, -1, 0])))  # fmt: skip
     _freeze("attached", Affine(), (row,), (row * 7,), targets=["CPU"], metadata={"owner": "tests", "epochs": [1, 2]})
 
 

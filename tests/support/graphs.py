@@ -16,6 +16,7 @@ from npu_persist.bundle.manifest import (
     DictNode,
     Dimension,
     FileEntry,
+    Golden,
     Graph,
     ListNode,
     Manifest,
@@ -29,6 +30,7 @@ from npu_persist.bundle.manifest import (
     Side,
     Signature,
     TensorNode,
+    Tolerance,
     Tree,
     TupleNode,
     ValueNode,
@@ -37,15 +39,20 @@ from npu_persist.bundle.manifest import (
 from npu_persist.files.digest import digest_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Precision
     from npu_persist.store import Store
 
 XML = "model.xml"
 WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.safetensors"
 BATCH = Dimension("batch", 1, 8)
+GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
+AFFINE_OF_GRID = GRID * [1, 2, 3] + 0.5
+"""What `publish_affine` gives for GRID."""
 
 _OV_TYPES = {
     "bool": ov.Type.boolean, "int8": ov.Type.i8, "int16": ov.Type.i16, "int32": ov.Type.i32, "int64": ov.Type.i64,
@@ -53,6 +60,13 @@ _OV_TYPES = {
     "float16": ov.Type.f16, "float32": ov.Type.f32, "float64": ov.Type.f64,
 }  # fmt: skip
 _STORED = {"f32": "F32", "f16": "F16", "i64": "I64", "i32": "I32", "u8": "U8", "boolean": "BOOL"}
+
+
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a copy that cannot be written to."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array
 
 
 def parameter(port: Port) -> Any:
@@ -96,8 +110,14 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
     name: str = "graph",
     openvino: str = "2026.4.1",
     buckets: Buckets | None = None,
+    precision: Precision = "fp16",
+    sample: Mapping[str, Any] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Manifest:
-    """Write a graph as a bundle into a directory, the manifest last, and return the manifest."""
+    """Write a graph as a bundle into a directory, the manifest last, and return the manifest.
+
+    `sample` is the golden sample: arrays by `input.<name>` and `output.<name>`.
+    """
     draft = directory / "draft.xml"
     ov.save_model(model, draft, compress_to_fp16=False)
     weights = _write_weights(draft, directory)
@@ -106,18 +126,25 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
     graph = Graph(
         name="main",
         path=XML,
-        precision="fp32",
+        precision=precision,
         conversion="trace",
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         signature=signature or call_of(inputs, outputs),
         buckets=buckets,
     )
-    return write_manifest(directory, graph, weights, name=name, openvino=openvino)
+    golden = None if sample is None else _write_golden(directory, sample, tolerance)
+    return write_manifest(directory, graph, weights, golden, name=name, openvino=openvino)
 
 
-def write_manifest(
-    directory: Path, graph: Graph, weights: Weights, *, name: str = "graph", openvino: str = "2026.4.1"
+def write_manifest(  # noqa: PLR0913
+    directory: Path,
+    graph: Graph,
+    weights: Weights,
+    golden: Golden | None = None,
+    *,
+    name: str = "graph",
+    openvino: str = "2026.4.1",
 ) -> Manifest:
     """Write a manifest for the graph and weights file that a directory holds now."""
     manifest = Manifest(
@@ -125,15 +152,26 @@ def write_manifest(
         producer=Producer("0.1.0", openvino, None),
         graphs=(graph,),
         weights=weights,
-        golden=None,
+        golden=golden,
         files={
-            path: FileEntry((directory / path).stat().st_size, digest_file(directory / path)) for path in (XML, WEIGHTS)
+            path: FileEntry((directory / path).stat().st_size, digest_file(directory / path))
+            for path in (XML, WEIGHTS, *([] if golden is None else [golden.path]))
         },
         warnings=(),
         metadata={},
     )
     (directory / "manifest.json").write_bytes(manifest.to_json())
     return manifest
+
+
+def _write_golden(directory: Path, sample: Mapping[str, Any], tolerance: Tolerance | None) -> Golden:
+    arrays = {name: np.asarray(value, order="C") for name, value in sample.items()}
+    kinds = {"bool": "BOOL", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32"}
+    entries = {name: (kinds[array.dtype.name], array.shape, array.nbytes) for name, array in arrays.items()}
+    header, starts = safetensors_file.lay_out(entries, {})
+    chunks = [arrays[name].tobytes() for name in sorted(starts, key=starts.__getitem__)]
+    safetensors_file.write(directory / GOLDEN, header, chunks, lambda _: None)
+    return Golden(GOLDEN, tolerance, None)
 
 
 def _write_weights(draft: Path, directory: Path) -> Weights:
@@ -167,7 +205,7 @@ def publish_graph(
     signature: Signature | None = None,
     **options: Any,
 ) -> Bundle:
-    """Publish a graph as a bundle: `name=`, `openvino=` and `buckets=` as for `write_graph`."""
+    """Publish a graph as a bundle, with the options of `write_graph`."""
     with store.stage() as staging:
         write_graph(staging, model, inputs, outputs, signature, **options)
         return store.publish(staging)
@@ -187,12 +225,30 @@ def publish_affine(store: Store, *, name: str = "affine", openvino: str = "2026.
     return publish_graph(store, make_model([x], [("y", y)]), [port], [out], name=name, openvino=openvino)
 
 
-def publish_scaled(store: Store, size: int, *, factor: float = 1.0, name: str = "scaled") -> Bundle:
+def publish_scaled(
+    store: Store, size: int, *, factor: float = 1.0, name: str = "scaled", precision: Precision = "fp16"
+) -> Bundle:
     """Publish `x @ weight` on float32[1, size], where all of the weight is `factor`."""
     port = Port("x", "float32", (1, size))
     x = parameter(port)
     y = ops.matmul(x, constant(np.full((size, size), factor)), transpose_a=False, transpose_b=False)
-    return publish_graph(store, make_model([x], [("y", y)]), [port], [Port("y", "float32", (1, size))], name=name)
+    out, model = Port("y", "float32", (1, size)), make_model([x], [("y", y)])
+    return publish_graph(store, model, [port], [out], name=name, precision=precision)
+
+
+PRODUCT_INPUT = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+PRODUCT_WEIGHT = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+
+
+def publish_product(store: Store, *, name: str = "product", output: Any = None, **options: Any) -> Bundle:
+    """Publish `x @ weight` on float32[4, 64] with the right answer, or another one, as its golden sample."""
+    port = Port("x", "float32", (4, 64))
+    x = parameter(port)
+    y = ops.matmul(x, constant(PRODUCT_WEIGHT), transpose_a=False, transpose_b=False)
+    right = (PRODUCT_INPUT.astype(np.float64) @ PRODUCT_WEIGHT).astype(np.float32)
+    sample = {"input.x": PRODUCT_INPUT, "output.y": right if output is None else output}
+    out = Port("y", "float32", (4, 64))
+    return publish_graph(store, make_model([x], [("y", y)]), [port], [out], name=name, sample=sample, **options)
 
 
 def publish_relu(store: Store, shape: tuple[int, ...], *, name: str = "relu") -> Bundle:

@@ -173,12 +173,13 @@ def manifests(draw: st.DrawFn) -> Manifest:
     files = {graph.path: FileEntry(draw(counts), draw(digests)) for graph in graphs}
     files["weights.safetensors"] = FileEntry(8192 + data_size, draw(digests))
     golden = None
+    differences = st.builds(Difference, names, finite, finite, finite, st.none() | finite)
     if draw(st.booleans()):
         files["golden.safetensors"] = FileEntry(draw(counts), draw(digests))
         golden = Golden(
             "golden.safetensors",
-            draw(st.none() | st.builds(Tolerance, finite, finite)),
-            draw(st.none() | st.lists(st.builds(Difference, names, finite, finite, finite), max_size=2).map(tuple)),
+            draw(st.none() | st.builds(Tolerance, finite, finite, finite)),
+            draw(st.none() | st.lists(differences, max_size=2).map(tuple)),
         )
     json_values = st.recursive(
         st.none() | st.booleans() | integers | finite | texts,

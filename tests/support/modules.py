@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Pair(NamedTuple):
@@ -22,6 +25,17 @@ class Answer:
     value: torch.Tensor
     missing: torch.Tensor | None = None
     count: int = 3
+
+
+class Calls(torch.nn.Module):
+    """Calls a function of tensors."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(*inputs)
 
 
 class Affine(torch.nn.Module):

@@ -44,6 +44,11 @@ def say(**message):
 how = os.environ.get("FAKE_WINE", "")
 if how == "mute" or (how == "mute until ended" and not os.path.exists(os.environ["WINEPREFIX"] + "/ended")):
     time.sleep(600)
+if how == "dead":
+    sys.exit(1)
+if how == "dead once" and not os.path.exists(os.environ["WINEPREFIX"] + "/dead"):
+    open(os.environ["WINEPREFIX"] + "/dead", "x")
+    sys.exit(1)
 say(stage="start")
 print("\\x1b[36m[INFO] 06:57:25.898 [NPU_VCL] Current compiler ID: 2026.5.0-of-a-test", flush=True)
 print("[INFO] 06:57:25.898 [a-pass]   Inserted 3 barriers", flush=True)

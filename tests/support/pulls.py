@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from npu_persist.bundle.origin import Origin, write_origin
 from npu_persist.files.digest import digest_bytes
 from npu_persist.hub import client
 from npu_persist.store import Store
@@ -47,6 +49,13 @@ def put_compiled(hub: HubServer, folder: Path) -> Bundle:
     other = "meta=2.7;ov=2026.4.1;desc=[compiler=8.4;npu=3720;t=2;elf=1.2.2;mi=11.4.10]"
     attach_npu(bundle, target="NPU:3720", identity={"DEVICE_ARCHITECTURE": "3720"}, requirements=other, **inputs)
     put_folder(hub, bundle.path)
+    return bundle
+
+
+def came_from(hub: HubServer, bundle: Bundle, repo: str = REPO) -> Bundle:
+    """Let a bundle be one that was pulled from a repository of the hub."""
+    when = datetime(2026, 11, 21, tzinfo=timezone.utc)
+    write_origin(bundle.path, Origin(repo, "0" * 40, None, hub.url, when, None))
     return bundle
 
 

@@ -10,11 +10,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from npu_persist.bundle.origin import Origin, write_origin
 from npu_persist.trust.keys import KeyRing, PublicKey, public_key_of
+from npu_persist.trust.signing import KeySignature, Signatures, make_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-ORIGIN = Origin("org/unet", "5f0c2ab1" * 5, "v3", "http://127.0.0.1:1", datetime(2026, 11, 21, tzinfo=timezone.utc))
+    from npu_persist.trust.signing import What
+
+ORIGIN = Origin(
+    repo="org/unet",
+    commit="5f0c2ab1" * 5,
+    revision="v3",
+    endpoint="https://huggingface.co",
+    pulled_at=datetime(2026, 11, 21, tzinfo=timezone.utc),
+    name=None,
+)
 
 
 def private_key(name: str) -> Ed25519PrivateKey:
@@ -36,6 +47,21 @@ def write_private_key(folder: Path, name: str, password: str | None = None) -> P
         private_key(name).private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     )
     return path
+
+
+WHEN = "2026-11-21T07:40:04Z"
+"""When the signers of tests sign, unless they are told otherwise."""
+
+
+def make_signatures(
+    what: What, subject: str, *names: str, when: str = WHEN, wrong: Mapping[str, str] | None = None
+) -> Signatures:
+    """Return what these signers signed; `wrong` are signatures in hex by public key, or by signer."""
+    made = {public_key(name).hex: make_signature(what, subject, private_key(name), when) for name in names}
+    invalid = {
+        key if len(key) == 64 else public_key(key).hex: KeySignature(when, text) for key, text in (wrong or {}).items()
+    }
+    return Signatures(what, subject, {**made, **invalid})
 
 
 def know(home: Path, *names: str) -> None:

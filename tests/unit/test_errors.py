@@ -56,9 +56,10 @@ def test_exit_codes_tell_the_kinds_apart() -> None:
             errors.NotFoundError,
             errors.IntegrityError,
             errors.IncompatibleError,
+            errors.ParityError,
         )
     }
-    assert list(codes.values()) == [1, 2, 3, 4, 5]
+    assert list(codes.values()) == [1, 2, 3, 4, 5, 6]
     for kind in _error_classes():
         nearest = next(base for base in kind.__mro__ if base in codes)
         assert kind.exit_code == codes[nearest]

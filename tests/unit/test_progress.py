@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from npu_persist import progress as room
-from npu_persist.progress import Progress, ProgressPrinter, Reporter
+from npu_persist.progress import Progress, ProgressPrinter, Reporter, one_line
 
 
 class Terminal(io.StringIO):
@@ -163,3 +163,18 @@ def test_the_printer_updates_one_display_in_a_notebook(monkeypatch: pytest.Monke
     with Reporter(ProgressPrinter()).stage("trace"):
         pass
     assert [data["text/plain"][:5] for data in shown] == ["trace", "trace"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unet é 模型 😀", "unet é 模型 😀"),
+        ("a\tb\xa0c\u3000d", "a b\xa0c\u3000d"),
+        ("a\nb\r\x1b[31m\x7f\x85", "a\\nb\\r\\x1b[31m\\x7f\\x85"),
+        ("\u202e\u2066\u200b\ufeff\xad\u2028\u2029", "\\u202e\\u2066\\u200b\\ufeff\\xad\\u2028\\u2029"),
+        ("\ud800\udcff", "\\ud800\\udcff"),
+    ],
+)
+def test_what_would_steer_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+    assert one_line(shown) == shown

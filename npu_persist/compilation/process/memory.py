@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 _MAY_QUERY = 0x1010
@@ -25,6 +27,17 @@ def read_memory(pid: int | None = None) -> Memory:
     the one that started it), `GetProcessMemoryInfo` on Windows, for this process `ru_maxrss` elsewhere.
     """
     return {"linux": _read_linux, "win32": _read_windows}.get(sys.platform, _read_usage)(pid)
+
+
+def read_total() -> int | None:
+    """Return how much memory this machine, or its container, has."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):  # no sysconf on Windows
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # noqa: PTH123 (imports less)
+            found.append(int(file.read()))  # "max" is no number
+    return min(found, default=None)
 
 
 def _read_linux(pid: int | None) -> Memory:

@@ -8,6 +8,7 @@ import re
 import selectors
 import sys
 import threading
+import time
 from collections import deque
 from typing import IO, TYPE_CHECKING, Any, cast, final
 
@@ -25,6 +26,11 @@ _LINES_IN_ERRORS = 8
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
 """Bytes that are kept of a line. A longer one is no message."""
+
+_MOST_WAITING = 100
+"""Messages that wait to be delivered."""
+
+_PAUSE = 0.01
 
 _LONGEST_LOG_LINE = 500
 """Characters that are kept of a line of the log."""
@@ -69,6 +75,7 @@ class OutputReader:
         self._end_process = end
         self._tidy = tidy
         self._messages = messages
+        self._has_ended = False
         self._block_ended, self._end_block = os.pipe()
         self._threads = [
             threading.Thread(target=serve, args=(stream,), daemon=True)
@@ -90,6 +97,7 @@ class OutputReader:
 
     def __exit__(self, *_: object) -> None:
         self._end_process()
+        self._has_ended = True
         os.close(self._end_block)  # the threads end, even if another process holds the pipes
         for thread in self._threads:
             if thread.ident is not None:
@@ -120,6 +128,8 @@ class OutputReader:
                 self.line = _clean(str(message["stage"]).encode())
             elif "message" in message:
                 if self._messages is not None:
+                    while self._messages.qsize() >= _MOST_WAITING and not self._has_ended:
+                        time.sleep(_PAUSE)  # it fills the pipe, and not this process's memory
                     self._messages.put(message["message"])
             elif self.answer is None:
                 self.answer = message
@@ -171,12 +181,17 @@ class OutputReader:
 def _parse(line: bytes) -> dict[str, Any] | None:
     if line.startswith(b"{") and len(line) < _LONGEST_LINE:
         try:
-            message = json.loads(line.decode(errors="replace"))  # a damaged text still answers
+            # A damaged text still answers. NaN and infinities are no JSON.
+            message = json.loads(line.decode(errors="replace"), parse_constant=_refuse)
         except (ValueError, RecursionError):
             return None
         if isinstance(message, dict) and len(message) == 1 and message.keys() <= _MESSAGES:
             return message
     return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _clean(line: bytes) -> str:

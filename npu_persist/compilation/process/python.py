@@ -1,8 +1,9 @@
 """Run a module of this package in a Python process of its own: what OpenVINO does there can be ended.
 
 `run_module` starts it as `python -m` does, with this process's module path and without the working directory. At its
-end the module calls `serve` with the function that does the job. The request and the result are typed JSON; an error of
-this package is raised again for the caller.
+end the module calls `serve` with the function that does the job. The request, the messages and the result are typed
+JSON; an error of this package is raised again for the caller. What a graph may have taken over is not believed: an
+answer of another type is an error, and never names code.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +39,12 @@ _START = (
 """Not plain `-m`: it puts the working directory first, which may hold a `json.py` of somebody else's."""
 
 
+_ERRORS = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, NpuPersistError)
+}
+"""The errors that a process may answer with."""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """An error as it is sent.
 
@@ -59,26 +67,37 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
     *,
     name: str = "the compilation",
     on_message: Callable[[Any], object] | None = None,
+    message: Any = Any,
     tidy: Callable[[str], str | None] | None = None,
 ) -> ProcessResult[ResultT]:
-    """Run a module in a process of its own."""
+    """Run a module in a process of its own; `result` and `message` are the types of what it sends."""
     if getattr(sys, "frozen", False) or not sys.executable:
         raise CompilationError(
             f"{name} runs in a process of its own, which needs a Python interpreter, and this frozen program has none. "
-            "Load without compile_timeout, or compile ahead of time elsewhere"
+            "Load without compile_timeout, and only what you trust (trust=); or compile ahead of time elsewhere"
         )
     answer = supervise(
         [sys.executable, "-c", _START, module, *sys.path],
         _encode(request),
         limits,
         name=name,
-        on_message=on_message,
+        on_message=None if on_message is None else lambda value: on_message(read_answer(value, message, name)),
         tidy=tidy,
     )
     if answer.failure is not None:
-        failure = to_record(answer.failure, Failure)
-        raise _restore_error(failure)
-    return replace(answer, result=to_record(answer.result, result))
+        raise _restore_error(read_answer(answer.failure, Failure, name))
+    return replace(answer, result=read_answer(answer.result, result, name))
+
+
+def read_answer(value: Any, kind: type[ResultT], name: str) -> ResultT:
+    """Return what a process sent as a record; CompilationError if it is something else."""
+    try:
+        return to_record(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise CompilationError(
+            f"{name}'s process answered with something else than it was asked for ({error}). Its graph may have taken "
+            "it over: do not load the bundle without a signature of somebody whom you trust"
+        ) from error
 
 
 def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None:
@@ -90,6 +109,7 @@ def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None
         answers.write(_encode(message))
         answers.flush()
 
+    _go_first()
     given = to_record(json.loads(sys.stdin.buffer.readline()), request)
     waiting = threading.Thread(target=_end_with_caller, daemon=True)
     waiting.start()
@@ -100,6 +120,17 @@ def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None
     else:
         send(result=result)
     waiting.join()
+
+
+def _go_first() -> None:
+    """Let the system end this process before its caller where memory is short, and leave no core behind."""
+    if sys.platform != "win32":
+        import resource
+
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write("1000")
 
 
 def _encode(message: object) -> bytes:
@@ -124,7 +155,8 @@ def _describe_error(error: Exception) -> Failure:
 
 
 def _restore_error(failure: Failure) -> NpuPersistError:
-    error: NpuPersistError = getattr(errors, failure.kind)(failure.message)
+    error = _ERRORS.get(failure.kind, CompilationError)(failure.message)
     for name, value in failure.attributes.items():
-        setattr(error, name, value)
+        if name in vars(error) or (name == "errno" and isinstance(error, StoreError) and isinstance(value, int)):
+            setattr(error, name, value)
     return error

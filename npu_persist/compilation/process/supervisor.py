@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from npu_persist.compilation.process.memory import read_memory
 from npu_persist.compilation.process.output import OutputReader
-from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError
+from npu_persist.errors import CompilationError, CompileCrashError, CompileMemoryError, CompileTimeoutError
 from npu_persist.progress import BEAT
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ T = TypeVar("T")
 
 
 class SilentError(CompilationError):
-    """A process wrote nothing at all within the time that it has for its first line, and was ended."""
+    """A process that has to write a first line wrote none: it was ended when its time for that was over, or died."""
+
+    has_died: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
         first_line: Seconds within which it has to write something; None where it may be silent.
 
     Raises:
-        SilentError: It wrote nothing within `first_line`.
+        SilentError: It wrote nothing within `first_line`, or died before.
         CompileTimeoutError: It took longer than its limit.
         CompileMemoryError: It held more memory than its limit.
-        CompilationError: It ended without an answer, cannot be started, or was cancelled; or there is a memory limit
-            and this system does not say how much memory a process holds.
+        CompileCrashError: It ended without an answer.
+        CompilationError: It cannot be started, or was cancelled; or there is a memory limit and this system does not
+            say how much memory a process holds.
     """
     limits = limits or Limits()
     if limits.memory_limit is not None and read_memory(os.getpid()).now is None:
@@ -150,10 +153,12 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
         monitor.finish()  # the process waits to be ended: this is its peak
     _deliver(messages, on_message)
     if output.answer is None:
-        raise CompilationError(
-            f"{name}'s process ended with {_describe_exit(process.returncode)} after {monitor.seconds:.1f} s, without "
-            f"an answer. {output.describe_log()}"
-        )
+        how = f"ended with {_describe_exit(process.returncode)} after {monitor.seconds:.1f} s"
+        if first_line is not None and output.line is None:
+            silence = SilentError(f"{command[0]} {how}, before it wrote anything")
+            silence.has_died = True
+            raise silence
+        raise CompileCrashError(f"{name}'s process {how}, without an answer. {output.describe_log()}")
     return ProcessResult(
         output.answer.get("result"), output.answer.get("failure"), monitor.seconds, monitor.peak, tuple(output.log)
     )

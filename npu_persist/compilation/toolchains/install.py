@@ -32,6 +32,7 @@ from npu_persist.compilation.toolchains.wine import (
     HOST,
     INSTALL,
     PREFIX,
+    RECORD_FILE,
     SOURCE,
     ToolchainRecord,
     WheelRecord,
@@ -49,7 +50,7 @@ from npu_persist.compilation.toolchains.wine import (
     write_record,
 )
 from npu_persist.errors import CompilationError, ToolchainError
-from npu_persist.files.filesystem import rename_new, store_errors
+from npu_persist.files.filesystem import is_directory, make_folder, move_directory, rename_new, store_errors
 from npu_persist.files.staging import prune_staging, staged
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
     if missing := find_missing(building=True):
         raise ToolchainError(f"toolchain wine: programs are missing. Run: {install_command(missing)} && {INSTALL}")
     sweep(home)
-    with staged(home / _STAGING) as staging:
+    with staged(home / _STAGING, below=home) as staging:
         made = staging / "toolchain"
-        (made / BIN).mkdir(parents=True)
+        make_folder(made / BIN, parents=True)
         tell(f"fetching OpenVINO {version} for Windows and Microsoft's runtime with pip")
         wheels = _fetch(version, staging / "wheels")
         tell("building the host program")
@@ -132,10 +133,11 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         write_record(made, record)
         with store_errors(f"put the toolchain into {target}"):
             if os.path.lexists(target):  # of another format, or damaged
-                end_wine(target / PREFIX)
-                os.rename(target, staging / "replaced")  # noqa: PTH104
+                if is_directory(target):
+                    end_wine(target / PREFIX)
+                move_directory(target, staging / "replaced", first=RECORD_FILE, below=home)
             with suppress(FileExistsError):  # another process was faster, and installed the same
-                rename_new(made, target)
+                rename_new(made, target, below=home)
     return target
 
 
@@ -146,14 +148,14 @@ def uninstall(home: Path, version: str | None = None) -> list[Path]:
         raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: npu-persist toolchain list shows all")
     for path in found:
         end_wine(path / PREFIX)
-        with staged(home / _STAGING) as staging, store_errors(f"remove {path}"):
-            os.rename(path, staging / "removed")  # noqa: PTH104
+        with staged(home / _STAGING, below=home) as staging, store_errors(f"remove {path}"):
+            move_directory(path, staging / "removed", first=RECORD_FILE, below=home)
     return [*found, *sweep(home)]
 
 
 def sweep(home: Path) -> list[Path]:
     """Remove what interrupted installs left; return what was removed."""
-    return list(prune_staging(home / _STAGING))
+    return list(prune_staging(home / _STAGING, below=home))
 
 
 def _require_system() -> None:
@@ -166,7 +168,7 @@ def _require_system() -> None:
 
 def _fetch(version: str, folder: Path) -> dict[str, Path]:
     """Fetch both wheels; return them by the first part of their name."""
-    folder.mkdir()
+    make_folder(folder)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "-q"]
     command += ["--disable-pip-version-check", "--platform", "win_amd64", "--python-version", "3.11", "-d", str(folder)]
     _run([*command, f"openvino=={version}", _MSVC], _DOWNLOAD_TIME, folder.parent)
@@ -260,7 +262,7 @@ def extract(wheel: Path, members: Mapping[str, Path]) -> None:
     for name, target in members.items():
         with _reading(wheel) as archive:
             data = _read(archive, name, record)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent, parents=True)
         with target.open("xb") as file:
             file.write(data)
 

@@ -168,9 +168,10 @@ def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
     """Compile and write the blob: what the process does that runs this module."""
     if request.libraries is not None:
         _load_from(Path(request.libraries))
-    from npu_persist.device.core import get_core, get_version
+    from npu_persist.device.core import get_core, get_version, note_threads
 
     core = get_core()
+    note_threads()
     # Before a property is set: one that the plugin refuses while it is loaded makes OpenVINO 2026.4.1 unload it, with
     # the exception's code in it, and crash (seen on Windows).
     _ask(core, _DEVICE, "NPU_COMPILER_VERSION")

@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from npu_persist.bundle.document import decode, to_record
+from npu_persist.bundle.document import decode
+from npu_persist.compilation.process.python import read_answer
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, SilentError, supervise
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.toolchain import (
@@ -55,7 +56,7 @@ from npu_persist.compilation.toolchains.toolchain import (
 )
 from npu_persist.errors import CompilationError, ToolchainError, UsageError
 from npu_persist.files.digest import digest_bytes, digest_file, is_digest
-from npu_persist.files.filesystem import component_problem, write_file
+from npu_persist.files.filesystem import check_path, component_problem, is_directory, write_file
 from npu_persist.store.folder import default_home
 
 if TYPE_CHECKING:
@@ -204,10 +205,12 @@ def compile_in(folder: Path, request: CompilerRequest, limits: Limits | None = N
         try:
             answer = _run_host(folder, request, links, log, limits)
         except SilentError as silence:
-            # Wine's background processes are there, but do not answer: the first of them was killed while it started
-            # (seen with wine 8.0: for half an hour). New ones do.
-            _log.warning("%s; ending wine's background processes in %s, and trying again", silence, folder / PREFIX)
-            end_wine(folder / PREFIX)
+            # It died: the last program's background processes were just ending (seen once, with two at a time). Or they
+            # do not answer: the first of them was killed while it started (seen with wine 8.0: for half an hour). New
+            # ones do; but ending them ends the programs of others, too.
+            _log.warning("%s; trying again", silence)
+            if not silence.has_died:
+                end_wine(folder / PREFIX)
             try:
                 answer = _run_host(folder, request, links, log, limits)
             except SilentError as error:
@@ -243,13 +246,15 @@ def end_wine(prefix: Path) -> None:
 def find_home(store: Path | None = None) -> Path:
     """Return the folder of installed toolchains: NPU_PERSIST_TOOLCHAINS, or `toolchains` in the store's home."""
     named = os.environ.get(HOME_VARIABLE)
+    if store is not None:
+        check_path(store, "store")
     return Path(named) if named else (default_home() if store is None else store) / "toolchains"
 
 
 def list_installed(home: Path) -> Iterator[tuple[str, Path]]:
-    """Yield OpenVINO's version and the folder of each toolchain for wine."""
+    """Yield OpenVINO's version and the folder of each toolchain for wine; a link to a folder is none."""
     for path in sorted(home.iterdir()) if home.is_dir() else ():
-        if (named := _FOLDER.fullmatch(path.name)) and path.is_dir():
+        if (named := _FOLDER.fullmatch(path.name)) and is_directory(path):
             yield named[1], path
 
 
@@ -326,12 +331,12 @@ class _HostFailure(msgspec.Struct, frozen=True):
 
 def _read_answer(answer: ProcessResult[Any]) -> _HostResult:
     if answer.failure is not None:
-        failure = to_record(answer.failure, _HostFailure)
+        failure = read_answer(answer.failure, _HostFailure, "the compilation")
         reason = extract_reason(failure.text, answer.log)
         if failure.stage == "start":
             raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {reason}")
         raise CompilationError(f"the NPU's compiler refused the graph: {reason}")
-    return to_record(answer.result, _HostResult)
+    return read_answer(answer.result, _HostResult, "the compilation")
 
 
 def _format_version(number: str | None) -> str | None:

@@ -11,7 +11,7 @@ from openvino import opset13 as ops
 
 def convert_diff(context: Any) -> list[Any]:
     """Return the differences of neighbours along an axis."""
-    parts = [context.get_input(index) for index in (3, 0, 4) if index == 0 or not _is_none(context, index)]
+    parts = [context.get_input(index) for index in (3, 0, 4) if index == 0 or not is_none(context, index)]
     times, axis = int(context.get_values_from_const_input(1)), int(context.get_values_from_const_input(2))
     value = ops.concat(parts, axis).output(0) if len(parts) > 1 else parts[0]
     for _ in range(times):
@@ -22,7 +22,8 @@ def convert_diff(context: Any) -> list[Any]:
     return [value]
 
 
-def _is_none(context: Any, index: int) -> bool:
+def is_none(context: Any, index: int) -> bool:
+    """Return whether an argument is None."""
     try:
         return context.get_values_from_const_input(index) is None
     except ov.frontend.GeneralFailure:  # raised for a tensor

@@ -5,7 +5,25 @@ Promise: building one touches no network, takes a second or two on two cores, an
 
 from __future__ import annotations
 
-from tests.models.architectures import audio, causal, diffusion, encoder_decoder, multi_input, text, vision
+from tests.models.architectures import (
+    audio,
+    backbones,
+    causal,
+    decoders,
+    detectors,
+    diffusion,
+    encoder_decoder,
+    experts,
+    image_text,
+    long_text,
+    multi_input,
+    sequences,
+    speech,
+    text,
+    time_series,
+    video_diffusion,
+    vision,
+)
 from tests.models.architectures.architecture import Architecture
 
 __all__ = ["ARCHITECTURES", "Architecture"]
@@ -18,5 +36,15 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *multi_input.ARCHITECTURES,
     *encoder_decoder.ARCHITECTURES,
     *causal.ARCHITECTURES,
+    *long_text.ARCHITECTURES,
+    *decoders.ARCHITECTURES,
+    *experts.ARCHITECTURES,
+    *sequences.ARCHITECTURES,
+    *backbones.ARCHITECTURES,
+    *detectors.ARCHITECTURES,
+    *speech.ARCHITECTURES,
+    *time_series.ARCHITECTURES,
+    *image_text.ARCHITECTURES,
+    *video_diffusion.ARCHITECTURES,
 )
 """Every architecture of the table in the closing note, by domain."""

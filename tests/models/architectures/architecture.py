@@ -9,12 +9,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 """A module with the positional and keyword arguments of one call of it."""
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+"""Sizes of a small text model, as most configs of transformers name them."""
+NO_CACHE: dict[str, Any] = {"use_cache": False}
+WAVEFORM: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "conv_dim": (32, 32, 32),
+    "conv_kernel": (10, 3, 3),
+    "conv_stride": (5, 2, 2),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+"""The same of a speech model on waveforms."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +79,10 @@ def padded_text(*, batch: int = 2, length: int = 16, vocabulary: int = 200, pad:
     mask = padding_mask(batch=batch, length=length)
     ids = tokens(batch=batch, length=length, vocabulary=vocabulary)
     return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+
+
+def causal(name: str, **sizes: Any) -> Call:
+    """A causal model by its name in transformers; sizes of None are left out."""
+    chosen = {**SMALL, "num_key_value_heads": 2, **sizes}
+    config = getattr(transformers, f"{name}Config")(**{key: size for key, size in chosen.items() if size is not None})
+    return getattr(transformers, f"{name}ForCausalLM")(config), (), {**padded_text(), **NO_CACHE}

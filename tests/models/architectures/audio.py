@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import transformers
 
-from tests.models.architectures.architecture import Architecture, Call
+from tests.models.architectures.architecture import WAVEFORM, Architecture, Call
 
 KIND = "audio"
-WAVEFORM: dict[str, Any] = {
-    "vocab_size": 32,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-    "conv_dim": (32, 32, 32),
-    "conv_kernel": (10, 3, 3),
-    "conv_stride": (5, 2, 2),
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
 
 
 def whisper_config() -> transformers.WhisperConfig:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import transformers
 
-from tests.models.architectures.architecture import Architecture, Call, padded_text, tokens
+from tests.models.architectures.architecture import SMALL, Architecture, Call, padded_text, tokens
 
 KIND = "text"
-SMALL: dict[str, Any] = {
-    "vocab_size": 200,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 128,
-}
 
 
 def bert() -> Call:

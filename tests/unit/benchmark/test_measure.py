@@ -45,7 +45,7 @@ def wait_until_dead(pid: int) -> None:
 
 def test_both_hints_of_a_bundle_are_measured() -> None:
     publish_affine(Store())
-    latency, throughput = npu_persist.bench("affine", "CPU", seconds=0.2)
+    latency, throughput = npu_persist.bench("affine", "CPU", seconds=0.2, config={"INFERENCE_PRECISION_HINT": "f32"})
     assert [found.case.hint for found in (latency, throughput)] == ["LATENCY", "THROUGHPUT"]
     assert latency.requests == 1
     for found in (latency, throughput):
@@ -57,6 +57,7 @@ def test_both_hints_of_a_bundle_are_measured() -> None:
         assert found.shapes == {"x": "float32[2, 3]"}
         assert found.input_source == "random"
         assert found.execution_devices == ("CPU",)
+        assert found.execution_precisions == {"CPU": "f32"}
         assert found.full_names[0]
         assert found.openvino.startswith("20")
         assert found.first_inference > 0

@@ -58,7 +58,7 @@ def test_opens_and_tells_what_it_is(directory: Path) -> None:
     assert bundle.created.isoformat() == "2023-11-14T22:13:20+00:00"
     assert bundle.created.tzinfo is timezone.utc
     assert repr(bundle) == f"<Bundle {directory} {bundle.digest[:15]}… at {directory}>"
-    assert Bundle.open(str(directory), version=3).reference == "tiny:3"
+    assert Bundle.open(str(directory), version=3).reference == f"{directory.parent.name}:3"  # its name in the store
 
 
 def test_a_bundle_does_not_move_with_the_working_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

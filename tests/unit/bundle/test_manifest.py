@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from npu_persist.bundle import document as strict
 from npu_persist.bundle import manifest as room
 from npu_persist.bundle.manifest import (
+    Bounds,
     Buckets,
     FileEntry,
     Manifest,
@@ -30,7 +31,7 @@ from npu_persist.bundle.manifest import (
 from npu_persist.bundle.schema import SCHEMA_FILE, manifest_schema
 from npu_persist.errors import FormatVersionError, ManifestError, NpuPersistError
 from npu_persist.files.digest import digest_bytes
-from tests.support.bundles import TINY_GRAPH, tiny_files, tiny_manifest
+from tests.support.bundles import GOLDEN, TINY_GRAPH, tiny_files, tiny_manifest
 from tests.support.manifests import manifests, spoil
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def test_a_newer_format_is_named_before_anything_else_is_said_about_it() -> None
     [
         (TINY.to_json().replace(b'"name": "tiny"', b'"name": "tiny", "name": "tiny"'), "name"),
         (
-            TINY.to_json().replace(b'"size": 14', b'"size": 14, "size": 14, "size": 14'),
+            TINY.to_json().replace(b'"size": %d' % len(GOLDEN), b'"size": 1, "size": 1, "size": 1'),
             "files['golden.safetensors'].size",
         ),
         (TINY.to_json().replace(b'"author"', b'"a": 1, "a": 2, "author"'), "metadata.a"),
@@ -339,6 +340,38 @@ def _set(*place: Any, to: Any) -> Callable[[Any], None]:
         document[place[-1]] = to
 
     return change
+
+
+@pytest.mark.parametrize(
+    ("port", "bounds", "location"),
+    [
+        (("inputs", 1), {"low": 5, "high": 4}, ".high"),
+        (("inputs", 1), {"low": None, "high": None}, ""),
+        (("inputs", 1), {"low": 2**63, "high": None}, ".low"),
+        (("inputs", 1), {"low": 0.5, "high": 4}, ".low"),
+        (("inputs", 1), {"low": 0}, ".high"),
+        (("inputs", 1), {"low": 0, "high": 4, "step": 2}, ".step"),
+        (("inputs", 1), [0, 4], ""),
+        (("inputs", 0), {"low": 0, "high": 4}, ""),
+        (("outputs", 0), {"low": 0, "high": 4}, ""),
+    ],
+)
+def test_bounds_that_are_none_are_refused(port: tuple[str, int], bounds: Any, location: str) -> None:
+    def change(document: Any) -> None:
+        document["graphs"][0]["inputs"][0]["dtype"] = "float32"
+        document["graphs"][0]["inputs"][1]["dtype"] = "int64"
+        document["graphs"][0][port[0]][port[1]]["bounds"] = bounds
+
+    assert set(_problems(_spoiled(change))) == {f"graphs[0].{port[0]}[{port[1]}].bounds{location}"}
+
+
+def test_bounds_are_kept_and_left_out_where_there_are_none() -> None:
+    graph = TINY.graphs[0]
+    bounded = replace(graph.inputs[1], dtype="int32", bounds=Bounds(-5, 4))
+    manifest = replace(TINY, graphs=(replace(graph, inputs=(graph.inputs[0], bounded)),))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert b'"bounds"' in manifest.to_json()
+    assert b'"bounds"' not in TINY.to_json()
 
 
 def _buckets(**changes: Any) -> Callable[[Any], None]:

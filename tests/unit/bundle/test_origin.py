@@ -21,6 +21,7 @@ ORIGIN = Origin(
     revision="v3",
     endpoint="https://huggingface.co",
     pulled_at=datetime(2026, 11, 21, 7, 40, 4, tzinfo=timezone.utc),
+    name=None,
 )
 
 
@@ -53,6 +54,7 @@ def test_it_is_never_overwritten(tmp_path: Path) -> None:
         ({"repo": ""}, "repo: expected text"),
         ({"endpoint": None}, "endpoint: expected text"),
         ({"revision": 3}, "revision: expected text"),
+        ({"name": ""}, "name: expected text"),
         ({"pulled_at": "2026-13-21T07:40:04Z"}, "pulled_at: invalid RFC3339 encoded datetime"),
         ({"pulled_at": "yesterday"}, "pulled_at: invalid RFC3339 encoded datetime, got 'yesterday'"),
         ({"trusted": True}, "trusted: unknown"),

@@ -12,6 +12,7 @@ from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact, ch
 from npu_persist.cache import CacheEntry, CompileCache
 from npu_persist.errors import ArtifactError, StoreError, UsageError
 from tests.support.artifacts import BLOB, KEY, damage, fill, held, make_artifact, names, publish, quarantined
+from tests.support.faults import path_at
 from tests.support.processes import run_python
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def test_every_byte_is_on_the_disk_before_the_entry_is_there(
         steps.append(os.path.realpath(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    def note_rename(source: Path, target: Path) -> None:
-        steps.append(f"rename {target}")
-        rename(source, target)
+    def note_rename(source: str, target: str, *, dst_dir_fd: int | None, **folder: int | None) -> None:
+        steps.append(f"rename {path_at(target, dst_dir_fd)}")
+        rename(source, target, dst_dir_fd=dst_dir_fd, **folder)
 
     if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
         pytest.skip("no /proc to tell which file is fsynced")
@@ -310,12 +311,12 @@ def test_an_entry_that_comes_while_one_is_quarantined_is_put_back(
     rename = os.rename
     calls: list[CacheEntry] = []
 
-    def rename_late(source: Path, target: Path) -> None:
+    def rename_late(source: str, target: str, **folders: int | None) -> None:
         if not calls:
             rename(damaged.path, cache.home / "gone")
             calls.append(damaged)
             calls.append(publish(cache))
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", rename_late)
     cache.quarantine(damaged, "damaged")

@@ -185,10 +185,10 @@ def test_windows_holds_by_the_open_file(cache: CompileCache, monkeypatch: pytest
     taken = held(entry)
     rename = os.rename
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: Path, target: Path, **folders: int | None) -> None:
         if str(source).endswith("used"):
             raise PermissionError(13, "The process cannot access the file", str(source), 32)
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", refuse)
     assert is_used(entry)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from npu_persist.artifact.artifact import BLOB_FILE
 from npu_persist.cache import CacheEntry, CompileCache
 from npu_persist.cache.folder import Folder
+from npu_persist.files.filesystem import FEW_ITEMS
 from tests.support.artifacts import BLOB, KEY, age, held, names, publish, quarantined
+from tests.support.faults import path_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,14 +65,14 @@ def test_two_that_prune_at_once_do_not_remove_twice_as_much(
 ) -> None:
     entries = aged(cache)
     limit = 2 * entries[0].size + 10
-    remove_entry = Folder.remove_entry
+    move_out = Folder.move_out
 
-    def remove_late(folder: Folder, entry: CacheEntry) -> bool:
-        monkeypatch.setattr(Folder, "remove_entry", remove_entry)
+    def move_late(folder: Folder, entry: CacheEntry) -> Path | None:
+        monkeypatch.setattr(Folder, "move_out", move_out)
         assert len(cache.prune(max_size=limit)) == 2  # by another process
-        return folder.remove_entry(entry)
+        return folder.move_out(entry)
 
-    monkeypatch.setattr(Folder, "remove_entry", remove_late)
+    monkeypatch.setattr(Folder, "move_out", move_late)
     assert cache.prune(max_size=limit) == []
     assert {entry.key for entry in cache.entries()} == {entry.key for entry in entries[2:]}
 
@@ -80,10 +83,10 @@ def test_what_may_not_be_removed_stays_and_the_rest_goes(
     entries = aged(cache)
     rename = os.rename
 
-    def refuse(source: Path, target: Path) -> None:
-        if source == entries[0].path:
-            raise PermissionError(13, "another user's", str(source))
-        rename(source, target)
+    def refuse(source: str, target: str, *, src_dir_fd: int | None, **folder: int | None) -> None:
+        if path_at(source, src_dir_fd) == entries[0].path:
+            raise PermissionError(13, "another user's", source)
+        rename(source, target, src_dir_fd=src_dir_fd, **folder)
 
     monkeypatch.setattr(os, "rename", refuse)
     assert [one.path for one in cache.prune(max_size=0)] == [entry.path for entry in entries[1:]]
@@ -169,3 +172,22 @@ def test_sweeping_removes_leftovers_and_no_entry(cache: CompileCache) -> None:
     cache.sweep()
     assert names(cache) == {KEY}
     assert cache.find(KEY) == entry
+
+
+@pytest.mark.parametrize("number", [FEW_ITEMS - 1, 3 * FEW_ITEMS])
+def test_many_entries_are_removed_in_threads_and_few_are_not(
+    cache: CompileCache, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    threads = set()
+    rmdir = os.rmdir
+
+    def note(path: str, **options: Any) -> None:
+        threads.add(threading.get_ident())
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", note)
+    entries = [publish(cache, graph=f"graph{index}") for index in range(number)]
+    threads.clear()
+    assert {one.path for one in cache.prune(max_size=0)} == {entry.path for entry in entries}
+    assert not list(cache.path.glob("quarantine/*"))
+    assert (threads == {threading.get_ident()}) is (number < FEW_ITEMS)

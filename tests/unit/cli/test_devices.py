@@ -39,7 +39,16 @@ class Npu(NoDevices):
 def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "DEVICE", "KIND", "ARCHITECTURE", "CAPABILITIES", "DRIVER", "COMPILER"]
+    assert header.split() == [
+        "NAME",
+        "DEVICE",
+        "KIND",
+        "ARCHITECTURE",
+        "CAPABILITIES",
+        "PRECISION",
+        "DRIVER",
+        "COMPILER",
+    ]
     assert any(row.startswith("CPU ") and "EXPORT_IMPORT" in row for row in rows)
 
 

@@ -38,6 +38,14 @@ SOURCE = """
         torch.manual_seed(0)
         return Scale().eval()
 
+    def trained():
+        model = seeded()
+        torch.nn.init.ones_(model.layer.weight)
+        return model
+
+    def other():
+        return torch.nn.Linear(4, 2)
+
     def bare():
         print("made a model")
         return seeded()
@@ -121,6 +129,17 @@ def test_persist_and_run(run: Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(saved["copy"], x)
 
 
+def test_persisting_what_is_there_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    command = "persist", "user_models:with_args", "--name", "scale", "--json"
+    assert json.loads(run(*command, "--alias", "prod")[1])["is_new"] is True
+    code, out, _ = run(*command, "--alias", "tested")
+    data = json.loads(out)
+    assert (code, data["reference"], data["is_new"], data["aliases"]) == (0, "scale:1", False, ["prod", "tested"])
+    assert "there is no new version; the alias tested points to it. force=True (`--force`) makes one" in caplog.text
+    code, out, _ = run(*command, "--force")
+    assert (code, json.loads(out)["reference"]) == (0, "scale:2")
+
+
 def test_run_without_inputs_takes_the_golden_sample(run: Run) -> None:
     assert run("persist", "user_models:with_kwargs", "--name", "scale", "--precision", "fp32")[0] == 0
     code, out, _ = run("run", "scale", "--device", "CPU", "--json")
@@ -170,7 +189,7 @@ def test_a_module_can_be_named_itself(run: Run, tmp_path: Path) -> None:
         ("user_models:too_many", 2, "(user_models.Scale, (), dict, int)"),
         ("user_models:SOURCE", 2, "has no 'SOURCE'"),
         ("user_models:bare", 2, "example inputs"),
-        ("user_models:not_a_number", 1, "NaN"),
+        ("user_models:not_a_number", 6, "NaN"),
     ],
 )
 def test_bad_models_leave_the_store_as_it_was(run: Run, store_home: Path, factory: str, code: int, says: str) -> None:
@@ -246,3 +265,22 @@ def test_arguments_may_be_a_list() -> None:
         assert isinstance(make_model("made_up:make").args, tuple)
     finally:
         del sys.modules["made_up"]
+
+
+def test_refresh(run: Run) -> None:
+    run("persist", "user_models:with_args", "--name", "scale", "--metadata", "epoch=12")
+    code, out, err = run("refresh", "scale", "user_models:trained", "--alias", "prod", "--json")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert data["reference"] == "scale:2"
+    assert npu_persist.open("scale:prod").digest == data["digest"]
+    assert npu_persist.open("scale:prod").manifest.metadata == {"epoch": "12"}
+    assert run("refresh", "scale", "user_models:trained", "--metadata", "epoch=13", "--no-check")[0] == 0
+    assert npu_persist.open("scale").manifest.metadata == {"epoch": "13"}
+
+
+def test_refresh_with_another_module(run: Run) -> None:
+    run("persist", "user_models:with_args", "--name", "scale")
+    code, out, err = run("refresh", "scale", "user_models:other")
+    assert (code, out) == (1, "")
+    assert "the module has no layer.bias, which scale:1 has" in err

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.cli.output import Output, format_fields, format_seconds, format_size, format_table
+from npu_persist.cli.output import (
+    Heading,
+    Output,
+    format_fields,
+    format_seconds,
+    format_size,
+    format_table,
+    join_blocks,
+    section,
+    table,
+)
 from npu_persist.progress import Progress
 
 if TYPE_CHECKING:
@@ -94,27 +104,31 @@ def test_json_has_no_nan(outputs: Outputs) -> None:
 
 
 def test_colour_on_a_terminal(outputs: Outputs) -> None:
-    output, _, stderr = outputs()
+    output, stdout, stderr = outputs()
     output.error("bad")
     assert "\x1b[31merror:\x1b[0m bad\n" in stderr.getvalue()
-    assert output.heading("X") == "\x1b[1mX\x1b[0m"
+    output.show({}, lambda: [Heading("X"), "x"])
+    assert stdout.getvalue() == "\x1b[1mX\x1b[0m\nx\n"
 
 
 @pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colour_where_it_is_not_wanted(
     outputs: Outputs, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    output, _, stderr = outputs()
+    output, stdout, stderr = outputs()
     monkeypatch.setenv(variable, value)
     output.error("bad")
     output.warning("careful")
     assert stderr.getvalue() == "error: bad\nwarning: careful\n"
-    assert output.heading("X") == "X"
+    output.show({}, lambda: Heading("X"))
+    assert stdout.getvalue() == "X\n"
 
 
 def test_an_empty_no_color_counts_as_none(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "")
-    assert outputs()[0].heading("X") != "X"
+    output, stdout, _ = outputs()
+    output.show({}, lambda: Heading("X"))
+    assert stdout.getvalue() != "X\n"
 
 
 def test_no_colour_and_no_progress_in_a_file(outputs: Outputs) -> None:
@@ -149,14 +163,34 @@ def test_an_old_console_shows_what_it_can() -> None:
     assert stdout.read() == "unet \\u2264 é\n"
 
 
-@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]0;title\x07", "\rx", "\x9b31m", "\u202e", "\x7f", "\x1b[31;5m"])
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x1b[31m", "\n", "\r", "\x9b", "\u202e", "\u200b", "\u2028", "\U000e0041"]
+)
 def test_no_text_steers_the_terminal(outputs: Outputs, text: str) -> None:
-    output, stdout, stderr = outputs()
-    output.show({}, f"{output.heading('a')}\tb\n{text}")
-    output.note(text)
-    output.warning(text)
-    output.error(text)
-    shown = text.encode("unicode_escape").decode()
-    assert stdout.getvalue() == f"\x1b[1ma\x1b[0m\tb\n{shown}\n"
-    assert text not in stderr.getvalue()
-    assert stderr.getvalue().count(shown) == 3
+    output, stdout, _ = outputs()
+    hostile = f"a{text}b"
+    shown = f"a{text.encode('unicode_escape').decode()}b"
+    output.show({}, hostile)
+    output.show({}, lambda: [Heading(hostile), *section(hostile, [hostile]), *table(["X", "Y"], [[hostile, "y"]])])
+    assert [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in stdout.getvalue().split("\n")] == [
+        shown,
+        shown,
+        shown,
+        f"  {shown}",
+        f"{'X':{len(shown)}}  Y",
+        f"{shown}  y",
+        "",
+    ]
+
+
+def test_the_lines_of_a_message_are_indented(outputs: Outputs) -> None:
+    output, _, stderr = outputs(io.StringIO)
+    for write in (output.note, output.warning, output.error):
+        write("bad\nok, signed by acme\n  a: b\x1b[2J\r")
+    rest = "bad\n  ok, signed by acme\n  a: b\\x1b[2J"
+    assert stderr.getvalue() == f"{rest}\\r\nwarning: {rest}\\r\nerror: {rest}\n"
+
+
+def test_blocks_are_apart() -> None:
+    assert join_blocks([[], ["a", "b"], [], ["c"]]) == ["a", "b", "", "c"]
+    assert join_blocks([]) == []

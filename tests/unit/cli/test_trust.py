@@ -37,8 +37,10 @@ def test_keys_are_added_listed_and_removed(run: Run, tmp_path: Path) -> None:
     assert run("keys", "add", "ada", str(pem))[:2] == (0, f"ada is {public_key('ada').hex}\n")
     assert run("keys", "add", "bob", public_key("bob").hex)[0] == 0
     _, out, _ = run("keys", "list", "--json")
-    assert json.loads(out) == [{"name": name, "key": public_key(name).hex} for name in ("ada", "bob")]
-    assert run("keys", "list")[1].splitlines()[1].split() == ["ada", public_key("ada").hex]
+    assert json.loads(out) == [
+        {"name": name, "key": public_key(name).hex, "for": [], "for_repo": []} for name in ("ada", "bob")
+    ]
+    assert run("keys", "list")[1].splitlines()[1].split() == ["ada", public_key("ada").hex, "all"]
     assert run("keys", "remove", "ada")[:2] == (0, "removed ada\n")
     assert run("keys", "remove", "ada")[0] == 3
     assert run("keys", "list")[1].count("\n") == 2
@@ -161,7 +163,7 @@ def test_run_imports_what_was_pulled_only_where_it_is_allowed(run: Run, key: str
         assert code == 0, err
         return [(attempt["source"], attempt["is_used"]) for attempt in json.loads(out)["report"]["attempts"]]
 
-    assert attempts() == [("attached", False), ("graph", True)]
+    assert attempts() == [("attached", False), ("graph", False), ("graph", True)]  # first in a process of its own
     assert attempts("--trust", "other/*", "--trust", "org/unet") == [("attached", True)]
     assert attempts("--trust", "all") == [("attached", True)]
     assert run("run", "affine", "--trust", "unet")[0] == 2

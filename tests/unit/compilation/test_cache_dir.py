@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,19 @@ class TestSecondDevice:
             wait_for_threads()
             assert model.report.from_cache is expected, str(model.report)
             assert entries(store)
+        assert len(entries(store)) == 1
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+    @pytest.mark.parametrize("device", ["CPU", f"AUTO:{SECOND},CPU"])
+    def test_is_cached_in_a_folder_whose_name_is_not_utf_8(self, tmp_path: Path, device: str) -> None:
+        """OpenVINO takes paths as UTF-8 only."""
+        store = Store(tmp_path / os.fsdecode(b"home\xff"))
+        publish_affine(store)
+        for expected in (False, True):
+            model = load("affine", device, store=store)
+            assert is_right(model)
+            wait_for_threads()
+            assert model.report.from_cache is expected, str(model.report)
         assert len(entries(store)) == 1
 
     def test_a_damaged_file_of_auto_is_made_again(self, store: Store) -> None:

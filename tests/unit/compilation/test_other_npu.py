@@ -72,7 +72,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compiler], Compiler]:
 
 
 def compile_scaled(store: Store, **options: Any) -> Artifact:
-    publish_scaled(store, 64)
+    publish_scaled(store, 64, precision="fp32")
     (result,) = npu_persist.compile("scaled", "NPU:4000", store=store, **options)
     assert result.artifact is not None
     return result.artifact
@@ -138,7 +138,7 @@ def test_weights_stay_in_the_blob_where_leaving_them_out_is_slow(
     store: Store, use: Callable[[Compiler], Compiler]
 ) -> None:
     compiler = use(Compiler())
-    publish_scaled(store, 64)
+    publish_scaled(store, 64, precision="fp32")
     (result,) = npu_persist.compile("scaled", "NPU:3720", store=store)
     assert compiler.asked == [False]
     assert result.artifact is not None

@@ -140,6 +140,23 @@ class TestCompile:
             assert Path(job.output).read_bytes().endswith(b"OVNPU")
         assert (mark / "ended").exists()
 
+    def test_wine_that_dies_at_once_is_started_again(
+        self, installed: Path, job: CompilerRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The programs of other compilations, which share its background processes, go on."""
+        (prefix,) = installed.glob("wine-*/prefix")
+        (prefix / "ended").unlink(missing_ok=True)
+        monkeypatch.setenv(BEHAVIOUR, "dead once")
+        WineToolchain(installed).compile(job)
+        assert Path(job.output).read_bytes().endswith(b"OVNPU")
+        assert (prefix / "dead").exists()
+        Path(job.output).unlink()
+        monkeypatch.setenv(BEHAVIOUR, "dead")
+        with pytest.raises(ToolchainError, match=r"wine does not start: .* exit code 1 .*before it wrote anything"):
+            WineToolchain(installed).compile(job)
+        assert not Path(job.output).exists()
+        assert not (prefix / "ended").exists()
+
     def test_request(
         self, installed: Path, job: CompilerRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

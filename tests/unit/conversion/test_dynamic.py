@@ -10,7 +10,8 @@ from torch.export import Dim
 
 from npu_persist.bundle.manifest import Dimension
 from npu_persist.conversion.call import Call, bind_call
-from npu_persist.conversion.dynamic import Axes, other_sizes, read_dynamic_shapes
+from npu_persist.conversion.dynamic import Axes, find_symbols, read_dynamic_shapes, resize_to
+from npu_persist.conversion.sizes import Symbol
 from npu_persist.errors import UsageError
 from tests.support.modules import Affine, Pair
 
@@ -93,29 +94,44 @@ def test_what_does_not_fit_is_named(spec: Any, message: str) -> None:
         read(spec, affine())
 
 
-def resized(call: Call, spec: Any) -> list[tuple[int, ...]] | None:
-    tensors = other_sizes(call, read_dynamic_shapes(spec, call))
+def symbols(call: Call, spec: Any) -> dict[str, Symbol]:
+    return find_symbols(call, read_dynamic_shapes(spec, call))
+
+
+def test_axes_of_one_name_are_one_symbol() -> None:
+    assert symbols(affine(), {"x": {0: BATCH}, "y": {0: BATCH}}) == {"batch": Symbol(2, 1, 8)}
+    assert symbols(affine(), {"x": None}) == {}
+
+
+def test_a_derived_axis_has_the_symbol_of_its_root() -> None:
+    call = bind_call(Affine(), (torch.zeros(5, 4), X), {})
+    assert symbols(call, {"x": {0: 2 * BATCH + 1}}) == {"batch": Symbol(2, 1, 8)}
+
+
+def test_axes_without_a_name_are_one_symbol_if_they_are_equal() -> None:
+    unnamed = {0: Dim.AUTO, 1: Dim.AUTO}
+    assert [*symbols(affine(), {"x": unnamed, "y": unnamed}).values()] == [Symbol(2, 1, None), Symbol(4, 1, None)]
+
+
+def resized(call: Call, spec: Any, **sizes: int) -> list[tuple[int, ...]] | None:
+    tensors = resize_to(call, read_dynamic_shapes(spec, call), sizes)
     return None if tensors is None else [tuple(tensor.shape) for tensor in tensors]
 
 
-def test_the_other_size_is_one_size_for_one_name() -> None:
-    assert resized(affine(), {"x": {0: BATCH}, "y": {0: BATCH}}) == [(3, 4), (3, 4)]
+def test_another_size_within_bounds() -> None:
+    assert resized(affine(), {"x": {0: BATCH}, "y": {0: BATCH}}, batch=3) == [(3, 4), (3, 4)]
+    assert resized(affine(), {"x": {0: BATCH}}, batch=9) is None
 
 
-def test_the_other_size_stays_within_bounds() -> None:
-    assert resized(affine(), {"x": {0: Dim("n", min=1, max=2)}}) == [(1, 4), (2, 4)]
-    assert resized(affine(), {"x": None}) is None
-
-
-def test_the_other_size_of_a_derived_axis_follows_its_root() -> None:
+def test_a_derived_axis_follows_its_root() -> None:
     call = bind_call(Affine(), (X, torch.zeros(4, 4)), {})
-    assert resized(call, {"x": {0: BATCH}, "y": {0: 2 * BATCH}}) == [(3, 4), (6, 4)]
+    assert resized(call, {"x": {0: BATCH}, "y": {0: 2 * BATCH}}, batch=3) == [(3, 4), (6, 4)]
 
 
-def test_values_of_the_other_size_come_from_the_example() -> None:
+def test_values_of_another_size_come_from_the_example() -> None:
     call = bind_call(Affine(), (torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]),), {})
     axes = read_dynamic_shapes({"x": {0: BATCH}}, call)
-    (tensor,) = other_sizes(call, axes) or []
+    (tensor,) = resize_to(call, axes, {"batch": 3}) or []
     assert tensor.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4]]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -151,4 +154,40 @@ def test_state_that_the_forward_writes_and_reads_is_told_from_what_it_only_write
 
     watching, results, _ = watch(body)
     assert [watching.depends_on_state(result) for result in results] == [True, False, False]
-    assert watching.changed == ["counter", "plain"]
+    watching.undo_changes()
+    assert [text.partition(" (test_monitor.py:")[0] for text in watching.effects.written] == ["counter", "plain"]
+
+
+def test_a_package_whose_name_begins_with_torch_is_not_torch() -> None:
+    package = Path(torch.__file__).parent.with_name("torchfake")
+    code = compile("def gate(x):\n    return bool(x.sum() > 0)\n", str(package / "gate.py"), "exec")
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)  # noqa: S102 - a file of that name
+    (line,) = watch(lambda _, x, _y: namespace["gate"](x))[0].frozen
+    assert "gate.py:2" in line
+
+
+def test_the_line_in_the_standard_library_is_not_the_one() -> None:
+    def gate(x: torch.Tensor) -> Any:
+        values: list[Any] = [x.sum() > 0, x.sum() < 0]
+        return functools.reduce(lambda _, one: bool(one), values)
+
+    (line,) = watch(lambda _, x, _y: statistics.median([x[0], x[1], x[2]]))[0].frozen
+    assert "statistics.median" in line
+    assert "lambda _, one" in watch(lambda _, x, _y: gate(x))[0].frozen[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "mask"),
+    [
+        (lambda _, x, y: torch.vmap(lambda row: row * y.sum())(x), 0b11),
+        (lambda _, x, _y: torch.func.jvp(torch.sin, (x,), (x,))[1], 0b01),
+        (lambda _, x, _y: torch.func.grad(lambda one: (one * one).sum())(x), 0b01),
+        (lambda _, x, y: torch.sparse.mm(torch.diag(x).to_sparse(), y[:, None]), 0b11),
+        (lambda m, x, _y: m.counter.to_sparse().to_dense() * x, 0b01),
+    ],
+)
+def test_tensors_without_storage_are_followed(body: Callable[..., Any], mask: int) -> None:
+    watching, result, _ = watch(body)
+    assert watching.depends_on(result) == mask
+    assert watching.frozen == []

@@ -27,10 +27,13 @@ from npu_persist.conversion import restoring
 from npu_persist.errors import (
     ConversionError,
     ExampleInputsError,
+    ExampleWarning,
     FrozenControlFlowWarning,
     InputError,
     InvalidNameError,
     ParityError,
+    PrecisionWarning,
+    StateWarning,
     StoreError,
     UsageError,
 )
@@ -75,7 +78,7 @@ class TestStructure:
     def test_comes_back_as_it_was_given(self) -> None:
         module = Nested()
         args, kwargs = module.example()
-        npu_persist.persist(module, "nested", args, kwargs)
+        npu_persist.persist(module, "nested", args, kwargs, precision="fp32")
         model = npu_persist.load("nested", device="CPU")
         args, kwargs = nested_call(module)
         result = model(*args, **kwargs)
@@ -137,7 +140,8 @@ class TestStructure:
             vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         )
         module = BertModel(config)
-        bundle = npu_persist.persist(module, "bert")  # dummy_inputs
+        with pytest.warns(ExampleWarning, match=r"made from the module's dummy_inputs, input_ids \[3, 5\]"):
+            bundle = npu_persist.persist(module, "bert")
         model = npu_persist.load("bert", device="CPU")
         result = model(input_ids=module.dummy_inputs["input_ids"].numpy())
         assert isinstance(bundle.graph().signature.result, RecordNode)
@@ -234,7 +238,8 @@ class TestExamples:
             attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         )  # fmt: skip
-        bundle = npu_persist.persist(module, "unet")
+        with pytest.warns(ExampleWarning, match="made from the module's config, sample"):
+            bundle = npu_persist.persist(module, "unet")
         assert [(port.name, port.shape) for port in bundle.graph().inputs] == [
             ("sample", (1, 4, 8, 8)),
             ("timestep", (1,)),
@@ -333,11 +338,24 @@ class TestDtypes:
         np.testing.assert_array_equal(added, value.astype(np.float32) + 1)
 
 
+class _NearTies(torch.nn.Module):
+    """Half of the rows of its weight have two columns that fp16 cannot tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(64, 8, generator=torch.Generator().manual_seed(0)))
+        self.weight.data[::2, 5] = 3.0001
+        self.weight.data[::2, 2] = 3.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ self.weight).argmax(-1)
+
+
 class TestCheck:
     def test_differences_are_in_the_manifest(self) -> None:
         golden = npu_persist.persist(Affine(), "affine", (X,)).manifest.golden
         assert golden is not None
-        assert golden.tolerance == Tolerance(0.1, 0.999)
+        assert golden.tolerance == Tolerance(0.1, 0.999, 0.01)
         assert golden.differences is not None
         (difference,) = golden.differences
         assert 0 < difference.max_abs < 1e-2
@@ -350,6 +368,18 @@ class TestCheck:
         assert (caught.value.output, caught.value.layer is None) == ("output", False)
         assert len(caught.value.differences) == 1
         assert not any("weights" in name or "manifest" in name for name in files_below(store_home))
+
+    def test_a_choice_that_rounding_moved_warns_up_to_the_tolerance_and_fails_beyond(self) -> None:
+        module, example = _NearTies(), (torch.eye(64),)
+        with pytest.warns(PrecisionWarning, match=r"output output: OpenVINO differs from torch in .*argmax"):
+            bundle = npu_persist.persist(module, "ties", example, tolerance=Tolerance(0.1, 0.999, mismatched=0.6))
+        assert bundle.manifest.golden is not None
+        assert bundle.manifest.golden.differences is not None
+        assert bundle.manifest.golden.differences[0].mismatched == pytest.approx(0.5, abs=0.1)
+        assert "argmax" in bundle.manifest.warnings[0]
+        with pytest.raises(ParityError, match=r"return the floats.*mismatched=0\.\d+"):
+            npu_persist.persist(module, "ties", example)
+        npu_persist.persist(module, "ties", example, precision="fp32")
 
     def test_nan_is_refused_unless_unchecked(self) -> None:
         with pytest.raises(ParityError, match=r"output output\.1: torch itself gave NaN in 8 of 8"):
@@ -400,7 +430,7 @@ class TestBundle:
         args, kwargs = module.example()
         first = npu_persist.persist(module, "nested", args, kwargs)
         npu_persist.persist(Affine(), "between", (X,))
-        second = npu_persist.persist(module, "nested", args, kwargs)
+        second = npu_persist.persist(module, "nested", args, kwargs, force=True)
         assert (first.version, second.version) == (1, 2)
         assert first.digest == second.digest
         assert (first.path / "weights.safetensors").samefile(second.path / "weights.safetensors")
@@ -538,8 +568,8 @@ class TestBadInput:
             npu_persist.persist(Raises(), "Affine", (X,))
 
     def test_precision(self) -> None:
-        with pytest.raises(UsageError, match="'fp16', 'fp32'; got 'int8'"):
-            npu_persist.persist(Affine(), "affine", (X,), precision="int8")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="'fp16', 'fp32', 'int8', 'int4'; got 'int2'"):
+            npu_persist.persist(Affine(), "affine", (X,), precision="int2")  # type: ignore[arg-type]
 
     def test_an_openvino_model(self) -> None:
         parameter = ov.opset13.parameter([1], np.float32)
@@ -616,7 +646,7 @@ class TestState:
                 return self.mean + 0
 
         module = Average()
-        with pytest.warns(FrozenControlFlowWarning, match="depends on what the forward writes into mean"):
+        with pytest.warns(StateWarning, match="depends on what the forward writes into mean"):
             npu_persist.persist(module, "average", (X,))
         assert torch.equal(module.mean, torch.zeros(4))
 
@@ -641,10 +671,12 @@ class TestState:
 
         module = Cache()
         state, deep = module.state, module.state.seen["deep"]
-        first = npu_persist.persist(module, "cache", (X,))
+        with pytest.warns(StateWarning, match=r"writes into state\.last"):
+            first = npu_persist.persist(module, "cache", (X,))
         assert module.state is state
         assert (state.last, state.seen["deep"] is deep, deep) == (None, True, [[]])
-        assert npu_persist.persist(module, "cache", (X,)).digest == first.digest
+        with pytest.warns(StateWarning):
+            assert npu_persist.persist(module, "cache", (X,)).digest == first.digest
 
     def test_threads_that_persist_one_module_leave_it_as_it_was(self) -> None:
         module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout())

@@ -16,7 +16,8 @@ from npu_persist.bundle.manifest import Dimension
 from npu_persist.conversion.bucket_axes import infer_axes
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.dynamic import input_ports
-from npu_persist.errors import DynamicShapeError, InputError, ParityError, UsageError
+from npu_persist.errors import DeviceWarning, DynamicShapeError, InputError, ParityError, UsageError
+from tests.support.modules import Calls
 
 if TYPE_CHECKING:
     from npu_persist import Model
@@ -195,7 +196,8 @@ def test_through_the_npu_plugin() -> None:
     module = Encoder().eval()
     x = ids(1, 5)
     persist(module, "npu", (x, torch.ones_like(x)), buckets=[{"ids": (1, 8)}, {"ids": (1, 12)}], precision="fp32")
-    model = load("npu", "NPU", config=NPUW)
+    with pytest.warns(DeviceWarning, match="was persisted for float32, which NPU does not have"):
+        model = load("npu", "NPU", config=NPUW)
     for length in (3, 8, 10):
         expected, found = module(ids_ := ids(1, length), torch.ones_like(ids_)), model(ids_)
         same(found.states, expected.states, 0.02)
@@ -234,6 +236,36 @@ class Maximum(torch.nn.Module):
 def test_a_maximum_over_what_is_filled_up_is_refused(embed: torch.nn.Module, x: torch.Tensor) -> None:
     with pytest.raises(ParityError, match=r"changes the result.*Dim\(\.\.\., min=8\)"):
         persist(Maximum(embed), "maximum", (x,), buckets=[{"x": (1, 64, *x.shape[2:])}])
+
+
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (lambda x: x.amax(1), torch.rand(1, 60)),
+        (lambda x: x.amin(1), -torch.rand(1, 60)),
+        (lambda x: x.topk(2, 1)[0], torch.rand(1, 60) + 1),
+        (lambda x: x.argmax(1), torch.relu(torch.randn(1, 60)) + torch.eye(60)[0]),
+        (lambda x: x.amax(1), torch.randint(1, 30, (1, 60))),
+        (lambda x: x.argmin(1), torch.randint(-30, -1, (1, 60))),
+        (lambda x: x.amin(1), torch.randint(0, 30, (1, 60), dtype=torch.int32)),
+    ],
+    ids=["amax", "amin", "topk", "argmax", "integer amax", "integer argmin", "integer amin"],
+)
+def test_what_padding_changes_for_values_of_another_sign_is_refused(function: Any, x: torch.Tensor) -> None:
+    x[0, 0] = x.max() + 1 if x.max() > 0 else x.min() - 1
+    with pytest.raises(ParityError, match="changes the result"):
+        persist(Calls(function), "reduced", (x,), buckets=[{"inputs.0": (1, 64)}])
+
+
+def test_masks_keep_their_values() -> None:
+    class Masked(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return x.masked_fill(mask == 0, -60000.0).amax(1)
+
+    x, mask = torch.rand(1, 60), (torch.arange(60) < 50).long()[None]
+    persist(Masked(), "masked", (x, mask), buckets=[{"x": (1, 64), "mask": (1, 64)}])
+    x = -torch.rand(1, 9)
+    same(load("masked", "CPU")(x, torch.ones(1, 9).long()), x.amax(1), 1e-2)
 
 
 def test_a_maximum_over_what_is_filled_up_with_less_is_right() -> None:

@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 import npu_persist
+from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.manifest import DATA_ALIGNMENT
-from npu_persist.bundle.weights import ITEM_SIZES, check_graph, read_header
+from npu_persist.bundle.weights import ITEM_SIZES, read_header
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle

@@ -3,13 +3,20 @@ from __future__ import annotations
 import doctest
 import errno
 import os
+import re
 import stat
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from npu_persist.errors import StoreError, UsageError
 from npu_persist.files import filesystem as files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _raise_no_link(*_: object) -> None:
@@ -57,8 +64,8 @@ def test_paths_that_leave_the_folder_or_one_platform_are_refused(path: str) -> N
 
 def test_replace_file_replaces_the_whole_content(tmp_path: Path) -> None:
     target = tmp_path / "alias"
-    files.replace_file(target, b"3\n", temporary=tmp_path / "new")
-    files.replace_file(target, b"4\n", temporary=tmp_path / "new")
+    files.replace_file(target, b"3\n", temporary=tmp_path / "new", below=tmp_path)
+    files.replace_file(target, b"4\n", temporary=tmp_path / "new", below=tmp_path)
     assert target.read_bytes() == b"4\n"
     assert [path.name for path in tmp_path.iterdir()] == ["alias"]
 
@@ -69,20 +76,20 @@ def test_replace_file_makes_the_folder_even_if_another_process_takes_it_away(
     target = tmp_path / "aliases" / "prod"
     replace = os.replace
 
-    def late(source: Path, destination: Path) -> None:
+    def late(source: str, destination: str, **folders: int | None) -> None:
         monkeypatch.setattr(os, "replace", replace)
         target.parent.rmdir()
-        replace(source, destination)
+        replace(source, destination, **folders)
 
     monkeypatch.setattr(os, "replace", late)
-    files.replace_file(target, b"3\n", temporary=tmp_path / "new")
+    files.replace_file(target, b"3\n", temporary=tmp_path / "new", below=tmp_path)
     assert target.read_bytes() == b"3\n"
 
 
 def test_replace_file_says_so_when_what_it_wrote_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "write_file", lambda *_: None)
     with pytest.raises(FileNotFoundError):
-        files.replace_file(tmp_path / "prod", b"3\n", temporary=tmp_path / "new")
+        files.replace_file(tmp_path / "prod", b"3\n", temporary=tmp_path / "new", below=tmp_path)
 
 
 def test_write_file_replaces_nothing(tmp_path: Path) -> None:
@@ -99,12 +106,12 @@ def test_rename_new_takes_a_free_name_only(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("a file")
     for target in ("taken", "plain"):
         with pytest.raises(FileExistsError):
-            files.rename_new(tmp_path / "source", tmp_path / target)
-    files.rename_new(tmp_path / "source", tmp_path / "free")
+            files.rename_new(tmp_path / "source", tmp_path / target, below=tmp_path)
+    files.rename_new(tmp_path / "source", tmp_path / "free", below=tmp_path)
     assert (tmp_path / "free" / "manifest.json").read_text() == "source"
     assert (tmp_path / "taken" / "manifest.json").read_text() == "taken"
     with pytest.raises(FileNotFoundError):
-        files.rename_new(tmp_path / "source", tmp_path / "other")
+        files.rename_new(tmp_path / "source", tmp_path / "other", below=tmp_path)
 
 
 def test_link_or_copy_links(tmp_path: Path) -> None:
@@ -133,6 +140,25 @@ def test_make_read_only_takes_every_write_bit(tmp_path: Path) -> None:
     assert not stat.S_IMODE(path.stat().st_mode) & 0o222
 
 
+def test_make_read_only_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.touch(0o644)
+    (tmp_path / "link").symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic links"):
+        files.make_read_only(tmp_path / "link")
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o644
+
+
+@pytest.fixture(params=["descriptors", "paths"])
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With folders that are held open, and as on a system that has no such calls."""
+    if request.param == "paths":
+        monkeypatch.setattr(files, "HAS_DESCRIPTORS", False)
+    elif not files.HAS_DESCRIPTORS:
+        pytest.skip("the system has no such calls")
+
+
+@pytest.mark.usefixtures("_both_ways")
 def test_remove_tree_follows_no_link_and_takes_read_only_files(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -148,6 +174,73 @@ def test_remove_tree_follows_no_link_and_takes_read_only_files(tmp_path: Path) -
     assert (outside / "keep").exists()
 
 
+@pytest.mark.usefixtures("_both_ways")
+@pytest.mark.parametrize("name", ["link/folder", "folder/link", "folder/dangling"])
+def test_what_is_behind_a_link_is_refused_and_the_link_named(tmp_path: Path, name: str) -> None:
+    outside, below = tmp_path / "outside", tmp_path / "home"
+    (outside / "folder" / "1").mkdir(parents=True)
+    (outside / "1").mkdir()
+    (below / "folder").mkdir(parents=True)
+    (below / "new").write_text("new")
+    (below / "link").symlink_to(outside)
+    (below / "folder" / "link").symlink_to(outside)
+    (below / "folder" / "dangling").symlink_to(tmp_path / "nowhere")
+    behind = below / name / "1"
+    before = sorted(tmp_path.rglob("*"))
+    steps: list[Callable[[], object]] = [
+        lambda: files.refuse_links(behind, below=below),
+        lambda: files.rename(behind, below / "free", below=below),
+        lambda: files.rename_new(below / "folder", behind.with_name("free"), below=below),
+        lambda: files.replace(below / "new", behind, below=below),
+        lambda: files.move_directory(behind, below / "free", first="manifest.json", below=below),
+        lambda: files.remove_file(behind, below=below),
+        lambda: files.remove_tree(behind, below=below),
+        lambda: files.remove(behind, below=below),
+        lambda: files.replace_file(behind, b"", temporary=below / "part", below=below),
+    ]
+    link = below / "link" if name.startswith("link") else below / name
+    for step in steps:
+        with pytest.raises(StoreError, match=f"{re.escape(str(link))}: expected a folder, got a link") as caught:
+            step()
+        assert caught.value.errno == errno.ELOOP
+    assert not files.remove_empty(behind, below=below)
+    (below / "part").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_the_folder_above_may_be_a_link_and_a_link_itself_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "folder" / "tree").mkdir(parents=True)
+    (tmp_path / "disk" / "folder" / "link").symlink_to(tmp_path / "disk")
+    below = tmp_path / "home"
+    below.symlink_to(tmp_path / "disk")
+    files.remove(below / "folder" / "link", below=below)
+    files.rename_new(below / "folder" / "tree", below / "tree", below=below)
+    assert files.remove_empty(below / "folder", below=below)
+    files.remove(below / "tree", below=below)
+    files.remove(below / "missing" / "tree", below=below)
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_an_error_names_the_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match="irectory") as caught:  # of a folder, which no unlink removes
+        files.remove_file(tmp_path / "folder" / "full", below=tmp_path)
+    assert caught.value.filename == str(tmp_path / "folder" / "full")
+
+
+def test_a_junction_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows says that it is a folder, and by a tag of which kind."""
+    tagged = SimpleNamespace(st_mode=stat.S_IFDIR, st_reparse_tag=0xA0000003)
+    monkeypatch.setattr(files, "_JUNCTION", 0xA0000003)
+    monkeypatch.setattr(Path, "lstat", lambda _: tagged)
+    assert not files.is_directory(tmp_path)
+    assert files.is_obstructed(tmp_path)
+    with pytest.raises(StoreError, match="expected a folder, got a link"):
+        files.refuse_links(tmp_path / "junction", below=tmp_path)
+
+
 def test_is_directory_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path)
@@ -158,3 +251,56 @@ def test_is_directory_does_not_follow_links(tmp_path: Path) -> None:
 def test_nothing_is_flushed_as_a_directory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "os", SimpleNamespace(name="nt"))
     files.fsync_directory(Path("no such directory"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_folder_is_its_owners_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        files.make_folder(tmp_path / "a" / "b" / "c", parents=True, mode=0o700)
+        files.write_file(tmp_path / "a" / "file", b"")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("a", "a/b", "a/b/c", "a/file")]
+    assert modes == [0o755, 0o755, 0o700, 0o644]
+
+
+def test_a_folder_may_be_there_but_no_file(tmp_path: Path) -> None:
+    files.make_folder(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        files.make_folder(tmp_path / "file")
+    with pytest.raises(FileNotFoundError):
+        files.make_folder(tmp_path / "a" / "b")
+    with pytest.raises(NotADirectoryError if os.name != "nt" else OSError):
+        files.make_folder(tmp_path / "file" / "b", parents=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither owners nor modes of this kind")
+def test_a_folder_that_is_believed_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_believed", set())
+    home, folder = tmp_path / "home", tmp_path / "home" / "keys"
+    assert files.find_distrust(folder) is None  # nothing is there to believe
+    home.mkdir(mode=0o755)
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o775)
+    reason = files.find_distrust(folder)
+    assert reason is not None
+    assert reason.endswith(f"(mode 775). Run: chmod go-w {folder}")
+    folder.chmod(0o755)
+    assert files.find_distrust(folder) is None
+    monkeypatch.delattr(os, "stat")
+    assert files.find_distrust(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("ago", "is_older"), [(0, False), (99, False), (101, True), (-3600, False), (-25 * 3600, True), (-1e12, True)]
+)
+def test_what_is_ahead_of_every_clock_is_old(ago: float, *, is_older: bool) -> None:
+    assert files.is_older(time.time() - ago, 100) is is_older
+
+
+def test_no_file_has_a_zero_in_its_path() -> None:
+    files.check_path("é/x", "key")
+    with pytest.raises(UsageError, match=r"key: expected a path; got 'a.*which no file can have"):
+        files.check_path("a\0", "key")

@@ -22,7 +22,7 @@ from npu_persist.files.digest import digest_bytes
 from npu_persist.hub.pull import fetch, pull
 from npu_persist.hub.pulled import resolve
 from npu_persist.store import Store
-from npu_persist.trust.signing import Signatures
+from npu_persist.trust.signing import sign_bundle
 from tests.support.attached import attach_npu
 from tests.support.bundles import WEIGHTS, publish_tiny, write_tiny
 from tests.support.pulls import (
@@ -36,6 +36,7 @@ from tests.support.pulls import (
     put_tiny,
     snapshot,
 )
+from tests.support.signers import private_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,12 +189,15 @@ def test_artifacts_compiled_here_stay(hub: HubServer, store: Store, tmp_path: Pa
 def test_signatures_come_with_what_they_sign(hub: HubServer, store: Store, tmp_path: Path) -> None:
     bundle = put_compiled(hub, tmp_path / "maker")
     pull("org/tiny", compiled="none", store=store)
-    signed = Signatures("manifest", bundle.digest, {"a" * 64: "b" * 128}).to_json()
-    hub.put(REPO, {"manifest.json.sig": signed, "compiled/npu-4000/artifact.json.sig": b"signed too"})
+    list(sign_bundle(bundle, private_key("ada")))
+    put_folder(hub, bundle.path)
+    signed, signed_too = (
+        hub.read(REPO, f"{path}.sig") for path in ("manifest.json", "compiled/npu-4000/artifact.json")
+    )
     pulled = pull("org/tiny", target="NPU:4000", store=store)
     assert pulled.digest == bundle.digest
     assert (pulled.path / "manifest.json.sig").read_bytes() == signed
-    assert (pulled.path / "compiled" / "npu-4000" / "artifact.json.sig").read_bytes() == b"signed too"
+    assert (pulled.path / "compiled" / "npu-4000" / "artifact.json.sig").read_bytes() == signed_too
     other = Store(tmp_path / "other")
     assert (pull("org/tiny", store=other, compiled="none").path / "manifest.json.sig").read_bytes() == signed
 

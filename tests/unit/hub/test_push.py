@@ -22,7 +22,7 @@ from npu_persist.errors import (
 )
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
-from tests.support.bundles import publish_tiny
+from tests.support.bundles import GOLDEN, publish_tiny
 
 pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
 
@@ -91,7 +91,7 @@ def test_the_same_weights_do_not_travel_again(hub: HubServer, bundle: Bundle) ->
     assert set(hub.repos[REPO].tags) == {"v1", "v2"}
     assert not hub.received("PUT")
     assert hub.received() < 40_000  # graph, manifest and card, and what is said around them
-    assert pushed.skipped_bytes == len(WEIGHTS) + len(b"golden sample\n")
+    assert pushed.skipped_bytes == len(WEIGHTS) + len(GOLDEN)
     assert hub.read(REPO, "model.xml", "v2") == (second.path / "model.xml").read_bytes()
     assert hub.read(REPO, "model.xml", "v1") == (bundle.path / "model.xml").read_bytes()
 

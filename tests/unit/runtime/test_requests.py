@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,21 +26,6 @@ SQUARE = (512, 512)
 ZEROS = np.zeros(SQUARE, np.float32)
 
 
-# One thread: a TBB worker that holds a lock when the process forks would leave the child waiting for it forever.
-FORK = """
-import os, signal, sys
-import numpy, npu_persist
-model = npu_persist.load("affine", "CPU", store={store!r}, config={{"INFERENCE_NUM_THREADS": 1}})
-x = numpy.ones((2, 3), numpy.float32)
-model.submit(x).result()
-child = os.fork()
-if child == 0:
-    signal.alarm(60)
-    sys.stdout.write(str({way}[0, 0]))
-    sys.stdout.flush()
-    os._exit(0)
-sys.exit(os.waitpid(child, 0)[1])
-"""
 OUTLIVE = """
 import sys, threading
 import numpy, npu_persist
@@ -130,14 +114,6 @@ class TestNumber:
             with pytest.raises(InferenceError, match=r"no-room:1: CPU could not make one more .* said: ZE_RESULT"):
                 model(x)
         assert model(x).shape == (2, 3)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-@pytest.mark.parametrize("way", ["model.submit(x).result()", "next(model.map([x]))", "model.start(x).result()"])
-def test_a_forked_child_has_workers_of_its_own(tmp_path: Path, way: str) -> None:
-    publish_affine(Store(tmp_path))
-    found = run_python("-W", "ignore", "-c", FORK.format(store=str(tmp_path), way=way))
-    assert (found.returncode, found.stdout) == (0, "1.5"), found.stderr
 
 
 def test_a_thread_that_outlives_the_main_one_loads_and_calls(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.compatibility import check_all_attached
 from npu_persist.bundle.manifest import Port
 from npu_persist.bundle.origin import write_origin
+from npu_persist.bundle.verification import VERIFY, Verify
 from npu_persist.compilation import local
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.device.core import get_core, get_version
@@ -30,8 +32,6 @@ from tests.support.loads import attempts, entries, is_right, spoil
 from tests.support.signers import ORIGIN
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from npu_persist.bundle.bundle import Bundle
 
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
@@ -234,6 +234,9 @@ class TestImport:
         class Core:
             def import_model(self, blob: Any, device: str, properties: dict[str, Any]) -> object:
                 given.append(properties | {"device": device, "bytes": bytes(blob.data)})
+                if "WEIGHTS_PATH" in properties:
+                    path = Path(given[-1].pop("WEIGHTS_PATH"))
+                    given[-1] |= {"weights": path.read_bytes(), "suffix": path.suffix}
                 raise RuntimeError("no NPU here")
 
             def __getattr__(self, name: str) -> Any:
@@ -247,24 +250,22 @@ class TestImport:
     ) -> None:
         blob = weightless_blob()
         attach_npu(bundle, blob, weightless=True, properties=NPUW)
-        weights = bundle.path / "model.bin"
-        for _ in range(2):
-            model = load("affine", "NPU", config=NPUW, cache=False, store=store)
+        weights = (bundle.path / WEIGHTS).read_bytes()
+        for verify in VERIFY:
+            model = load("affine", "NPU", config=NPUW, cache=False, verify=verify, store=store)
             assert is_right(model)
-            assert weights.samefile(bundle.path / WEIGHTS)
-            weights.unlink()  # it is derived, and made again
-        assert given == [{**NPUW, "WEIGHTS_PATH": str(weights), "device": "NPU", "bytes": blob}] * 2
+        assert given == [{**NPUW, "weights": weights, "suffix": ".bin", "device": "NPU", "bytes": blob}] * len(VERIFY)
 
+    @pytest.mark.parametrize("verify", VERIFY)
     def test_a_bin_of_other_bytes_never_reaches_the_plugin(
-        self, bundle: Bundle, store: Store, given: list[dict[str, Any]]
+        self, bundle: Bundle, store: Store, given: list[dict[str, Any]], verify: Verify
     ) -> None:
         attach_npu(bundle, weightless_blob(), weightless=True, properties=NPUW)
         weights = bundle.path / "model.bin"
         weights.unlink(missing_ok=True)
         weights.write_bytes(bytes((bundle.path / WEIGHTS).stat().st_size))
-        load("affine", "NPU", config=NPUW, store=store)
-        assert len(given) == 1
-        assert weights.samefile(bundle.path / WEIGHTS)
+        load("affine", "NPU", config=NPUW, verify=verify, store=store)
+        assert [one["weights"] for one in given] == [(bundle.path / WEIGHTS).read_bytes()]
 
     def test_weights_that_are_inside_need_no_file(
         self, bundle: Bundle, store: Store, given: list[dict[str, Any]]

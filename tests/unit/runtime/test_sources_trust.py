@@ -148,7 +148,7 @@ def test_a_signature_that_is_missing_is_an_error_before_anything_is_read(
     if where == "own":
         (place / ORIGIN_FILE).unlink()
     monkeypatch.setattr("npu_persist.runtime.load._make_recipes", lambda *_: pytest.fail("it went on"))
-    monkeypatch.setattr("npu_persist.runtime.verification.Verification.start", lambda *_: pytest.fail("it read"))
+    monkeypatch.setattr("npu_persist.bundle.verification.Verification.start", lambda *_: pytest.fail("it read"))
     with pytest.raises(SignatureError, match="a known key"):
         load(place, "CPU", require_signature=True, store=home)
     know(home, "ada")

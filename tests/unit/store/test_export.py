@@ -8,6 +8,7 @@ import pytest
 
 from npu_persist.device.core import get_core
 from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFoundError, StoreError, UsageError
+from npu_persist.files.staging import drafted
 from npu_persist.store import Store
 from npu_persist.store.export import LAYOUTS, export
 from tests.support.graphs import WEIGHTS, XML, publish_affine
@@ -47,9 +48,15 @@ def test_openvino_reads_it_and_answers_as_the_bundle_does(
     xml, weights = export("affine", layout, target)
     assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == files
     assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
+    assert weights.read_bytes() == (bundle.path / WEIGHTS).read_bytes()
+    assert not weights.samefile(bundle.path / WEIGHTS)
+    assert [path.name for path in target.parent.iterdir()] == ["affine"]
+
+
+def test_it_is_linked_only_on_request(bundle: Bundle, tmp_path: Path) -> None:
+    xml, weights = export("affine", "openvino", tmp_path / "out", link=True)
     assert xml.samefile(bundle.path / XML)
     assert weights.samefile(bundle.path / WEIGHTS)
-    assert [path.name for path in target.parent.iterdir()] == ["affine"]
 
 
 def test_where_links_are_impossible_it_is_a_copy(
@@ -59,7 +66,7 @@ def test_where_links_are_impossible_it_is_a_copy(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
-    xml, weights = export(bundle.path, "openvino", tmp_path / "out")
+    xml, weights = export(bundle.path, "openvino", tmp_path / "out", link=True)
     assert np.array_equal(answer_of(xml), AFFINE_OF_GRID)
     assert weights.read_bytes() == (bundle.path / WEIGHTS).read_bytes()
     assert not weights.samefile(bundle.path / WEIGHTS)
@@ -101,20 +108,33 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("npu_persist.store.export.link_or_copy", refuse)
+    monkeypatch.setattr("npu_persist.store.export.copy_file", refuse)
     with pytest.raises(StoreError, match="No space left"):
         export("affine", "openvino", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
 @pytest.mark.usefixtures("bundle")
+def test_what_a_killed_export_left_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+    draft, others = tmp_path / f".out.{'0' * 16}", (tmp_path / ".out.backup", tmp_path / f".other.{'0' * 16}")
+    for folder in (draft, *others):
+        folder.mkdir()
+        (folder / "model.xml").touch()
+    draft.with_name(f"{draft.name}.lock").touch()
+    with drafted(tmp_path / "out") as living:
+        export("affine", "openvino", tmp_path / "out")
+        assert living.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "out", *(path.name for path in others)}
+
+
+@pytest.mark.usefixtures("bundle")
 def test_another_process_that_was_faster_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
-    def lose(source: Path, target: Path) -> None:
-        target.mkdir()
-        (target / "theirs").touch()
-        rename(source, target)
+    def lose(source: str, target: str, **folders: int | None) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").touch()
+        rename(source, target, **folders)
 
     monkeypatch.setattr("os.rename", lose)
     with pytest.raises(UsageError, match="expected a new or an empty folder"):

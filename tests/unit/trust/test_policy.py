@@ -43,7 +43,7 @@ def folder(bundle: Bundle) -> Path:
 
 
 def decide(folder: Path, store: Store, trust: Any = None) -> Decision:
-    return Policy(trust, store.home).decide(folder, read_artifact(folder))
+    return Policy(trust, store.home).decide(folder, read_artifact(folder), "tiny")
 
 
 def test_this_machine_s_own_is_trusted_in_a_pulled_bundle_too(bundle: Bundle, store: Store) -> None:
@@ -93,7 +93,7 @@ def test_the_signature_is_over_what_was_read(bundle: Bundle, folder: Path, store
     know(store.home, "ada")
     list(sign_bundle(bundle, private_key("ada")))
     swapped = replace(read_artifact(folder), seconds=1.0)
-    decision = Policy(None, store.home).decide(folder, swapped)
+    decision = Policy(None, store.home).decide(folder, swapped, "tiny")
     assert not decision.is_trusted
     assert "it changed while it was being read" in decision.reason
 
@@ -135,7 +135,7 @@ def test_without_the_package_no_signature_counts(
 def test_a_missing_description_is_no_reason_to_trust(folder: Path, store: Store) -> None:
     artifact = read_artifact(folder)
     (folder / ARTIFACT_FILE).unlink()
-    decision = Policy(None, store.home).decide(folder, artifact)
+    decision = Policy(None, store.home).decide(folder, artifact, "tiny")
     assert not decision.is_trusted
     assert "could not read" in decision.reason
 

@@ -16,8 +16,11 @@ from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE
 from npu_persist.errors import ArtifactError, MissingExtraError, SignatureError, StoreError
 from npu_persist.store import Store
+from npu_persist.trust import signing
+from npu_persist.trust.keys import Place
 from npu_persist.trust.signing import (
     MAX_SIGNATURES_SIZE,
+    KeySignature,
     Signatures,
     check_bundle,
     check_manifest,
@@ -28,7 +31,7 @@ from npu_persist.trust.signing import (
 from tests.support.attached import attach_npu
 from tests.support.bundles import publish_tiny
 from tests.support.loads import spoil
-from tests.support.signers import private_key, public_key, pulled
+from tests.support.signers import WHEN, make_signatures, private_key, public_key, pulled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 SUBJECT = "blake3:" + "ab" * 32
 NAMES = ("format_version", "what", "subject", "signatures")
 KNOWN = {"ada": public_key("ada")}
+NO_SIGNATURE = KeySignature(WHEN, "00" * 64)
+ENTRY = {"algorithm": "ed25519", "key": "ab" * 32, "signed_at": WHEN, "signature": "cd" * 64}
 
 
 @pytest.fixture
@@ -77,20 +82,36 @@ def test_a_signed_bundle_is_the_same_bundle_and_sound(bundle: Bundle) -> None:
     assert not list(bundle.path.rglob("*.partial"))
 
 
-def test_signing_again_changes_nothing_and_others_stay(bundle: Bundle) -> None:
-    (path,) = sign(bundle)
-    first = path.read_bytes()
-    sign(bundle)
-    assert path.read_bytes() == first
+def test_signing_again_is_a_signature_of_now_and_others_stay(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(["2026-11-21T07:40:04Z", "2026-11-21T07:40:05Z", "2026-11-20T00:00:00Z"])
+    monkeypatch.setattr(signing, "_now", lambda: next(times))
     sign(bundle, "bob")
+    sign(bundle)
+    assert [check_manifest(bundle, KNOWN).signed_at] == ["2026-11-21T07:40:05Z"]
+    sign(bundle)
+    assert [check_manifest(bundle, KNOWN).signed_at] == ["2026-11-20T00:00:00Z"]
     assert check(bundle) == ["ada"]
     assert check(bundle, {"bob": public_key("bob")}) == ["bob"]
+    both = {**KNOWN, "bob": public_key("bob")}
+    assert check_manifest(bundle, both) == (
+        bundle.path / MANIFEST_SIGNATURE_FILE,
+        "bob",
+        "2026-11-21T07:40:04Z",
+    )  # the latest
+
+
+def test_the_time_is_signed(bundle: Bundle) -> None:
+    (path,) = sign(bundle)
+    found = check_manifest(bundle, KNOWN)
+    path.write_text(path.read_text().replace(found.signed_at, "2099-01-01T00:00:00Z"))
+    with pytest.raises(SignatureError, match=r"the signature of ada .* is not valid"):
+        check(bundle)
 
 
 def test_what_was_signed_before_a_change_is_signed_anew(bundle: Bundle) -> None:
     sign(bundle, "bob")
     (bundle.path / MANIFEST_SIGNATURE_FILE).rename(bundle.path / "old")
-    other = Signatures("manifest", SUBJECT, {public_key("bob").hex: "00" * 64})
+    other = make_signatures("manifest", SUBJECT, wrong={"bob": "00" * 64})
     (bundle.path / MANIFEST_SIGNATURE_FILE).write_bytes(other.to_json())
     sign(bundle)
     found = read_signatures(bundle.path / MANIFEST_SIGNATURE_FILE)
@@ -161,7 +182,7 @@ def test_a_signature_holds_for_what_and_for_which(changes: dict[str, Any], bundl
     document = json.loads(path.read_bytes()) | changes
     path.write_text(json.dumps(document))
     with pytest.raises(SignatureError, match=r"the signature of ada .* is not valid"):
-        check_signature(path, document["what"], document["subject"], KNOWN)
+        check_signature(path, document["what"], document["subject"], KNOWN, Place("tiny", None))
 
 
 def test_a_signature_of_one_key_is_none_of_another(bundle: Bundle) -> None:
@@ -171,16 +192,15 @@ def test_a_signature_of_one_key_is_none_of_another(bundle: Bundle) -> None:
         check(bundle)
 
 
-def test_a_wrong_signature_of_any_known_key_is_an_error(bundle: Bundle) -> None:
+def test_a_wrong_signature_of_a_known_key_vetoes_no_valid_one(bundle: Bundle) -> None:
     (path,) = sign(bundle)
     found = read_signatures(path)
     assert found is not None
-    path.write_bytes(
-        Signatures(found.what, found.subject, {**found.signatures, public_key("bob").hex: "00" * 64}).to_json()
-    )
+    path.write_bytes(make_signatures(found.what, found.subject, "ada", wrong={"bob": "00" * 64}).to_json())
     assert check(bundle) == ["ada"]
+    assert check(bundle, {"bob": public_key("bob"), **KNOWN}) == ["ada"]
     with pytest.raises(SignatureError, match="the signature of bob"):
-        check(bundle, {**KNOWN, "bob": public_key("bob")})
+        check(bundle, {"bob": public_key("bob")})
 
 
 @pytest.mark.parametrize(
@@ -191,16 +211,13 @@ def test_a_wrong_signature_of_any_known_key_is_an_error(bundle: Bundle) -> None:
         ({"subject": "sha256:00"}, "subject: expected a digest"),
         ({"signatures": {}}, "signatures: expected an array"),
         ({"signatures": [7]}, r"signatures\[0\]: expected an object"),
-        ({"signatures": [{"algorithm": "rsa", "key": "ab" * 32, "signature": "cd" * 64}]}, "algorithm"),
-        (
-            {"signatures": [{"algorithm": "ed25519", "key": "AB" * 32, "signature": "cd" * 64}]},
-            r"key: expected text matching",
-        ),
-        (
-            {"signatures": [{"algorithm": "ed25519", "key": "ab" * 32, "signature": "cd" * 63}]},
-            r"signature: expected text matching",
-        ),
-        ({"signatures": [{"algorithm": "ed25519", "key": "ab" * 32, "signature": "cd" * 64}] * 2}, "several"),
+        ({"signatures": [ENTRY | {"algorithm": "rsa"}]}, "algorithm"),
+        ({"signatures": [ENTRY | {"key": "AB" * 32}]}, r"key: expected text matching"),
+        ({"signatures": [ENTRY | {"signature": "cd" * 63}]}, r"signature: expected text matching"),
+        ({"signatures": [ENTRY | {"signed_at": "2026-11-21T07:40:04+01:00"}]}, r"signed_at: expected text matching"),
+        ({"signatures": [ENTRY | {"signed_at": "2026-11-21T07:40:04Z\n"}]}, r"signed_at: expected text matching"),
+        ({"signatures": [{name: ENTRY[name] for name in ENTRY if name != "signed_at"}]}, "signed_at"),
+        ({"signatures": [ENTRY] * 2}, "several"),
         ({"certificate": "x"}, "certificate: unknown"),
     ],
 )
@@ -246,9 +263,9 @@ def test_a_link_or_folder_in_its_place_is_an_error(bundle: Bundle) -> None:
 
 
 def test_the_file_takes_no_more_signers_than_it_can_hold(bundle: Bundle) -> None:
-    many = {f"{number:064x}": "00" * 64 for number in range(MAX_SIGNATURES_SIZE // 250)}
-    while len(Signatures("manifest", bundle.digest, many).to_json()) < MAX_SIGNATURES_SIZE - 250:
-        many[f"{len(many):064x}"] = "00" * 64
+    many = {f"{number:064x}": NO_SIGNATURE for number in range(MAX_SIGNATURES_SIZE // 300)}
+    while len(Signatures("manifest", bundle.digest, many).to_json()) < MAX_SIGNATURES_SIZE - 300:
+        many[f"{len(many):064x}"] = NO_SIGNATURE
     while len(data := Signatures("manifest", bundle.digest, many).to_json()) > MAX_SIGNATURES_SIZE:
         many.popitem()
     path = bundle.path / MANIFEST_SIGNATURE_FILE

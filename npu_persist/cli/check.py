@@ -1,0 +1,127 @@
+"""The verb `check`: whether a bundle's answers on a device are torch's. Its exit code is the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import npu_persist
+from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.cli.arguments import (
+    add_config,
+    add_load_options,
+    add_reference,
+    add_verb,
+    parse_buckets,
+    parse_pairs,
+    read_load_options,
+)
+from npu_persist.cli.output import format_number, format_seconds, join_blocks, section, table
+from npu_persist.errors import ParityError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from npu_persist.cli.output import Output
+    from npu_persist.runtime.check import CheckedOutput, CheckResult
+
+_ALLOWED = {
+    "given": "as given",
+    "manifest": "as persist demanded",
+    "default": "the default for its precision: it was persisted without a check",
+}
+_SOURCES = {"attached": "an attached artifact", "cache": "the compile cache", "graph": "its graph"}
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add `check`."""
+    parser = add_verb(
+        verbs,
+        "check",
+        run_check,
+        "run the golden sample on a device, loaded as `load` does, and compare the answers with torch's; exit code 6 "
+        "where they differ",
+    )
+    add_reference(parser)
+    parser.add_argument(
+        "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="T",
+        help="largest difference from torch, relative to an output's scale (default: what persist demanded)",
+    )
+    parser.add_argument(
+        "--bucket",
+        metavar="INPUT=SHAPE",
+        action="append",
+        default=[],
+        help="sizes to load it for, such as input_ids=1x128 (default: as `load`); may be repeated",
+    )
+    add_config(parser)
+    add_load_options(parser)
+
+
+def run_check(arguments: argparse.Namespace, output: Output) -> int:
+    """`npu-persist check REF`."""
+    result = npu_persist.check(
+        arguments.reference,
+        arguments.device,
+        tolerance=arguments.tolerance,
+        config=parse_pairs("--config", arguments.config),
+        buckets=parse_buckets(arguments.bucket),
+        progress=output.progress,
+        **read_load_options(arguments),
+    )
+    output.show(result.to_dict(), lambda: _check_text(result))
+    for shapes in result.skipped:
+        output.note(f"not checked: {describe_shapes(shapes)}, which the golden sample does not fit into")
+    if result.is_right:
+        return 0
+    for warning in result.warnings:
+        output.note(f"persist warned: {warning}")
+    if set(result.report.execution_devices) != {"CPU"}:
+        output.note(f"to tell the device from the bundle: npu-persist check {result.reference} --device CPU")
+    elif precisions := set(result.report.execution_precisions.values()) - {"f32"}:
+        output.note(f"without {', '.join(sorted(precisions))}: add --config INFERENCE_PRECISION_HINT=f32")
+    return ParityError.exit_code
+
+
+def _check_text(result: CheckResult) -> list[str]:
+    report = result.report
+    verdict = "answers as torch does" if result.is_right else "differs from torch"
+    places = [
+        f"{name} in {report.execution_precisions[name]}" if name in report.execution_precisions else name
+        for name in report.execution_devices
+    ]
+    where = ", ".join(places) or "a device that OpenVINO does not name"
+    sources = dict.fromkeys(_SOURCES[attempt.source] for attempt in report.attempts if attempt.is_used)
+    allowed = f"{result.tolerance.max_relative:g} of an output's scale, cosine {result.tolerance.cosine:g} and above"
+    if any(one.difference.mismatched is not None for run in result.runs for one in run.outputs):
+        allowed += f", {result.tolerance.mismatched:g} of an output's integers"
+    lines = [
+        f"runs on {where}; from {' and '.join(sources)}, loaded in {format_seconds(report.phases['load'])}",
+        f"allowed: {allowed}, {_ALLOWED[result.tolerance_source]}",
+    ]
+    parts = [section(f"{result.reference} on {result.device}: {verdict}", lines)]
+    for run in result.runs:
+        title = "inference" if run.shapes is None else describe_shapes(run.shapes)
+        parts.append([f"{title}: {format_number(run.seconds * 1000)} ms", *_table(run.outputs)])
+    return join_blocks(parts)
+
+
+def _table(outputs: tuple[CheckedOutput, ...]) -> list[str]:
+    numbers = ["MAX ABSOLUTE", "MAX RELATIVE", "AT PERSIST", "COSINE"]
+    rows = [
+        [
+            one.output,
+            f"{one.dtype}{list(one.shape)}",
+            f"{one.difference.max_abs:.3g}",
+            f"{one.difference.max_relative:.3g}",
+            "-" if one.persisted is None else f"{one.persisted.max_relative:.3g}",
+            f"{one.difference.cosine:.7g}",
+            "right" if one.is_right else f"WRONG: {one.problem}" if one.problem else "WRONG",
+        ]
+        for one in outputs
+    ]
+    return table(["OUTPUT", "TYPE", *numbers, "VERDICT"], rows, right=numbers)

@@ -1,0 +1,80 @@
+"""How far the written graph is from torch on calls that the caller gives, beside the example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from npu_persist.bundle.comparison import describe, describe_tolerance, find_failures
+from npu_persist.bundle.manifest import Difference, Evaluation
+from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.conversion.call import bind_call
+from npu_persist.conversion.check import measure_all
+from npu_persist.errors import ParityError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+    import openvino as ov
+
+    from npu_persist.bundle.manifest import Tolerance
+    from npu_persist.conversion.call import Call
+
+
+def bind_like(call: Call, given: Sequence[Any] | Mapping[str, Any], where: str) -> Call:
+    """Return a call of the same module with the same arguments, with other tensors."""
+    other = bind_call(call.module, *((), given) if isinstance(given, Mapping) else (given, {}))
+    if (other.arguments, other.dtypes) != (call.arguments, call.dtypes):
+        raise UsageError(f"{where} has other arguments than the example: give the same ones, of the same types.")
+    return other
+
+
+def evaluate(
+    call: Call,
+    request: ov.InferRequest,
+    calls: Iterable[Sequence[Any] | Mapping[str, Any]],
+    tolerance: Tolerance,
+    exact: Container[str],
+) -> Evaluation:
+    """Run each call in torch and in OpenVINO; return the worst difference of each output.
+
+    Raises:
+        UsageError: There are no calls, or one is not like the example.
+        ParityError: One is beyond tolerance.
+    """
+    worst: dict[str, Difference] = {}
+    count = 0
+    for given in calls:
+        where, count = f"evaluate: call {count}", count + 1
+        other = bind_like(call, given, where)
+        expected = call.run(other.tensors)
+        try:
+            found = [*request.infer([tensor.numpy() for tensor in other.tensors]).values()]
+        except RuntimeError as error:
+            raise UsageError(
+                f"{where} does not run: {first_lines(str(error))} Give calls with the example's shapes, or "
+                "dynamic_shapes for the axes that vary."
+            ) from error
+        differences = measure_all(expected, found)
+        if failed := find_failures(differences, tolerance, exact):
+            raise ParityError(
+                f"{where}, output {failed[0].output}: OpenVINO differs from torch {describe(failed[0])} (allowed: "
+                f"{describe_tolerance(failed[0], tolerance)}). Nothing was published.",
+                output=failed[0].output,
+                differences=differences,
+            )
+        worst |= {one.output: _worse(one, worst.get(one.output, one)) for one in differences}
+    if not count:
+        raise UsageError("evaluate has no calls: give some, or leave it out.")
+    return Evaluation(count, tuple(worst.values()))
+
+
+def _worse(one: Difference, other: Difference) -> Difference:
+    mismatched = None if one.mismatched is None else max(one.mismatched, other.mismatched or 0.0)
+    return Difference(
+        one.output,
+        max(one.max_abs, other.max_abs),
+        max(one.max_relative, other.max_relative),
+        min(one.cosine, other.cosine),
+        mismatched,
+    )

@@ -1,0 +1,287 @@
+"""`check`: compare a bundle's answers on a device with torch's, which are in its golden sample."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from npu_persist.bundle.buckets import describe_shapes
+from npu_persist.bundle.comparison import TOLERANCES, find_failures, measure, read_tolerance
+from npu_persist.bundle.verification import Verification
+from npu_persist.compilation.exact_outputs import exact_outputs
+from npu_persist.compilation.local import read_graph
+from npu_persist.compilation.recipe import Recipe
+from npu_persist.errors import UsageError
+from npu_persist.runtime.golden import read_golden_inputs, read_golden_outputs
+from npu_persist.runtime.load import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Difference, Tolerance
+    from npu_persist.bundle.verification import Verify
+    from npu_persist.hub.client import Token
+    from npu_persist.progress import ProgressCallback
+    from npu_persist.runtime.inputs import Array
+    from npu_persist.runtime.model import Model
+    from npu_persist.runtime.report import Report
+    from npu_persist.store import Store
+    from npu_persist.trust.policy import Trust
+
+_Shapes = dict[str, tuple[int, ...]]
+
+ToleranceSource = Literal["given", "manifest", "default"]
+
+
+class CheckedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One output of the golden sample, as a device gave it.
+
+    Attributes:
+        output: The output's name.
+        dtype: Its numpy dtype.
+        shape: Its shape.
+        is_right: Whether it is within the tolerance.
+        difference: From torch's answer: `max_abs`; `max_relative`, to the output's scale; `cosine`; and for integers
+            and booleans `mismatched`, the share of elements that differ. Infinite where they cannot be compared.
+        persisted: The same as `persist` measured it, on a CPU in float32; None without its check.
+        problem: What the numbers do not say: another shape, NaN, infinities, how many integers differ; None where the
+            numbers say it all.
+    """
+
+    output: str
+    dtype: str
+    shape: tuple[int, ...]
+    is_right: bool
+    difference: Difference
+    persisted: Difference | None
+    problem: str | None
+
+
+class CheckedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The golden sample's inference, in one bucket if there are any.
+
+    Attributes:
+        shapes: The bucket; None for the graph as it is.
+        seconds: How long the inference took, the one after the first.
+        outputs: Its outputs.
+    """
+
+    shapes: _Shapes | None
+    seconds: float
+    outputs: tuple[CheckedOutput, ...]
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a bundle's answers on a device are torch's; `to_dict` gives it as what JSON can hold.
+
+    Attributes:
+        reference: The bundle.
+        device: The device string that was asked for.
+        is_right: Whether every output of every run is within the tolerance.
+        tolerance: What was allowed.
+        tolerance_source: Where that is from: "given" by the caller; "manifest": what `persist` demanded; "default": for
+            the precision of the bundle's weights, because it was persisted with check=False.
+        runs: One for each bucket that the golden sample fits into, or one for the graph as it is.
+        skipped: Buckets that it does not fit into: nothing is known of these.
+        report: How the model was loaded: from which source; and the devices that executed it, with their precisions.
+        warnings: What `persist` warned of: a module that draws random numbers, for instance, has no answer to compare.
+    """
+
+    reference: str
+    device: str
+    is_right: bool
+    tolerance: Tolerance
+    tolerance_source: ToleranceSource
+    runs: tuple[CheckedRun, ...]
+    skipped: tuple[_Shapes, ...]
+    report: Report
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as dicts, lists, text and numbers; infinity and NaN are text."""
+        found: dict[str, Any] = without_infinities(msgspec.to_builtins(self))
+        return {**found, "report": self.report.to_dict()}
+
+
+def check(  # noqa: PLR0913 (what `load` takes)
+    reference: str | Path,
+    device: str = "AUTO",
+    *,
+    tolerance: Tolerance | float | None = None,
+    config: Mapping[str, Any] | None = None,
+    hint: str | None = None,
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    verify: Verify = "full",
+    cache: bool = True,
+    compile_timeout: float | None = None,
+    progress: ProgressCallback | None = None,
+    trust: Trust = None,
+    require_signature: bool = False,
+    token: Token = None,
+    local_files_only: bool = False,
+    store: Store | str | Path | None = None,
+) -> CheckResult:
+    """Run a bundle's golden sample on a device, loaded as `load` does, and compare the answers with torch's.
+
+    It tells whether the device answers right: for the compiled artifact, driver and precision that `load` with the same
+    arguments uses. The sample runs in every bucket that it fits into, filled up and cut back as a call's inputs are,
+    and once before the answers are taken. With AUTO it waits until the device is chosen. Integers and booleans that no
+    floating-point number has a part in have to be equal.
+
+    Args:
+        reference: As for `load`.
+        device: As for `load`. There are no fallbacks: a device that is not there is an error.
+        tolerance: The largest difference relative to an output's scale, or a `Tolerance`. None: what `persist`
+            demanded; or, if that checked nothing, the default of the precision of the weights, as for `persist`.
+        config: As for `load`.
+        hint: As for `load`.
+        buckets: As for `load`.
+        verify: As for `load`.
+        cache: As for `load`.
+        compile_timeout: As for `load`.
+        progress: As for `load`.
+        trust: As for `load`.
+        require_signature: As for `load`.
+        token: As for `load`.
+        local_files_only: As for `load`.
+        store: As for `load`.
+
+    Returns:
+        The differences, output by output, and the verdict. A wrong answer is no exception.
+
+    Raises:
+        UsageError: The bundle has no golden sample, or it fits into none of the buckets; or what `load` raises.
+        InferenceError: The device failed.
+        NpuPersistError: What else `load` raises.
+
+    Example:
+        >>> import torch, npu_persist
+        >>> _ = npu_persist.persist(torch.nn.Linear(4, 2), "doc-check", (torch.ones(1, 4),))
+        >>> result = npu_persist.check("doc-check", "CPU")
+        >>> result.is_right
+        True
+        >>> result.runs[0].outputs[0].difference.max_relative < 0.01
+        True
+    """
+    with load(
+        reference,
+        device,
+        config=config,
+        hint=hint,
+        buckets=buckets,
+        verify=verify,
+        cache=cache,
+        compile_timeout=compile_timeout,
+        progress=progress,
+        trust=trust,
+        require_signature=require_signature,
+        token=token,
+        local_files_only=local_files_only,
+        store=store,
+    ) as model:
+        if model.bundle.manifest.golden is None:
+            raise UsageError(f"{model.bundle.reference} has no golden sample to compare with: persist the model again")
+        allowed, source = _find_tolerance(model.bundle, tolerance)
+        runs = tuple(_run(model, allowed))
+        done = [run.shapes for run in runs]
+        return CheckResult(
+            reference=model.bundle.reference,
+            device=device,
+            is_right=all(output.is_right for run in runs for output in run.outputs),
+            tolerance=allowed,
+            tolerance_source=source,
+            runs=runs,
+            skipped=tuple(dict(shapes) for shapes in model.buckets if shapes not in done),
+            report=model.report,
+            warnings=model.bundle.manifest.warnings,
+        )
+
+
+def _find_tolerance(bundle: Bundle, given: object) -> tuple[Tolerance, ToleranceSource]:
+    golden = bundle.manifest.golden
+    default = TOLERANCES[bundle.graph().precision]
+    if given is not None:
+        return read_tolerance(given, default), "given"
+    if golden is None or golden.tolerance is None:
+        return default, "default"
+    return golden.tolerance, "manifest"
+
+
+def _run(model: Model, tolerance: Tolerance) -> Iterator[CheckedRun]:
+    inputs = read_golden_inputs(model.bundle, model.inputs)
+    expected = read_golden_outputs(model.bundle, model.outputs)
+    golden = model.bundle.manifest.golden
+    persisted = {one.output: one for one in (golden and golden.differences) or ()}
+    exact = _find_exact(model)
+    runs = model._prepare(inputs)  # noqa: SLF001 (of this room)
+    if not runs:
+        sample = describe_shapes({name: array.shape for name, array in inputs.items()})
+        there = "; ".join(map(describe_shapes, model.buckets))
+        raise UsageError(
+            f"{model.bundle.reference}: its golden sample, {sample}, fits into none of the sizes that it is loaded "
+            f"for: {there}. Give buckets=[...] with one that it fits into"
+        )
+    for shapes, run in runs:
+        model.reset()
+        run()  # a plugin that overwrites what it computed at compile time is right in the first run only
+        model._settle()  # noqa: SLF001
+        model.reset()
+        began = time.perf_counter()
+        outputs = run()
+        seconds = time.perf_counter() - began
+        differences = [
+            measure(name, answer, output) for (name, answer), output in zip(expected.items(), outputs, strict=True)
+        ]
+        wrong = find_failures(differences, tolerance, exact)
+        compared = tuple(
+            CheckedOutput(
+                output=difference.output,
+                dtype=output.dtype.name,
+                shape=output.shape,
+                is_right=difference not in wrong,
+                difference=difference,
+                persisted=persisted.get(difference.output),
+                problem=_find_problem(expected[difference.output], output) if difference in wrong else None,
+            )
+            for difference, output in zip(differences, outputs, strict=True)
+        )
+        yield CheckedRun(shapes=None if shapes is None else dict(shapes), seconds=seconds, outputs=compared)
+
+
+def _find_exact(model: Model) -> frozenset[str]:
+    """Return the outputs that no rounding can change; the graph is read only where there may be such."""
+    if all(port.dtype.startswith("float") for port in model.outputs):
+        return frozenset()
+    bundle, graph = model.bundle, model.bundle.graph()
+    with Verification("full") as verification:
+        read = read_graph(Recipe(bundle, graph, "CPU", {}), verification)
+        return exact_outputs(read, [port.name for port in graph.outputs])
+
+
+def _find_problem(expected: Array, found: Array) -> str | None:
+    """Return why an output cannot be compared; None where the numbers say it."""
+    if expected.shape != found.shape:
+        return f"torch's has the shape {list(expected.shape)}"
+    if expected.dtype.kind != "f":
+        wrong = int((expected != found).sum())
+        return f"{wrong} of {found.size} differ" if wrong else None
+    for whose, array in (("torch's own", expected), ("this", found)):
+        if count := int(np.isnan(array).sum()):
+            return f"{whose} is NaN in {count} of {array.size}"
+    infinite = np.isinf(expected) | np.isinf(found)
+    differing = int((expected[infinite] != found[infinite]).sum())
+    return f"infinities differ in {differing} of {found.size}" if differing else None
+
+
+def without_infinities(value: Any) -> Any:
+    """Return plain values with infinities and NaN as text: JSON has none."""
+    if isinstance(value, dict):
+        return {key: without_infinities(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_infinities(item) for item in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value

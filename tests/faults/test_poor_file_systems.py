@@ -1,0 +1,114 @@
+"""File systems that lack something: locks, the flushing of directories, hard links, permissions."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+import npu_persist
+from npu_persist.cache import CompileCache
+from npu_persist.store import Store
+from npu_persist.store.export import export
+from npu_persist.trust.keys import KeyRing, PublicKey
+from tests.support.artifacts import publish as publish_entry
+from tests.support.artifacts import quarantined
+from tests.support.bundles import publish_tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+fcntl = pytest.importorskip("fcntl", reason="Windows has neither flock nor the flushing of directories")
+
+
+def use_everything(home: Path) -> None:
+    """Publish, look up, alias, export, verify, cache, remove and prune; check that each did what it says."""
+    store, cache, keys = Store(home), CompileCache(home), KeyRing(home)
+    publish_tiny(store, alias="prod")
+    assert publish_tiny(store).version == 2
+    assert store.alias("tiny:2", "next") == "tiny:2"
+    store.verify()
+    assert all(path.is_file() for path in export("tiny:prod", "openvino", home.parent / "out", store=store))
+    keys.add("acme", PublicKey(bytes(32)))
+    assert list(keys.read()) == ["acme"]
+    keys.remove("acme")
+    assert keys.read() == {}
+    entry = publish_entry(cache)
+    with cache.claim("0" * 64, timeout=1):
+        assert cache.find(entry.key) == entry
+    cache.quarantine(entry, "damaged")
+    assert len(quarantined(cache)) == 1
+    publish_entry(cache).verify()
+    assert store.remove("tiny:1", force=True) == "tiny:1"
+    assert store.aliases("tiny") == {"next": 2}
+    store.unalias("tiny", "next")
+    npu_persist.prune(store=store)
+    assert (store.versions("tiny"), store.aliases("tiny"), quarantined(cache)) == ((2,), {}, [])
+    assert publish_tiny(store).version == 3
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOSYS])
+def test_directories_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    fsync, refused = os.fsync, []
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused.append(descriptor)
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    use_everything(tmp_path / "home")
+    assert refused
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK])
+def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    refused = []
+
+    def refuse(descriptor: int, _operation: int) -> None:
+        refused.append(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    use_everything(tmp_path / "home")
+    assert refused
+
+
+def test_locks_that_cannot_be_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last thing that happens to a published version is no reason to take it back."""
+    flock, refused = fcntl.flock, []
+
+    def refuse(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            refused.append(descriptor)
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    use_everything(tmp_path / "home")
+    assert refused
+
+
+LINKS = [("link", number) for number in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV)]
+MODES = [("fchmod", number) for number in (errno.EPERM, errno.ENOTSUP)]
+
+
+@pytest.mark.parametrize(("name", "number"), LINKS + MODES)
+def test_no_hard_links_and_no_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    """Read-only modes are a courtesy: what is read is compared with its digest."""
+    refused = []
+
+    def refuse(*arguments: object) -> None:
+        refused.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, name, refuse)
+    use_everything(tmp_path / "home")
+    assert refused

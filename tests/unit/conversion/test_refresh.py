@@ -1,0 +1,385 @@
+"""`refresh`: the same graph with new weights is what `persist` would make, or a RefreshError that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.parametrizations import weight_norm
+
+import npu_persist
+from npu_persist.errors import FileIntegrityError, NotFoundError, ParityError, RefreshError, UsageError
+from npu_persist.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+M = TypeVar("M", bound=torch.nn.Module)
+X = torch.linspace(-1, 1, 8).reshape(2, 4)
+IDS = torch.tensor([[1, 2, 3]])
+
+
+class Encoder(torch.nn.Module):
+    """Tokens and their positions, normalized, scaled queries, tied weights: what language models are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(10, 8)
+        self.positions = torch.nn.Embedding(6, 8)
+        self.norm = torch.nn.LayerNorm(8)
+        self.query = torch.nn.Linear(8, 8)
+        self.head = torch.nn.Linear(8, 10, bias=False)
+        self.head.weight = self.tokens.weight
+        self.unused = torch.nn.Linear(2, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(ids.shape[1])
+        x = self.norm(self.tokens(ids) + self.positions(places))
+        answer: torch.Tensor = self.head(self.query(x) * 0.3 + x)
+        return answer
+
+
+class Picture(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.norm = torch.nn.GroupNorm(2, 4)
+        self.slope = torch.nn.PReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.slope(self.norm(self.conv(x)))
+        return answer
+
+
+class Uses(torch.nn.Module):
+    """A function of an input and a parameter."""
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(0.5, 2, 4))
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x, self.weight)
+
+
+def train(module: M, seed: int = 1) -> M:
+    """Change all weights as a training may, buffers of floats included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    return module
+
+
+def refuse(module: torch.nn.Module, reference: str = "m") -> RefreshError:
+    with pytest.raises(RefreshError) as caught:
+        npu_persist.refresh(reference, module)
+    assert npu_persist.open("m").version == 1
+    assert "Persist the module instead" in str(caught.value)
+    return caught.value
+
+
+MODULES: list[tuple[Callable[[], torch.nn.Module], torch.Tensor]] = [
+    (Encoder, IDS),
+    (Picture, torch.randn(1, 3, 8, 8)),
+    (lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(1, 5, 8)),
+    (lambda: torch.nn.Sequential(torch.nn.Conv1d(4, 4, 1, groups=2), torch.nn.GELU()), torch.randn(1, 4, 6)),
+]
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(("make", "example"), MODULES, ids=["encoder", "picture", "transformer", "groups"])
+    @pytest.mark.parametrize("precision", ["fp16", "fp32"])
+    def test_is_what_persist_makes_of_the_new_weights(
+        self, make: Callable[[], torch.nn.Module], example: torch.Tensor, precision: Any
+    ) -> None:
+        module = train(make().eval())
+        first = npu_persist.persist(module, "m", (example,), precision=precision)
+        refreshed = npu_persist.refresh("m", train(module, 2))
+        persisted = npu_persist.persist(module, "m", (example,), precision=precision, force=True)
+        assert persisted.version == 3
+        for path in ("weights.safetensors", "golden.safetensors"):
+            assert refreshed.manifest.files[path] == persisted.manifest.files[path]
+            assert refreshed.manifest.files[path] != first.manifest.files[path]
+        assert refreshed.manifest.golden == persisted.manifest.golden
+        assert refreshed.manifest.refresh == persisted.manifest.refresh
+        assert (refreshed.path / "model.xml").samefile(first.path / "model.xml")
+
+    def test_answers_as_torch_on_other_inputs(self) -> None:
+        module = train(Encoder())
+        npu_persist.persist(module, "m", (IDS,), precision="fp32")
+        optimizer = torch.optim.Adam(module.parameters(), 0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            module(IDS).square().mean().backward()
+            optimizer.step()
+        npu_persist.refresh("m", module, alias="prod")
+        for ids in (IDS, torch.tensor([[9, 0, 4]])):
+            with npu_persist.load("m:prod", device="CPU") as model:
+                np.testing.assert_allclose(model(ids.numpy()), module(ids).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+    def test_the_old_version_answers_as_before(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        old = copy.deepcopy(module)
+        npu_persist.persist(module, "m", (X,), precision="fp32")
+        npu_persist.refresh("m", train(module, 2))
+        with npu_persist.load("m:1", device="CPU") as model:
+            np.testing.assert_allclose(model(X.numpy()), old(X).detach().numpy(), rtol=1e-5)
+
+    def test_the_same_weights_make_no_new_version(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        assert npu_persist.refresh("m", module, alias="prod").reference == "m:1"
+        assert npu_persist.open("m:prod").version == 1
+
+    def test_a_module_in_training_is_given_back_so(self) -> None:
+        module = torch.nn.Sequential(train(torch.nn.Linear(4, 4)), torch.nn.Dropout(0.5)).train()
+        npu_persist.persist(module, "m", (X,))
+        npu_persist.refresh("m", module)
+        assert all(part.training for part in module.modules())
+
+    def test_frozen_parameters_are_no_other_program(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        assert npu_persist.refresh("m", train(module.requires_grad_(requires_grad=False), 2)).version == 2
+
+    def test_tensors_without_use_may_change(self) -> None:
+        module = Encoder()
+        npu_persist.persist(train(module), "m", (IDS,))
+        torch.nn.init.ones_(module.unused.weight)
+        assert npu_persist.refresh("m", module).version == 1
+
+    def test_a_dynamic_axis_and_buckets_stay(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        first = npu_persist.persist(module, "m", (X,), buckets=[{"input": (2, 4)}, {"input": (8, 4)}])
+        refreshed = npu_persist.refresh("m", train(module, 2))
+        assert refreshed.graph() == first.graph()
+        with npu_persist.load("m", device="CPU") as model:
+            assert model(np.ones((5, 4), np.float32)).shape == (5, 2)
+
+    def test_half_precision_modules(self) -> None:
+        module = train(torch.nn.Linear(4, 2)).half()
+        npu_persist.persist(module, "m", (X.half(),))
+        assert (
+            npu_persist.refresh("m", train(module, 2)).manifest
+            == npu_persist.persist(module, "m", (X.half(),)).manifest
+        )
+
+
+class TestOptions:
+    def test_metadata_is_kept_or_replaced(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,), metadata={"epoch": 1})
+        assert npu_persist.refresh("m", module).manifest.metadata == {"epoch": 1}
+        assert npu_persist.refresh("m", module, metadata={"epoch": 2}).manifest.metadata == {"epoch": 2}
+
+    def test_without_check(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        golden = npu_persist.refresh("m", train(module, 2), check=False).manifest.golden
+        assert golden is not None
+        assert golden.tolerance is None
+
+    def test_a_store_and_a_path(self, tmp_path: Path) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        path = npu_persist.persist(module, "m", (X,), store=tmp_path / "one").path
+        assert npu_persist.refresh(path, module, store=tmp_path / "two").reference == "m:1"
+        assert Store(tmp_path / "one").versions("m") == (1,)
+
+    def test_reports_its_stages(self) -> None:
+        module, stages = train(torch.nn.Linear(4, 2)), []
+        npu_persist.persist(module, "m", (X,))
+        npu_persist.refresh("m", module, progress=lambda event: stages.append(event.stage))
+        assert list(dict.fromkeys(stages)) == ["trace", "write", "check", "publish"]
+
+    def test_what_is_no_module_or_bundle(self) -> None:
+        with pytest.raises(UsageError):
+            npu_persist.refresh("m", object())  # type: ignore[arg-type]
+        with pytest.raises(NotFoundError):
+            npu_persist.refresh("m", torch.nn.ReLU())
+
+    def test_a_damaged_bundle(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        path = npu_persist.persist(module, "m", (X,)).path / "weights.safetensors"
+        data = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(FileIntegrityError):
+            npu_persist.refresh("m", module)
+
+
+class TestRefusals:
+    def test_a_renamed_layer(self) -> None:
+        module = torch.nn.Sequential(train(torch.nn.Linear(4, 2)))
+        npu_persist.persist(module, "m", (X,))
+        error = refuse(torch.nn.Sequential(torch.nn.Identity(), module[0]))
+        assert error.tensor == "0.bias"
+        assert "it has 1.bias" in str(error)
+
+    def test_another_shape(self) -> None:
+        npu_persist.persist(train(torch.nn.Linear(4, 2)), "m", (X,))
+        error = refuse(torch.nn.Linear(4, 3))
+        assert error.tensor == "weight"
+        assert "has shape [3, 4], and had [2, 4]" in str(error)
+
+    def test_another_dtype(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        error = refuse(module.double())
+        assert error.tensor == "weight"
+        assert "is float64, and was float32" in str(error)
+
+    def test_weights_that_are_no_longer_tied(self) -> None:
+        module = train(Encoder())
+        npu_persist.persist(module, "m", (IDS,))
+        module.head.weight = torch.nn.Parameter(module.head.weight + 1)
+        error = refuse(module)
+        assert error.tensor in {"head.weight", "tokens.weight"}
+        assert "is no longer equal to" in str(error)
+
+    def test_batch_normalization(self) -> None:
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        npu_persist.persist(train(module), "m", (torch.randn(1, 3, 8, 8),))
+        error = refuse(train(module, 2))
+        assert error.tensor is not None
+        assert "has other values, which the graph holds folded" in str(error)
+
+    def test_a_batch_normalization_that_only_counted_on(self) -> None:
+        module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        npu_persist.persist(train(module), "m", (torch.randn(1, 3, 8, 8),))
+        module.state_dict()["1.num_batches_tracked"] += 1
+        assert npu_persist.refresh("m", module).version == 1
+
+    def test_a_bias_of_zeros_that_was_left_out(self) -> None:
+        module = torch.nn.Linear(4, 2)
+        torch.nn.init.zeros_(module.bias)
+        npu_persist.persist(module, "m", (X,))
+        torch.nn.init.constant_(module.bias, 0.001)  # which the tolerance would let through
+        assert refuse(module).tensor == "bias"
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda x, w: x * w.exp(),
+            lambda x, w: x + w.clamp(min=0.1),  # the constant equals the weight, now
+            lambda x, w: x * w + w.abs(),
+            lambda x, w: x + w[torch.tensor([0, 1, 2, 3])],
+            lambda x, w: x * w.sum() + w,
+            lambda x, w: x * float(w[0]) + w,
+            lambda x, w: x + w if w[0] > 1 else x - w,
+            lambda x, w: torch.where(w > 1, x, -x),
+            lambda x, w: x @ torch.linalg.inv(torch.diag(w)),
+            lambda x, w: x[:, w.argsort()],
+            lambda x, w: (x + w) * w.max(),
+        ],
+    )
+    def test_a_constant_that_is_computed_from_weights(
+        self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> None:
+        """It is refused, or the answers are right."""
+        module = Uses(function)
+        npu_persist.persist(module, "m", (X,), precision="fp32")
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([1.5, -0.7, 0.3, -2.0]))
+        with contextlib.suppress(RefreshError):
+            npu_persist.refresh("m", module, check=False)
+            with npu_persist.load("m", device="CPU") as model:
+                found = model(X.flip(0).numpy())
+            np.testing.assert_allclose(found, module(X.flip(0)).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+    def test_a_parametrized_weight(self) -> None:
+        module = weight_norm(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        refuse(train(module))
+
+    def test_a_recurrent_network(self) -> None:
+        """Its weights are joined and turned: no constant is a tensor of the module."""
+        module = torch.nn.LSTM(4, 3, batch_first=True)
+        npu_persist.persist(module, "m", (X[None],))
+        assert refuse(train(module)).tensor is not None
+
+    def test_a_buffer_that_is_state(self) -> None:
+        class Counts(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.calls: torch.Tensor
+                self.register_buffer("calls", torch.tensor([2.0, 3.0, 4.0, 5.0]))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.calls += 1
+                return x * self.calls
+
+        module = Counts()
+        with pytest.warns(npu_persist.errors.StateWarning):
+            npu_persist.persist(module, "m", (X,))
+        with torch.no_grad():
+            module.calls += 1
+        assert refuse(module).tensor == "calls"
+
+    def test_a_tensor_that_is_no_parameter_or_buffer(self) -> None:
+        module, shift = Uses(torch.add), torch.ones(4)
+        module.function = lambda x, w: x * w + shift
+        npu_persist.persist(module, "m", (X,))
+        shift += 1
+        assert "does not compute what m:1 was persisted from" in str(refuse(module))
+
+    def test_another_configuration(self) -> None:
+        npu_persist.persist(train(torch.nn.LayerNorm(4)), "m", (X,))
+        refuse(train(torch.nn.LayerNorm(4, eps=1e-3)))
+
+    def test_another_class_with_the_same_tensors(self) -> None:
+        class Other(torch.nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x).tanh()
+
+        npu_persist.persist(train(torch.nn.Linear(4, 2)), "m", (X,))
+        refuse(train(Other(4, 2)))
+
+    def test_other_arguments(self) -> None:
+        class Two(torch.nn.Linear):
+            def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+                return super().forward(x) + y
+
+        npu_persist.persist(train(torch.nn.Linear(4, 2)), "m", (X,))
+        with pytest.raises(RefreshError, match="takes other arguments"):
+            npu_persist.refresh("m", train(Two(4, 2)))
+
+    def test_values_beyond_half_precision(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        with torch.no_grad():
+            module.weight.fill_(1e6)
+        assert refuse(module).tensor == "weight"
+
+    def test_results_that_are_beyond_tolerance(self) -> None:
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        with pytest.raises(ParityError):
+            npu_persist.refresh("m", train(module, 2), tolerance=1e-9)
+        assert npu_persist.open("m").version == 1
+
+    def test_a_bundle_without_the_record(self) -> None:
+        """So is one that takes bfloat16, which the golden sample does not hold."""
+        module = train(torch.nn.Linear(4, 2)).bfloat16()
+        bundle = npu_persist.persist(module, "m", (X.bfloat16(),))
+        assert bundle.manifest.refresh is None
+        assert "does not say where the constants" in str(refuse(module))
+
+
+class TestArtifacts:
+    def test_none_of_the_old_weights_answers_for_the_new_ones(self) -> None:
+        """A weightless blob of the CPU holds what was computed from weights (biases in float32, fused scales)."""
+        module = train(Encoder())
+        npu_persist.persist(module, "m", (IDS,), precision="fp32", targets=["CPU"])
+        npu_persist.load("m:1", device="CPU").close()
+        npu_persist.refresh("m", train(module, 2))
+        with npu_persist.load("m:2", device="CPU") as model:
+            assert [attempt.source for attempt in model.report.attempts][-1] == "graph"
+            np.testing.assert_allclose(model(IDS.numpy()), module(IDS).detach().numpy(), rtol=1e-4, atol=1e-4)
