@@ -78,6 +78,12 @@ def _after_fork() -> None:
 
     for core in _cores:  # so that the end of this process does not end the core, which would wait for its threads, too
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        # TBB's exit handler takes a lock that a thread of the parent's may have had. The C library calls the handler
+        # that came last first: this one flushes stdout and the like, and ends the process. macOS and musl lack it.
+        libc.on_exit(libc["_exit"], None)
+        libc["__cxa_atexit"](libc.fflush, None, None)
 
 
 if hasattr(os, "register_at_fork"):

@@ -70,6 +70,11 @@ PROGRAMS = {
         "threading.Thread(target=lambda: [model(x) for _ in range(20000)], daemon=True).start()\n"
         "for _ in range(20): fork(lambda: refused(lambda: model(x)) and refused(lambda: model.submit(x)))"
     ),
+    "the exit status": (
+        "model = load(); model(x); child = os.fork()\n"
+        "if child == 0: sys.exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7"
+    ),
     "a child of the child": "load().close(); fork(lambda: fork(lambda: refused(load)) is None)",
 }
 
