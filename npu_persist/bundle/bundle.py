@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.assets import asset_names, asset_path
 from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, PARTIAL_SUFFIX, Manifest, derived_bin
 from npu_persist.bundle.reference import PathReference, StoreReference
 from npu_persist.errors import (
@@ -155,6 +156,22 @@ class Bundle:
         if found.st_size != entry.size:
             raise _damaged(path, f"{entry.size} bytes", f"{found.st_size} bytes")
         return path
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Names of the files that it carries for the program that loads it, such as a tokenizer's."""
+        return asset_names(self.manifest.files)
+
+    def asset(self, name: str) -> Path:
+        """Return the path of an asset, of which every byte has been compared with the manifest.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            FileIntegrityError: It is not what the manifest says.
+        """
+        if name not in self.assets:
+            raise NotFoundError(f"{self.reference} has no asset {name!r}; it has {', '.join(self.assets) or 'none'}")
+        return self.verify_file(asset_path(name))
 
     def moved(self, path: Path, version: int) -> Bundle:
         """Return the bundle in the directory that it was renamed to, without reading it again."""

@@ -3,10 +3,11 @@
     openvino    DIR/model.xml, DIR/model.bin                      `openvino.Core().read_model`, benchmark_app
     ovms        DIR/1/model.xml, DIR/1/model.bin                  OpenVINO Model Server: DIR is its model_path
     genai       DIR/openvino_model.xml, DIR/openvino_model.bin    OpenVINO GenAI and optimum-intel: DIR is a pipeline's
-                                                                  folder or a part of it, such as unet/, without
-                                                                  configuration and tokenizer
+                                                                  folder or a part of it, such as unet/
 
-The files are verified and copied, or hard-linked on request. The folder appears complete, by one rename.
+Of several graphs each has its own pair: `encoder.xml` and `encoder.bin`, or `openvino_encoder_model.xml` and `.bin`.
+The assets, such as configuration and tokenizer, stand beside the graphs. The files are verified and copied, or
+hard-linked on request. The folder appears complete, by one rename.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from npu_persist.bundle.assets import asset_path
 from npu_persist.bundle.bundle import gone_errors
+from npu_persist.bundle.manifest import derived_bin
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import (
     check_path,
@@ -31,16 +34,17 @@ from npu_persist.files.staging import drafted, prune_drafts
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.store.api import AnyStore
 
 Layout = Literal["openvino", "ovms", "genai"]
 
 LAYOUTS: dict[Layout, tuple[str, str]] = {
-    "openvino": ("model.xml", "model.bin"),
-    "ovms": ("1/model.xml", "1/model.bin"),
-    "genai": ("openvino_model.xml", "openvino_model.bin"),
+    "openvino": ("model.xml", "{}.xml"),
+    "ovms": ("1/model.xml", "1/{}.xml"),
+    "genai": ("openvino_model.xml", "openvino_{}_model.xml"),
 }
-"""Where the graph and its weights go."""
+"""Where a graph goes: the only one, and one of several, by its name."""
 
 
 def export(  # noqa: PLR0913 (the keywords are named in each call)
@@ -52,7 +56,7 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
     link: bool = False,
     store: AnyStore = None,
 ) -> tuple[Path, ...]:
-    """Export a graph of a bundle as a folder that OpenVINO's own tools read.
+    """Export a bundle as a folder that OpenVINO's own tools read, with its assets.
 
     The files are copies, which may be changed. On Btrfs, XFS and the like, copies on one file system cost no space.
 
@@ -60,19 +64,20 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
         reference: The bundle.
         layout: The kind of folder: "openvino", "ovms" or "genai".
         directory: The folder to make; it may exist if it is empty.
-        graph: Name of the graph; None for the only one.
+        graph: Name of the only graph to export; None for all.
         link: Hard-link the files instead, which costs no space on any file system that has links. They are read-only:
             who changes one all the same, as root can, changes the bundle and every version that shares the file.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        The files: the graph and its weights.
+        The files: each graph and its weights, then the assets.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
         FileIntegrityError: A file of the bundle differs from the manifest.
         NotFoundError: The bundle has no graph of that name.
-        UsageError: Unknown layout, a folder that is not empty, or several graphs and none named.
+        UsageError: Unknown layout, a folder that is not empty, an asset with the name of a graph, or several graphs for
+            "ovms", which serves one, and none named.
         StoreError: The file system refuses.
 
     Example:
@@ -86,25 +91,47 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
         raise UsageError(f"layout: expected one of {', '.join(LAYOUTS)}; got {layout!r}")
     check_path(directory, "directory")
     bundle = open_store(store).resolve(reference)
-    sources = (bundle.graph(graph).path, bundle.manifest.weights.path)
     target = Path(os.path.abspath(directory))  # noqa: PTH100 (resolve() would follow links)
     with gone_errors(bundle), store_errors(f"write {target}"):
         prune_drafts(target)
         _refuse_full(target)
-        files = [(bundle.verify_file(source), path) for source, path in zip(sources, LAYOUTS[layout], strict=True)]
-        _write(files, target, link=link)
-    return tuple(target / path for path in LAYOUTS[layout])
+        placed = _place(bundle, layout, graph)
+        sources = {source: bundle.verify_file(source) for source in dict.fromkeys(placed.values())}
+        _write([(sources[source], path) for path, source in placed.items()], target, link=link)
+    return tuple(target / path for path in placed)
+
+
+def _place(bundle: Bundle, layout: Layout, graph: str | None) -> dict[str, str]:
+    """Return the path of each file in the folder, and in the bundle."""
+    graphs = bundle.manifest.graphs if graph is None else (bundle.graph(graph),)
+    if layout == "ovms" and len(graphs) > 1:
+        bundle.graph()  # raises: which one of them?
+    only, one_of_several = LAYOUTS[layout]
+    placed: dict[str, str] = {}
+    for one in graphs:
+        path = only if len(graphs) == 1 else one_of_several.format(one.name)
+        placed[path] = one.path
+        placed[derived_bin(path)] = bundle.manifest.weights.path
+    for name in bundle.assets:
+        path = f"1/{name}" if layout == "ovms" else name
+        if path in placed:
+            raise UsageError(f"{bundle.reference} has an asset {name}, which is what this layout calls a graph's file")
+        placed[path] = asset_path(name)
+    return placed
 
 
 def _write(files: list[tuple[Path, str]], target: Path, *, link: bool) -> None:
     with drafted(target) as draft:
+        written: dict[Path, Path] = {}
         for source, path in files:
-            (draft / path).parent.mkdir(exist_ok=True)
-            if link:
-                link_or_copy(source, draft / path)
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            if link or source in written:  # the weights of several graphs are one file with several names
+                link_or_copy(written.get(source, source), draft / path)
             else:
                 copy_file(source, draft / path)
-        for folder in sorted({(draft / path).parent for _, path in files} | {draft}, reverse=True):
+            written.setdefault(source, draft / path)
+        folders = {folder for _, path in files for folder in (draft / path).parents if folder.is_relative_to(draft)}
+        for folder in sorted(folders, reverse=True):
             fsync_directory(folder)
         if is_directory(target):  # an empty one, which Windows would not replace
             target.rmdir()

@@ -155,13 +155,18 @@ def write_manifest(  # noqa: PLR0913
         golden=golden,
         files={
             path: FileEntry((directory / path).stat().st_size, digest_file(directory / path))
-            for path in (XML, WEIGHTS, *([] if golden is None else [golden.path]))
+            for path in (XML, WEIGHTS, *([] if golden is None else [golden.path]), *_assets(directory))
         },
         warnings=(),
         metadata={},
     )
     (directory / "manifest.json").write_bytes(manifest.to_json())
     return manifest
+
+
+def _assets(directory: Path) -> list[str]:
+    files = (path for path in (directory / "assets").rglob("*") if path.is_file())
+    return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
 def _write_golden(directory: Path, sample: Mapping[str, Any], tolerance: Tolerance | None) -> Golden:
@@ -205,8 +210,12 @@ def publish_graph(
     signature: Signature | None = None,
     **options: Any,
 ) -> Bundle:
-    """Publish a graph as a bundle, with the options of `write_graph`."""
+    """Publish a graph as a bundle, with the options of `write_graph`, and assets by name."""
     with store.stage() as staging:
+        for asset, data in options.pop("assets", {}).items():
+            path = staging / "assets" / asset
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         write_graph(staging, model, inputs, outputs, signature, **options)
         return store.publish(staging)
 
@@ -251,12 +260,12 @@ def publish_product(store: Store, *, name: str = "product", output: Any = None, 
     return publish_graph(store, make_model([x], [("y", y)]), [port], [out], name=name, sample=sample, **options)
 
 
-def publish_relu(store: Store, shape: tuple[int, ...], *, name: str = "relu") -> Bundle:
+def publish_relu(store: Store, shape: tuple[int, ...], *, name: str = "relu", **options: Any) -> Bundle:
     """Publish a graph of one operation."""
     port = Port("x", "float32", shape)
     x = parameter(port)
     model = make_model([x], [("y", ops.relu(x))])
-    return publish_graph(store, model, [port], [Port("y", "float32", shape)], name=name)
+    return publish_graph(store, model, [port], [Port("y", "float32", shape)], name=name, **options)
 
 
 def publish_dynamic(store: Store) -> Bundle:

@@ -11,7 +11,7 @@ from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NotFound
 from npu_persist.files.staging import drafted
 from npu_persist.store import Store
 from npu_persist.store.export import LAYOUTS, export
-from tests.support.graphs import WEIGHTS, XML, publish_affine
+from tests.support.graphs import WEIGHTS, XML, publish_affine, publish_relu
 from tests.support.loads import AFFINE_OF_GRID, GRID, spoil
 
 if TYPE_CHECKING:
@@ -152,3 +152,27 @@ def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no graph 'decoder'"):
         export("affine", "ovms", tmp_path / "out", graph="decoder")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("layout", "folder"), [("genai", ""), ("openvino", ""), ("ovms", "1/")])
+def test_assets_stand_beside_the_graph(tmp_path: Path, layout: Any, folder: str) -> None:
+    assets = {"config.json": b"{}", "spoken/labels.txt": b"yes\nno\n"}
+    publish_relu(Store(), (2,), assets=assets)
+    files = export("relu", layout, tmp_path / "out")
+    for name, data in assets.items():
+        assert (tmp_path / "out" / folder / name).read_bytes() == data
+    assert {path.relative_to(tmp_path / "out" / folder).as_posix() for path in files[2:]} == set(assets)
+
+
+def test_a_changed_asset_is_not_given_away(tmp_path: Path) -> None:
+    bundle = publish_relu(Store(), (2,), assets={"labels.txt": b"yes"})
+    spoil(bundle.path / "assets/labels.txt")
+    with pytest.raises(FileIntegrityError, match=r"labels\.txt"):
+        export("relu", "genai", tmp_path / "out")
+
+
+def test_an_asset_that_would_replace_the_graph_is_refused(tmp_path: Path) -> None:
+    publish_relu(Store(), (2,), assets={"openvino_model.xml": b"<net/>"})
+    with pytest.raises(UsageError, match="what this layout calls a graph's file"):
+        export("relu", "genai", tmp_path / "out")
+    assert export("relu", "openvino", tmp_path / "out")[2].read_bytes() == b"<net/>"

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from npu_persist.conversion.assets import collect_assets, write_assets  # noqa: E402
+from npu_persist.errors import ConversionError, UsageError  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = torch.nn.Identity()
+
+
+def test_bytes_and_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_bytes(b"yes")
+    given: dict[str, Any] = {"a.bin": b"\0", "b": bytearray(b"b"), "deep/c": str(tmp_path / "labels")}
+    found = collect_assets(MODULE, {**given, "d": tmp_path / "labels"})
+    assert found == {"a.bin": b"\0", "b": b"b", "deep/c": b"yes", "d": b"yes"}
+    write_assets(found, tmp_path / "out")
+    assert (tmp_path / "out/deep/c").read_bytes() == b"yes"
+
+
+@pytest.mark.parametrize(
+    ("assets", "message"),
+    [
+        ({"../a": b""}, "starts with"),
+        ({"a/../b": b""}, "starts with"),
+        ({"/a": b""}, "empty"),
+        ({"": b""}, "empty"),
+        ({"con": b""}, "reserves for a device"),
+        ({"a:b": b""}, ":"),
+        ({1: b""}, "is no text"),
+        ({"openvino_model.xml": b""}, "what an exported graph is called"),
+        ({"a": 1}, "expected bytes or the path of a file for a; got int"),
+        ({"a": "no such file"}, "could not read a from no such file"),
+        ({"a": "x\0y"}, "could not read a"),
+    ],
+)
+def test_what_cannot_be_an_asset_is_refused(assets: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        collect_assets(MODULE, assets)
+
+
+class Saved:
+    """What `save_pretrained` writes."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def save_pretrained(self, folder: str) -> None:
+        from pathlib import Path
+
+        for name in self.names:
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(name))
+
+
+def test_a_processor_brings_its_files_and_the_config_of_the_module(caplog: pytest.LogCaptureFixture) -> None:
+    module: Any = torch.nn.Identity()
+    module.config, module.generation_config = Saved("config.json"), Saved("generation_config.json")
+    assert collect_assets(module, None) == {}
+    found = collect_assets(module, {"mine": b""}, processor=Saved("preprocessor_config.json", "more/a.json"))
+    assert set(found) == {"config.json", "generation_config.json", "preprocessor_config.json", "more/a.json", "mine"}
+    with pytest.raises(UsageError, match="comes from the tokenizer"):
+        collect_assets(module, {"config.json": b""}, processor=Saved())
+    assert not caplog.records
+
+
+def test_what_cannot_be_saved_is_refused() -> None:
+    class Slow:
+        def save_pretrained(self, folder: str) -> None:
+            raise NotImplementedError(f"not into {folder}")
+
+    with pytest.raises(UsageError, match="an object with `save_pretrained`, as those of transformers; got str"):
+        collect_assets(MODULE, None, tokenizer="bert")
+    with pytest.raises(UsageError, match="of Slow failed: not into"):
+        collect_assets(MODULE, None, processor=Slow())
+
+
+def test_without_openvino_tokenizers_the_files_are_kept_and_the_lack_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert set(collect_assets(MODULE, None, tokenizer=Saved("tokenizer.json"))) == {"tokenizer.json"}
+    assert "npu_persist[genai]" in caplog.text
+
+
+def test_a_tokenizer_that_cannot_be_converted_is_refused() -> None:
+    pytest.importorskip("openvino_tokenizers", reason="needs the extra genai")
+    with pytest.raises(ConversionError, match="cannot convert Saved"):
+        collect_assets(MODULE, None, tokenizer=Saved("tokenizer.json"))
+
+
+def make_tokenizer() -> Any:
+    """Return a tokenizer of words, with a chat template."""
+    tokenizers = pytest.importorskip("tokenizers", reason="needs transformers")
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<end>": 0, "?": 1, "hello": 2, "world": 3}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))  # noqa: S106 (no password)
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    names = {"eos_token": "<end>", "unk_token": "?", "pad_token": "<end>"}
+    made: Any = PreTrainedTokenizerFast(tokenizer_object=model, **names)
+    made.chat_template = "{{ messages[0].content }}"
+    return made
+
+
+def test_a_tokenizer_is_kept_also_as_graphs_and_always_the_same() -> None:
+    pytest.importorskip("openvino_tokenizers", reason="needs the extra genai")
+    found = collect_assets(MODULE, None, tokenizer=make_tokenizer())
+    graphs = {f"openvino_{kind}.{end}" for kind in ("tokenizer", "detokenizer") for end in ("xml", "bin")}
+    assert graphs | {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= set(found)
+    assert b"messages[0].content" in found["openvino_tokenizer.xml"]
+    assert collect_assets(MODULE, None, tokenizer=make_tokenizer()) == found
+    assert "transformers" in sys.modules
