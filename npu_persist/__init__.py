@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from npu_persist.cache.cache import CompileCache
     from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
     from npu_persist.compilation.jobs import CompileResult
+    from npu_persist.compilation.process.frozen import freeze_support
     from npu_persist.conversion.examples import record
     from npu_persist.conversion.persist import persist
     from npu_persist.conversion.refresh import refresh
@@ -101,6 +102,7 @@ __all__ = [
     "diff",
     "errors",
     "export",
+    "freeze_support",
     "history",
     "is_compiled",
     "list",
@@ -155,6 +157,7 @@ _PLACES = {
     "devices": ("device.devices", "list_devices"),
     "diff": ("runtime.diff", "diff"),
     "export": ("store.export", "export"),
+    "freeze_support": ("compilation.process.frozen", "freeze_support"),
     "history": ("store.history", "history"),
     "is_compiled": ("runtime.load", "is_compiled"),
     "list": ("store.api", "list_bundles"),

@@ -21,6 +21,7 @@ import msgspec
 
 from npu_persist import errors
 from npu_persist.bundle.document import to_record
+from npu_persist.compilation.process.frozen import is_frozen, make_command
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, supervise
 from npu_persist.errors import CompilationError, CompileMemoryError, NpuPersistError, StoreError
 
@@ -71,13 +72,14 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
     tidy: Callable[[str], str | None] | None = None,
 ) -> ProcessResult[ResultT]:
     """Run a module in a process of its own; `result` and `message` are the types of what it sends."""
-    if getattr(sys, "frozen", False) or not sys.executable:
+    if not sys.executable:
         raise CompilationError(
-            f"{name} runs in a process of its own, which needs a Python interpreter, and this frozen program has none. "
-            "Load without compile_timeout, and only what you trust (trust=); or compile ahead of time elsewhere"
+            f"{name} runs in a process of its own, and this program does not know its Python interpreter "
+            "(sys.executable). Load without compile_timeout, and only what you trust (trust=); or compile ahead of "
+            "time elsewhere"
         )
     answer = supervise(
-        [sys.executable, "-c", _START, module, *sys.path],
+        make_command(module, name) if is_frozen() else [sys.executable, "-c", _START, module, *sys.path],
         _encode(request),
         limits,
         name=name,

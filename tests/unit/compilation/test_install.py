@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,14 @@ def test_makes_all_of_it(tmp_path: Path) -> None:
 def test_is_done_once(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installing, "_fetch", None)
     assert install(installed) == WineToolchain(installed).folder
+
+
+def test_a_frozen_program_has_no_pip(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(installing, "_fetch", FETCH)
+    with pytest.raises(ToolchainError, match="from a Python with npu_persist"):
+        install(tmp_path / "home")
+    assert programs.is_dir()
 
 
 @pytest.mark.parametrize("damage", ["library", "description", "prefix", "in the prefix", "all"])
