@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.report import LayerTime, Report
     from npu_persist.runtime.requests import Started
+    from npu_persist.runtime.session import Session
     from npu_persist.store.api import (
         alias,
         compatibility,
@@ -86,6 +87,7 @@ __all__ = [
     "PullPlan",
     "PushResult",
     "Report",
+    "Session",
     "Signed",
     "Started",
     "Store",
@@ -143,6 +145,7 @@ _PLACES = {
     "PullPlan": ("hub.plan", "PullPlan"),
     "PushResult": ("hub.push", "PushResult"),
     "Report": ("runtime.report", "Report"),
+    "Session": ("runtime.session", "Session"),
     "Signed": ("trust.signing", "Signed"),
     "Started": ("runtime.requests", "Started"),
     "Store": ("store.store", "Store"),

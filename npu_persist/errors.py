@@ -22,6 +22,7 @@ the command line ends with, and is also the builtin that callers would expect. A
     │   ├── ToolchainError, JobsError
     │   └── CompileCrashError, CompileTimeoutError (TimeoutError), CompileMemoryError (MemoryError)
     ├── InferenceError (RuntimeError)
+    ├── StateError ── StateCapacityError
     ├── HubError (OSError) ── HubAccessError, HubConflictError
     ├── MissingExtraError (ModuleNotFoundError)
     └── StoreError (OSError)
@@ -375,6 +376,28 @@ class InferenceError(NpuPersistError, RuntimeError):
     """
 
     index: int | None = None
+
+
+class StateError(NpuPersistError):
+    """The state of a model or session is unknown, because an inference failed in its middle: `reset` it."""
+
+
+class StateCapacityError(StateError):
+    """The call would make a state larger than it may become; it was not run, and the state is as it was.
+
+    Attributes:
+        state: Its name.
+        capacity: Its largest size.
+        size: How large it is.
+    """
+
+    def __init__(
+        self, message: str, *, state: str | None = None, capacity: int | None = None, size: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.state = state
+        self.capacity = capacity
+        self.size = size
 
 
 class HubError(NpuPersistError, OSError):

@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import METADATA_MAJOR, METADATA_MINOR, parse_requirements, read_blob
-from npu_persist.bundle.manifest import ORIGIN_FILE
-from npu_persist.bundle.signature import axis_bounds, describe_port
+from npu_persist.bundle.manifest import ORIGIN_FILE, axis_bounds
+from npu_persist.bundle.signature import describe_port
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
 from npu_persist.device.machine import check_with_openvino, parse_platform

@@ -215,7 +215,7 @@ class Bundle:
         errors = []
         for graph in self.manifest.graphs:
             try:
-                read_golden_tensors(self.path / golden.path, graph)
+                read_golden_tensors(self.path / golden.path, graph, golden.steps)
             except GraphIntegrityError as error:
                 errors.append(error)
             else:

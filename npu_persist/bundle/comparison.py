@@ -73,6 +73,18 @@ def _measure_integers(name: str, expected: Array, got: Array) -> Difference:
     return Difference(name, _round(max_abs), _round(max_abs / max(scale, 1.0)), _cosine(expected, got), _round(share))
 
 
+def merge(one: Difference, other: Difference) -> Difference:
+    """Return the worse of each measure of two differences of one output."""
+    mismatched = None if one.mismatched is None else max(one.mismatched, other.mismatched or 0.0)
+    return Difference(
+        one.output,
+        max(one.max_abs, other.max_abs),
+        max(one.max_relative, other.max_relative),
+        min(one.cosine, other.cosine),
+        mismatched,
+    )
+
+
 def is_within(difference: Difference, tolerance: Tolerance) -> bool:
     """Return whether one output is within tolerance."""
     if difference.mismatched is not None:

@@ -1,4 +1,7 @@
-"""The golden sample's file: a tensor `input.NAME` for each input of the graph and `output.NAME` for each output."""
+"""The golden sample's file: a tensor `input.NAME` for each input of the graph and `output.NAME` for each output.
+
+Of a graph with states it has several calls, one after the other: those of the second are `input1.NAME` and so on.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,22 @@ if TYPE_CHECKING:
     from npu_persist.bundle.weights import Tensor
 
 
-def read_golden_tensors(path: Path, graph: Graph) -> Mapping[str, Tensor]:
+def tensor_name(kind: str, name: str, step: int = 0) -> str:
+    """Return the name of a tensor in the file.
+
+    >>> tensor_name("input", "x"), tensor_name("output", "y", 2)
+    ('input.x', 'output2.y')
+    """
+    return f"{kind}{step or ''}.{name}"
+
+
+def read_golden_tensors(path: Path, graph: Graph, steps: int = 1) -> Mapping[str, Tensor]:
     """Return where the tensors of a golden sample are, by name.
+
+    Args:
+        path: The file.
+        graph: What it is called with.
+        steps: How many calls it has.
 
     Raises:
         GraphIntegrityError: The file is malformed, or its tensors do not fit the graph's inputs and outputs.
@@ -26,9 +43,10 @@ def read_golden_tensors(path: Path, graph: Graph) -> Mapping[str, Tensor]:
     """
     with store_errors(f"read {path}"):
         tensors = read_header(path).tensors
-    for kind, ports in (("input", graph.inputs), ("output", graph.outputs)):
-        for port in ports:
-            name = f"{kind}.{port.name}"
+    sides = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
+    for step in range(steps):
+        for kind, port in sides:
+            name = tensor_name(kind, port.name, step)
             tensor = tensors.get(name)
             got = "none" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
             # An output of other sizes than its port's is a wrong answer, which `check` reports.

@@ -118,6 +118,9 @@ MAX_MANIFEST_SIZE = MAX_SIZE
 MAX_FILES = 10_000
 """Most files in a bundle."""
 
+MAX_STEPS = 1000
+"""Most calls in a golden sample."""
+
 Precision: TypeAlias = Literal["fp16", "fp32", "int8", "int4"]
 """What weights are stored as; with the integers vectors, and what else is not compressed, are floats."""
 
@@ -299,7 +302,44 @@ class Buckets(Part, frozen=True):
     padding: Mapping[str, Padding]
 
 
-class Graph(Part, frozen=True):
+class Growth(Part, frozen=True):
+    """How a state grows with each inference.
+
+    Attributes:
+        axis: Along which axis.
+        by: How much: a size, or what it is computed from, as in `Dimension.name`: `time`, `2*time+1`.
+    """
+
+    axis: Count
+    by: Count | Text
+
+
+class State(Part, frozen=True, omit_defaults=True):
+    """What a graph keeps from one inference to the next: a result of the module that its next call takes again.
+
+    Attributes:
+        name: The module's argument: `hidden`, `cache.0.key`.
+        output: The module's result: `output.1`, `cache_output.0.key`.
+        variable: The variable's name in the IR.
+        dtype: What it is kept as: int32 for int64.
+        shape: One size or `Dimension` an axis.
+        first: Its sizes when a conversation begins; None for an axis whose `Dimension.name` says which axis of the
+            inputs it is equal to.
+        initial: What all of its elements are then; None where they differ, and the graph has them as a constant.
+        growth: How it grows; None, and left out, where it does not, or not evenly.
+    """
+
+    name: Text
+    output: Text
+    variable: Text
+    dtype: DType
+    shape: tuple[Count | Dimension, ...]
+    first: tuple[Count | None, ...]
+    initial: float | None = 0.0
+    growth: Growth | None = None
+
+
+class Graph(Part, frozen=True, omit_defaults=True):
     """One OpenVINO IR file.
 
     Attributes:
@@ -311,6 +351,7 @@ class Graph(Part, frozen=True):
         outputs: In the order of the IR.
         signature: How the module was called.
         buckets: The sizes that it is compiled for; None where none were given.
+        states: What it keeps from one inference to the next. Neither its inputs and outputs nor the signature have it.
     """
 
     name: Text
@@ -321,6 +362,7 @@ class Graph(Part, frozen=True):
     outputs: tuple[Port, ...]
     signature: Signature
     buckets: Buckets | None = None
+    states: tuple[State, ...] = ()
 
 
 class Weights(Part, frozen=True):
@@ -384,7 +426,7 @@ class Evaluation(Part, frozen=True):
     differences: tuple[Difference, ...]
 
 
-class Golden(Part, frozen=True):
+class Golden(Part, frozen=True, omit_defaults=True):
     """The golden sample.
 
     Attributes:
@@ -392,12 +434,14 @@ class Golden(Part, frozen=True):
         tolerance: What was demanded; None when the bundle was persisted without the check.
         differences: What was measured; None when the bundle was persisted without the check.
         evaluation: The same for other calls; None where none were given.
+        steps: How many calls it has: several, one after the other, where the graph has states.
     """
 
     path: RelativePath
     tolerance: Tolerance | None
     differences: tuple[Difference, ...] | None
     evaluation: Evaluation | None = None
+    steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)] = 1
 
 
 class FileEntry(Part, frozen=True):
@@ -594,6 +638,42 @@ def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
         _check_signature(graph, f"{where}.signature", problems)
         if graph.buckets is not None:
             _check_buckets(graph, graph.buckets, f"{where}.buckets", problems)
+        _check_states(graph, f"{where}.states", problems)
+
+
+def _check_states(graph: Graph, where: str, problems: Problems) -> None:
+    states = graph.states
+    _check_unique((state.name for state in states), where, "names", problems)
+    _check_unique((state.variable for state in states), where, "variables", problems)
+    if states and graph.buckets is not None:
+        problems.add(where, "expected no states of a graph with buckets, each of which would have its own")
+    for number, state in enumerate(states):
+        place = f"{where}[{number}]"
+        _check_shape(state.shape, f"{place}.shape", problems)
+        if len(state.first) != len(state.shape):
+            problems.add(f"{place}.first", f"expected {len(state.shape)} sizes, got {len(state.first)}")
+        for axis, (size, first) in enumerate(zip(state.shape, state.first, strict=False)):
+            low, high = axis_bounds(size)
+            if first is None and (isinstance(size, int) or size.name is None):
+                problems.add(f"{place}.first[{axis}]", "expected a size, since the axis follows no other; got null")
+            elif first is not None and not low <= first <= high:
+                problems.add(f"{place}.first[{axis}]", f"expected a size that the shape allows, got {first}")
+        if state.initial is None and None in state.first:
+            problems.add(f"{place}.initial", "expected a number, since the size is known at the first call; got null")
+        growth = state.growth
+        if growth is not None and (
+            growth.axis >= len(state.first)
+            or isinstance(state.shape[growth.axis], int)
+            or state.first[growth.axis] is None
+        ):
+            problems.add(f"{place}.growth.axis", f"expected an open axis with a first size, got {growth.axis}")
+
+
+def axis_bounds(axis: int | Dimension) -> tuple[int, float]:
+    """Return the smallest and the largest size that an axis may have; infinity where it is unbounded."""
+    if isinstance(axis, int):
+        return axis, axis
+    return axis.min, float("inf") if axis.max is None else axis.max
 
 
 def _check_roles(manifest: Manifest, problems: Problems) -> None:

@@ -299,13 +299,6 @@ def _describe_dimension(dimension: Dimension) -> str:
     return f"{dimension.name or '?'}:{describe_bounds(dimension)}"
 
 
-def axis_bounds(axis: int | Dimension) -> tuple[int, float]:
-    """Return the smallest and the largest size that an axis may have; infinity where it is unbounded."""
-    if isinstance(axis, int):
-        return axis, axis
-    return axis.min, float("inf") if axis.max is None else axis.max
-
-
 def describe_bounds(dimension: Dimension) -> str:
     """Return the sizes that a dynamic axis allows.
 

@@ -20,12 +20,24 @@ def exact_outputs(model: ov.Model, names: Sequence[str]) -> frozenset[str]:
 
 def _outputs_without_floats(model: ov.Model) -> list[bool]:
     follows_floats: set[str] = set()
-    for operation in model.get_ordered_ops():
-        if operation.get_type_name() == "ShapeOf":
-            continue
-        for source in operation.input_values():
-            if source.get_element_type().is_real() or source.get_node().get_name() in follows_floats:
+    operations = model.get_ordered_ops()
+    before = -1
+    while before < len(follows_floats):  # what a state is assigned, the next inference reads
+        before = len(follows_floats)
+        states: set[str] = set()
+        for operation in operations:
+            kind = operation.get_type_name()
+            if kind == "ShapeOf":
+                continue
+            name = operation.get_name()
+            for source in operation.input_values():
+                if source.get_element_type().is_real() or source.get_node().get_name() in follows_floats:
+                    follows_floats.add(name)
+            if kind in _WITH_BODIES:
+                follows_floats.add(name)
+            if kind == "Assign" and name in follows_floats:
+                states.add(operation.get_attributes()["variable_id"])
+        for operation in operations:
+            if operation.get_type_name() == "ReadValue" and operation.get_attributes()["variable_id"] in states:
                 follows_floats.add(operation.get_name())
-        if operation.get_type_name() in _WITH_BODIES:
-            follows_floats.add(operation.get_name())
     return [result.get_name() not in follows_floats for result in model.get_results()]

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.bundle.graph import check_graph
-from npu_persist.bundle.manifest import derived_bin
-from npu_persist.bundle.signature import axis_bounds, describe_port
+from npu_persist.bundle.manifest import axis_bounds, derived_bin
+from npu_persist.bundle.signature import describe_port
 from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.device.core import get_core, note_threads
 from npu_persist.device.devices import PRECISION, get_kind, name_precision

@@ -89,7 +89,7 @@ def check_written(  # noqa: PLR0913 - the files, what they are compared with and
         return differences
     worst = failed[0]
     index = differences.index(worst)
-    how = _describe_kind(expected.tensors[index].numpy(), found[index]) or (
+    how = describe_kind(expected.tensors[index].numpy(), found[index]) or (
         f"OpenVINO differs from torch {describe(worst)} (allowed: "
         f"{'none of them' if worst.output in exact else describe_tolerance(worst, tolerance)})"
     )
@@ -97,7 +97,7 @@ def check_written(  # noqa: PLR0913 - the files, what they are compared with and
     layer = find_first_difference(capture.call, graph, weights, tolerance)
     where = f"; the first layer that differs is {layer}" if layer else ""
     raise ParityError(
-        f"output {worst.output}: {how}{where}. Nothing was published.{_advise(worst, exact, precision)}",
+        f"output {worst.output}: {how}{where}. Nothing was published.{advise(worst, exact, precision)}",
         output=worst.output,
         differences=differences,
         layer=layer,
@@ -126,7 +126,7 @@ _UNRELATED = 0.5
 """Below this cosine rounding explains nothing: one of the two computes something else."""
 
 
-def _advise(worst: Difference, exact: Container[str], precision: Precision) -> str:
+def advise(worst: Difference, exact: Container[str], precision: Precision) -> str:
     """Return what may help, with a space before it."""
     if worst.output in exact:
         return (
@@ -146,7 +146,7 @@ def _advise(worst: Difference, exact: Container[str], precision: Precision) -> s
     return f" Try {', or '.join(advice)}." if advice else ""
 
 
-def _describe_kind(expected: np.ndarray, got: np.ndarray) -> str | None:
+def describe_kind(expected: np.ndarray, got: np.ndarray) -> str | None:
     """Return how a result differs in kind, not in numbers: in its shape, NaN or infinities."""
     if expected.shape != got.shape:
         return f"OpenVINO gives shape {list(got.shape)} where torch gives {list(expected.shape)}"

@@ -205,13 +205,18 @@ def _unnamed(size: int) -> str:
 
 
 def resize(tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...] | None]) -> list[torch.Tensor]:
-    """Return tensors of other shapes, None for the same: repeated or cut, so that values stay in their range."""
+    """Return tensors of other shapes, None for the same: repeated or cut, so that values stay in their range.
+
+    What is empty in the example becomes ones, or zeros of integers.
+    """
     resized = []
     for tensor, shape in zip(tensors, shapes, strict=True):
         other = tensor
         for axis, (size, wanted) in enumerate(zip(tensor.shape, shape or tensor.shape, strict=True)):
             repeats = [1] * tensor.ndim
             repeats[axis] = -(-wanted // max(size, 1))
+            if size == 0 != wanted:
+                other = other.new_full((*other.shape[:axis], 1, *other.shape[axis + 1 :]), tensor.is_floating_point())
             other = other.repeat(repeats).narrow(axis, 0, wanted) if wanted != size else other
         resized.append(other.clone())
     return resized

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from npu_persist.bundle.comparison import describe, describe_tolerance, find_failures
-from npu_persist.bundle.manifest import Difference, Evaluation
+from npu_persist.bundle.comparison import describe, describe_tolerance, find_failures, merge
+from npu_persist.bundle.manifest import Evaluation
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.check import measure_all
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Tolerance
+    from npu_persist.bundle.manifest import Difference, Tolerance
     from npu_persist.conversion.call import Call
 
 
@@ -63,18 +63,7 @@ def evaluate(
                 output=failed[0].output,
                 differences=differences,
             )
-        worst |= {one.output: _worse(one, worst.get(one.output, one)) for one in differences}
+        worst |= {one.output: merge(one, worst.get(one.output, one)) for one in differences}
     if not count:
         raise UsageError("evaluate has no calls: give some, or leave it out.")
     return Evaluation(count, tuple(worst.values()))
-
-
-def _worse(one: Difference, other: Difference) -> Difference:
-    mismatched = None if one.mismatched is None else max(one.mismatched, other.mismatched or 0.0)
-    return Difference(
-        one.output,
-        max(one.max_abs, other.max_abs),
-        max(one.max_relative, other.max_relative),
-        min(one.cosine, other.cosine),
-        mismatched,
-    )

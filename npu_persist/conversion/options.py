@@ -14,6 +14,7 @@ from npu_persist.bundle.manifest import Padding, Precision, Tolerance
 from npu_persist.compilation.compile import check_toolchain, read_targets
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
+from npu_persist.conversion.states import check_states
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Options:
     dynamic_shapes: Any
     buckets: Sequence[Mapping[str, Sequence[int]]] | None
     padding: Mapping[str, Padding] | None
+    states: Mapping[str, str] | None
+    initial: Mapping[str, Any] | None
     precision: Precision
     plan: Plan | None
     calibration: Sequence[Sequence[Any] | Mapping[str, Any]]
@@ -63,6 +66,19 @@ class Options:
             )
         if self.padding is not None and self.buckets is None:
             raise UsageError("padding is for calls smaller than a bucket: give buckets too, or leave it out")
+        self._check_states()
+
+    def _check_states(self) -> None:
+        if self.states is not None:
+            check_states(self.states, self.initial)
+            if self.buckets is not None:
+                raise UsageError("states: each bucket would have its own; give states or buckets, not both.")
+            if self.evaluate is not None:
+                raise UsageError(
+                    "evaluate compares single calls, and with states each goes on from the last: leave it out."
+                )
+        elif self.initial is not None:
+            raise UsageError("initial is what states are at first: give states too, or leave it out.")
 
 
 def check_module(model: object) -> None:

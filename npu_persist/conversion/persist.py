@@ -26,9 +26,17 @@ from npu_persist.conversion.bucket_axes import infer_axes
 from npu_persist.conversion.buckets import check_buckets, resolve_buckets
 from npu_persist.conversion.call import Call, bind_call
 from npu_persist.conversion.capture import Capture, export, trace_example
-from npu_persist.conversion.check import check_written, default_tolerance, moved_choices, read_written, refuse_nan
+from npu_persist.conversion.check import (
+    check_written,
+    compile_for_check,
+    default_tolerance,
+    moved_choices,
+    read_written,
+    refuse_nan,
+)
 from npu_persist.conversion.choices import describe_ties, find_moved_choices
 from npu_persist.conversion.compress import find_precision, warn_of_floats, warn_of_loss
+from npu_persist.conversion.conversation import check_conversation, converse, write_conversation
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.dynamic import Axes, input_ports, read_dynamic_shapes, to_export_shapes
 from npu_persist.conversion.evaluate import bind_like
@@ -49,6 +57,7 @@ from npu_persist.conversion.origins import Origins
 from npu_persist.conversion.probes import compare, masked_rows, probe
 from npu_persist.conversion.repeat import Repetition, describe_noise
 from npu_persist.conversion.restoring import restoring
+from npu_persist.conversion.states import find_states
 from npu_persist.conversion.write import Written, write_golden, write_ir
 from npu_persist.errors import (
     CompilationError,
@@ -70,6 +79,9 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Padding, Precision, Tolerance
     from npu_persist.conversion.compress import Stored
+    from npu_persist.conversion.conversation import Step
+    from npu_persist.conversion.probes import Probe
+    from npu_persist.conversion.states import States
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
 
@@ -89,6 +101,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     dynamic_shapes: Any = None,
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     padding: Mapping[str, Padding] | None = None,
+    states: Mapping[str, str] | None = None,
+    initial: Mapping[str, Any] | None = None,
     precision: Precision = "fp16",
     group_size: int | None = None,
     keep: Mapping[str, Stored] | None = None,
@@ -128,6 +142,14 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             torch at its own size and at a smaller one.
         padding: What inputs are padded with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros on
             the right. An input `attention_mask` of two axes is ones where a call gives none, and padded with zeros.
+        states: Arguments that take a result of the call before, by name: `{"hidden": "output.1"}` where the forward
+            gives `(y, hidden)`, `{"cache.*.key": "present.*.key"}`, or `{"past": "present"}` for all tensors in two
+            structures alike. They are kept inside of the loaded model, which takes and gives the rest: see
+            `Model.session`. An axis that grows has to be open, `dynamic_shapes={"past": {2: Dim("past", min=0,
+            max=1024)}}`: it begins at its min, and max is the capacity. One with the Dim of another argument's axis
+            is always as large as that. The check runs several calls, each with the states of the last.
+        initial: What states are when a conversation begins, by the argument's name: a number or a tensor; otherwise
+            zeros.
         precision: What float weights are stored as, "fp16" or "fp32". With "fp32", or a tolerance below that of fp16,
             `load` computes in float32 on every device that has it; otherwise in what the device does by default.
             "int8" and "int4" compress the weights of linear layers, embeddings and convolutions, symmetrically by
@@ -197,6 +219,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         dynamic_shapes=dynamic_shapes,
         buckets=buckets,
         padding=padding,
+        states=states,
+        initial=initial,
         precision=read_precision(precision),
         plan=read_plan(module, precision, group_size, keep),
         calibration=tuple(calibration),
@@ -229,14 +253,23 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             for choice in moved:
                 warnings.warn(f"{type(module).__name__}: {choice}", type(choice), stacklevel=2)
         with store_errors(f"write {staging}"):
-            write_golden(capture.call, capture.results, staging / GOLDEN)
+            if built.steps:
+                write_conversation(built.steps, staging / GOLDEN)
+            else:
+                write_golden(capture.call, capture.results, staging / GOLDEN)
             files = _files(staging, built.written)
         manifest = Manifest(
             name=name,
             producer=Producer(__version__, ov.get_version(), torch.__version__),
             graphs=(built.graph,),
             weights=built.written.weights,
-            golden=Golden(GOLDEN, options.tolerance if check else None, built.differences, built.evaluation),
+            golden=Golden(
+                GOLDEN,
+                options.tolerance if check else None,
+                built.differences,
+                built.evaluation,
+                max(len(built.steps), 1),
+            ),
             files=files,
             warnings=notes,
             metadata=options.metadata,
@@ -278,6 +311,7 @@ class _Built(NamedTuple):
     differences: tuple[Difference, ...] | None
     choices: Sequence[PrecisionWarning] = ()
     evaluation: Evaluation | None = None
+    steps: Sequence[Step] = ()
 
 
 _FAILURES = (ConversionError, ParityError, CompilationError)
@@ -376,8 +410,9 @@ class _Builder:
             unchecked = probe(capture, self.axes, model, rounded, shapes)
             masked = [*masked_rows(capture, model)] if can_compare else []
             integers = warn_of_integers(capture, model, run=can_compare)
+            states, steps = self._find_states(capture, model, masked)
         capture = replace(capture, caveats=(*capture.caveats, *unchecked, *integers))
-        graph = _describe(capture, model, self.axes, self.sizes, options)
+        graph = _describe(capture, model, self.axes, self.sizes, options, states)
         with self.reporter.stage("write", total=1.0) as stage, store_errors(f"write {self.staging}"):
             module = capture.call.module
             how = options.precision, options.plan
@@ -386,14 +421,21 @@ class _Builder:
             ]
             arrays = [[tensor.numpy() for tensor in one.tensors] for one in calls]
             written = write_ir(
-                model, module, self.staging, *how, report=stage.update, origins=origins, calibration=arrays
+                model,
+                module,
+                self.staging,
+                *how,
+                report=stage.update,
+                origins=origins,
+                calibration=arrays,
+                states=states,
             )
-            self._check_graph(model)
+            self._check_graph(model if states is None else read_written(self.staging / GRAPH, self.staging / WEIGHTS))
         floats = None if options.plan is None else warn_of_floats(module, written.compressed, options.plan)
         if floats is not None:
             capture = replace(capture, caveats=(*capture.caveats, floats))
         if not options.check:
-            return _Built(capture, graph, written, None)
+            return _Built(capture, graph, written, None, steps=steps)
         choices = find_moved_choices(capture, model) if options.precision != "fp32" else []
         del model
         with self.reporter.stage("check"):
@@ -408,13 +450,34 @@ class _Builder:
                     evaluation = evaluate_calls(capture.call, request, options.evaluate, options.tolerance, exact)
 
             try:
-                differences = check_written(capture, *files, options.tolerance, options.precision, also=try_others)
+                if steps:
+                    differences = check_conversation(steps, *files, options.tolerance, options.precision)
+                else:
+                    differences = check_written(capture, *files, options.tolerance, options.precision, also=try_others)
             except ParityError as error:
-                why = [f"{choice}." for choice in choices] or describe_ties(capture.call, read_written(*files))
+                why = [f"{choice}." for choice in choices]
+                why = why or ([] if steps else describe_ties(capture.call, read_written(*files)))
                 error.args = (" ".join([str(error), *why, *self._measure_layers(capture, written)]),)
                 raise
         choices += [PrecisionWarning(text) for text in self._measure_layers(capture, written)]
-        return _Built(capture, graph, written, differences, choices, evaluation)
+        return _Built(capture, graph, written, differences, choices, evaluation, steps)
+
+    def _find_states(
+        self, capture: Capture, model: ov.Model, masked: Sequence[Probe]
+    ) -> tuple[States | None, Sequence[Step]]:
+        """Return the states that were asked for, and a few calls with them in torch.
+
+        What is written has other inputs than the probes, which are compared here.
+        """
+        options = self.options
+        if options.states is None:
+            return None, ()
+        states = find_states(capture, model, self.axes, options.states, options.initial)
+        if masked:
+            request = compile_for_check(model).create_infer_request()
+            for one in masked:
+                compare(capture.call, request, one, options.tolerance)
+        return states, converse(capture, states, self.axes, check=options.check)
 
     def _measure_layers(self, capture: Capture, written: Written) -> list[str]:
         """Return which compressed layers cost most, if that was asked for."""
@@ -426,22 +489,37 @@ class _Builder:
 
 def _follow(capture: Capture, options: Options) -> Origins | None:
     """Return what follows the module's tensors; None where `refresh` could not make them, or the call, again."""
-    if options.plan is not None or torch.bfloat16 in capture.call.dtypes:
+    if options.states is not None or options.plan is not None or torch.bfloat16 in capture.call.dtypes:
         return None
     if isinstance(capture.program, torch.export.ExportedProgram):
         return None
     return Origins(capture.call.module, capture.program)
 
 
-def _describe(capture: Capture, model: ov.Model, axes: Axes, sizes: Buckets | None, options: Options) -> Graph:
+def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of
+    capture: Capture, model: ov.Model, axes: Axes, sizes: Buckets | None, options: Options, states: States | None
+) -> Graph:
     inputs, outputs = describe_ports(model, capture, axes)
+    signature = capture.signature
+    if states is not None:
+        inputs = tuple(inputs[index] for index in states.inputs)
+        outputs = tuple(outputs[index] for index in states.outputs)
+        signature = states.signature
     if sizes is not None:
         require_allowed_padding(inputs, sizes)
         outputs = name_outputs(model, inputs, outputs, sizes.shapes)
         require_related(inputs, outputs, options.name)
     conversion: Conversion = "export" if isinstance(capture.program, torch.export.ExportedProgram) else "trace"
     return Graph(
-        "main", GRAPH, find_precision(model, options.precision), conversion, inputs, outputs, capture.signature, sizes
+        "main",
+        GRAPH,
+        find_precision(model, options.precision),
+        conversion,
+        inputs,
+        outputs,
+        signature,
+        sizes,
+        () if states is None else states.states,
     )
 
 

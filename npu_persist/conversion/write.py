@@ -32,6 +32,7 @@ from npu_persist.conversion.rewrites.half_precision import (
     mark_halved,
     restore_exact,
 )
+from npu_persist.conversion.states import make_stateful
 from npu_persist.errors import StoreError
 from npu_persist.files.digest import Hasher, digest_bytes
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.origins import Origins
+    from npu_persist.conversion.states import States
 
 _TYPES = {
     "boolean": "BOOL", "u8": "U8", "i8": "I8", "u16": "U16", "i16": "I16", "u32": "U32", "i32": "I32", "u64": "U64",
@@ -87,8 +89,12 @@ def write_ir(  # noqa: PLR0913 - what is written, and how
     report: Callable[[float], None],
     origins: Origins | None = None,
     calibration: Sequence[Sequence[np.ndarray[Any, Any]]] = (),
+    states: States | None = None,
 ) -> Written:
-    """Write `model.xml` and `weights.safetensors` into a directory; with a plan, compress the model's weights first."""
+    """Write `model.xml` and `weights.safetensors` into a directory; with a plan, compress the model's weights first.
+
+    With states, what is written has these as variables; `model` keeps them as inputs and outputs.
+    """
     state = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items() if _is_plain(tensor)}
     names = name_constants(model, state)
     held = {} if origins is None else origins.find(model)
@@ -99,7 +105,10 @@ def write_ir(  # noqa: PLR0913 - what is written, and how
             model, compressed = calibrate(model, module, names, plan, calibration)
         rest, kept = compress(model, module, names, plan)
         compressed = {**compressed, **rest}
-    exact = {} if precision == "fp32" else find_exact(model)
+    first: dict[str, np.ndarray[Any, Any]] = {}
+    if states is not None:
+        model, first = make_stateful(model, states)
+    exact = {} if precision == "fp32" else {**find_exact(model), **first}
     if plan is not None:
         exact |= {constant.get_friendly_name(): constant.data for constant in kept}
         halve(model, exact)

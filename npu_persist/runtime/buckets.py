@@ -17,9 +17,10 @@ from npu_persist.compilation.local import fix_inputs
 from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, GraphIntegrityError, InputError, ManifestError, UsageError
 from npu_persist.runtime.golden import make_random
+from npu_persist.runtime.lanes import LENT
 from npu_persist.runtime.model import Model
 from npu_persist.runtime.padding import Fit, find_masks, make_masks
-from npu_persist.runtime.requests import LENT, Requests
+from npu_persist.runtime.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ class BucketRequests:
     """
 
     has_state = False
+    states = ()
 
     def __init__(self, plan: CallPlan, buckets: Buckets, requests: Sequence[Requests]) -> None:
         self._plan = plan

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from npu_persist.bundle.buckets import describe_shapes
-from npu_persist.bundle.comparison import TOLERANCES, find_failures, measure, read_tolerance
+from npu_persist.bundle.comparison import TOLERANCES, find_failures, measure, merge, read_tolerance
 from npu_persist.bundle.verification import Verification
 from npu_persist.compilation.exact_outputs import exact_outputs
 from npu_persist.compilation.local import read_graph
@@ -63,11 +65,11 @@ class CheckedOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """The golden sample's inference, in one bucket if there are any.
+    """The golden sample's inference, in one bucket if there are any; or all of its calls, where the graph has states.
 
     Attributes:
         shapes: The bucket; None for the graph as it is.
-        seconds: How long the inference took, the one after the first.
+        seconds: How long an inference took, after the first ones.
         outputs: Its outputs.
     """
 
@@ -213,44 +215,62 @@ def _find_tolerance(bundle: Bundle, given: object) -> tuple[Tolerance, Tolerance
 
 
 def _run(model: Model, tolerance: Tolerance) -> Iterator[CheckedRun]:
-    inputs = read_golden_inputs(model.bundle, model.inputs)
-    expected = read_golden_outputs(model.bundle, model.outputs)
     golden = model.bundle.manifest.golden
+    steps = range(1 if golden is None else golden.steps)
+    calls = [read_golden_inputs(model.bundle, model.inputs, step) for step in steps]
+    expected = [read_golden_outputs(model.bundle, model.outputs, step) for step in steps]
     persisted = {one.output: one for one in (golden and golden.differences) or ()}
     exact = _find_exact(model)
-    runs = model._prepare(inputs)  # noqa: SLF001 (of this room)
-    if not runs:
-        sample = describe_shapes({name: array.shape for name, array in inputs.items()})
+    prepared = [*zip(*(model._prepare(inputs) for inputs in calls), strict=True)]  # noqa: SLF001 (of this room)
+    if not prepared:
+        sample = describe_shapes({name: array.shape for name, array in calls[0].items()})
         there = "; ".join(map(describe_shapes, model.buckets))
         raise UsageError(
             f"{model.bundle.reference}: its golden sample, {sample}, fits into none of the sizes that it is loaded "
             f"for: {there}. Give buckets=[...] with one that it fits into"
         )
-    for shapes, run in runs:
+    for runs in prepared:
+        shapes = runs[0][0]
         model.reset()
-        run()  # a plugin that overwrites what it computed at compile time is right in the first run only
+        for _, run in runs:
+            run()  # a plugin that overwrites what it computed at compile time is right in the first run only
         model._settle()  # noqa: SLF001
         model.reset()
         began = time.perf_counter()
-        outputs = run()
-        seconds = time.perf_counter() - began
-        differences = [
-            measure(name, answer, output) for (name, answer), output in zip(expected.items(), outputs, strict=True)
-        ]
-        wrong = find_failures(differences, tolerance, exact)
-        compared = tuple(
-            CheckedOutput(
-                output=difference.output,
-                dtype=output.dtype.name,
-                shape=output.shape,
-                is_right=difference not in wrong,
-                difference=difference,
-                persisted=persisted.get(difference.output),
-                problem=_find_problem(expected[difference.output], output) if difference in wrong else None,
+        answers = [run() for _, run in runs]
+        seconds = (time.perf_counter() - began) / len(runs)
+        compared = [
+            _compare_output(
+                name, [one[name] for one in expected], [outputs[at] for outputs in answers], tolerance, exact
             )
-            for difference, output in zip(differences, outputs, strict=True)
+            for at, name in enumerate(expected[0])
+        ]
+        yield CheckedRun(
+            shapes=None if shapes is None else dict(shapes),
+            seconds=seconds,
+            outputs=tuple(replace(one, persisted=persisted.get(one.output)) for one in compared),
         )
-        yield CheckedRun(shapes=None if shapes is None else dict(shapes), seconds=seconds, outputs=compared)
+
+
+def _compare_output(
+    name: str, expected: Sequence[Array], found: Sequence[Array], tolerance: Tolerance, exact: frozenset[str]
+) -> CheckedOutput:
+    """Return the worst of an output in all calls of the golden sample, and what is wrong in the first that is."""
+    differences = [measure(name, *pair) for pair in zip(expected, found, strict=True)]
+    wrong = [at for at, difference in enumerate(differences) if find_failures([difference], tolerance, exact)]
+    at = wrong[0] if wrong else 0
+    problem = _find_problem(expected[at], found[at]) if wrong else None
+    if problem is not None and len(found) > 1:
+        problem = f"call {at + 1}: {problem}"
+    return CheckedOutput(
+        output=name,
+        dtype=found[at].dtype.name,
+        shape=found[at].shape,
+        is_right=not wrong,
+        difference=functools.reduce(merge, differences),
+        persisted=None,
+        problem=problem,
+    )
 
 
 def _find_exact(model: Model) -> frozenset[str]:

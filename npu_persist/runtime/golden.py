@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.golden import read_golden_tensors
+from npu_persist.bundle.golden import read_golden_tensors, tensor_name
 from npu_persist.bundle.signature import rebuild
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import store_errors
@@ -38,29 +38,29 @@ def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) 
     return inputs
 
 
-def read_golden_inputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
+def read_golden_inputs(bundle: Bundle, ports: Iterable[Port], step: int = 0) -> dict[str, Array]:
     """Read the inputs of the bundle's golden sample, and verify them; UsageError if there is none.
 
     IntegrityError if they are not what the manifest says.
     """
-    return _read(bundle, "input", ports)
+    return _read(bundle, "input", ports, step)
 
 
-def read_golden_outputs(bundle: Bundle, ports: Iterable[Port]) -> dict[str, Array]:
+def read_golden_outputs(bundle: Bundle, ports: Iterable[Port], step: int = 0) -> dict[str, Array]:
     """Read torch's answers to them."""
-    return _read(bundle, "output", ports)
+    return _read(bundle, "output", ports, step)
 
 
-def _read(bundle: Bundle, kind: str, ports: Iterable[Port]) -> dict[str, Array]:
+def _read(bundle: Bundle, kind: str, ports: Iterable[Port], step: int) -> dict[str, Array]:
     golden = bundle.manifest.golden
     if golden is None:
         raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
     path = bundle.verify_file(golden.path)
-    tensors = read_golden_tensors(path, bundle.graph())
+    tensors = read_golden_tensors(path, bundle.graph(), golden.steps)
     arrays: dict[str, Array] = {}
     with store_errors(f"read {path}"):
         for port in ports:
-            tensor = tensors[f"{kind}.{port.name}"]
+            tensor = tensors[tensor_name(kind, port.name, step)]
             count = tensor.size // np.dtype(port.dtype).itemsize
             arrays[port.name] = np.fromfile(path, port.dtype, count, offset=tensor.start).reshape(tensor.shape)
     return arrays

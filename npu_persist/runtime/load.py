@@ -549,7 +549,7 @@ def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: 
     live = LiveReport(report, models)
     if loaded.buckets is None:
         plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
-        requests = Requests(models[0], plan, report.reference, live.note_first_inference)
+        requests = Requests(models[0], plan, report.reference, live.note_first_inference, graph.states)
         model = Model(recipe.bundle, plan, requests, live, check_values=check_values)
     else:
         from npu_persist.runtime.buckets import make_bucket_model

@@ -10,9 +10,11 @@ import numpy as np
 from npu_persist.bundle.manifest import DictNode
 from npu_persist.errors import InputError, UsageError
 from npu_persist.runtime.inputs import Array, Symbols, as_array, read_limits
+from npu_persist.runtime.lanes import LENT
 from npu_persist.runtime.map import run_all
 from npu_persist.runtime.report import read_layers
-from npu_persist.runtime.requests import LENT, Inference, Started
+from npu_persist.runtime.requests import Inference, Started
+from npu_persist.runtime.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Port, Signature
+    from npu_persist.bundle.manifest import Port, Signature, State
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.report import LayerTime, LiveReport, Report
     from npu_persist.runtime.requests import Requests
@@ -231,6 +233,21 @@ class Model:
         inference = self._make_inference(values, share_outputs=not has_state, is_kept=not has_state)
         return Started(self._plan, self._requests.queue(inference), inference, has_state=has_state)
 
+    def session(self) -> Session:
+        """Begin a conversation with a state of its own, beside that of the model and of other sessions.
+
+        Raises:
+            UsageError: The model has no state.
+            InferenceError: The device cannot make one more inference request.
+            ModelClosedError: The model was closed.
+        """
+        if not self.has_state:
+            raise UsageError(
+                f"{self.bundle.reference} has no state, so there is nothing to keep apart: call the model itself. "
+                "persist(..., states=...) makes arguments a state"
+            )
+        return Session(self._plan, self._requests, self._check, self.bundle.reference)
+
     def close(self) -> None:
         """Give back the compiled model with its requests, mapped files and locks; more than once is fine.
 
@@ -250,10 +267,16 @@ class Model:
     ) -> None:
         self.close()
 
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What the graph keeps from one inference to the next: name, numpy dtype, shape, and how it grows."""
+        return self._requests.states
+
     def reset(self) -> None:
         """Give the state its first value, after all inferences that were asked for before; without a state, nothing.
 
-        Do so after an inference or a `map` that failed or was interrupted: it may have left any state.
+        Do so after an inference or a `map` that failed or was interrupted: it may have left any state, and until then
+        calls raise `StateError`.
         """
         self._requests.reset()
 
@@ -303,6 +326,8 @@ class Model:
         requests, arrays, _ = self._requests.place(self._check(self._sample() if values is None else values))
         with requests.own_lane() as lane:
             for _ in range(runs):
+                if self.has_state:
+                    lane.reset()
                 requests.run_on(lane, arrays, LENT, share_outputs=True)
             return read_layers(requests.compiled, lane.request, self.bundle.reference)
 

@@ -10,7 +10,8 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from npu_persist.bundle.signature import describe_value
 from npu_persist.compilation.local import executing_devices
 from npu_persist.device.core import check_fork, forked
 from npu_persist.errors import InferenceError, InputError, ModelClosedError, UsageError
+from npu_persist.runtime.lanes import LENT, Lane, NewLane, StatefulLane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,12 +28,10 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+    from npu_persist.bundle.manifest import State
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.inputs import Array
     from npu_persist.runtime.padding import Fit
-
-LENT = 1 << 19
-"""Bytes from which an input is read where it is: below that, a copy is faster than lending it and taking it back."""
 
 _SLICE = 0.1
 """Seconds that a wait lasts at most before Python looks at signals: on Windows a longer one would hold up Ctrl-C."""
@@ -40,61 +40,11 @@ _POLL = 0.001
 """Seconds between two looks for requests that are still in use, when a model is closed."""
 
 
-class Lane:
-    """One inference request, and its inputs' own memory."""
+class Closable(Protocol):
+    """What holds a request of its own, until it is closed."""
 
-    def __init__(self, compiled: ov.CompiledModel, is_static: Sequence[bool]) -> None:
-        import openvino as ov
-
-        # OpenVINO's native class: the Python class over it sorts out inputs of many kinds, which doubles a call's cost.
-        native: Any = super(ov.CompiledModel, compiled)
-        self.request = native.create_infer_request()
-        self.share = ov.Tensor
-        self.own = [self.request.get_input_tensor(index) for index in range(len(is_static))]
-        self.views = [tensor.data if fixed else None for tensor, fixed in zip(self.own, is_static, strict=True)]
-
-    def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001 - hot
-        """Run one inference; an input of `limit` bytes or more is read where it is, where that is possible."""
-        request = self.request
-        lent = []
-        try:
-            for index, (view, array) in enumerate(zip(self.views, arrays, strict=True)):
-                if view is None:
-                    own = self.own[index]
-                    own.shape = array.shape  # which may move its memory
-                    own.data[...] = array
-                    # Set each time: the CPU plugin copies a dynamic input that was not set to where the input of the
-                    # last request was that was: another thread's, or an array that is gone. For the same reason no
-                    # array of the caller is lent to a dynamic input.
-                    request.set_input_tensor(index, own)
-                elif array.nbytes < limit or not _is_lendable(array.flags):
-                    view[...] = array
-                else:
-                    request.set_input_tensor(index, self.share(array, shared_memory=True))
-                    lent.append(index)
-            # Not start_async and wait: the detour over a thread of the device costs three times a small inference.
-            return list(request.infer({}, share_outputs, False).values())  # noqa: FBT003 - decode_strings
-        finally:
-            for index in lent:
-                request.set_input_tensor(index, self.own[index])
-
-
-class _NewLane(Lane):
-    """A lane whose first inference is timed."""
-
-    def __init__(
-        self, compiled: ov.CompiledModel, is_static: Sequence[bool], on_first: Callable[[float], None]
-    ) -> None:
-        super().__init__(compiled, is_static)
-        self._on_first = on_first
-
-    def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
-        start = time.perf_counter()
-        outputs = super().run(arrays, limit, share_outputs)
-        seconds = time.perf_counter() - start
-        self.__class__ = Lane  # type: ignore[assignment]  # so that nothing of this is left in later calls
-        self._on_first(seconds)
-        return outputs
+    def close(self) -> None:
+        """Give it back."""
 
 
 class _ReturnedLanes(list[Lane]):
@@ -112,10 +62,16 @@ class Requests:
         plan: Its inputs, outputs and signature.
         reference: What errors call the bundle.
         on_first: Called with the seconds of each request's first inference.
+        states: What the graph keeps from one inference to the next.
     """
 
     def __init__(
-        self, compiled: ov.CompiledModel, plan: CallPlan, reference: str, on_first: Callable[[float], None]
+        self,
+        compiled: ov.CompiledModel,
+        plan: CallPlan,
+        reference: str,
+        on_first: Callable[[float], None],
+        states: Sequence[State] = (),
     ) -> None:
         self._compiled: ov.CompiledModel | None = compiled
         self._plan = plan
@@ -124,6 +80,9 @@ class Requests:
         # The memory of an output that may change its size moves: a view of it would show what is no longer there.
         self._moving = [index for index, port in enumerate(compiled.outputs) if port.get_partial_shape().is_dynamic]
         self._on_first = on_first
+        self._states = states
+        self._sessions: WeakSet[Closable] = WeakSet()
+        self._dropped: list[None] = []
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
         self._is_closing = False
@@ -145,6 +104,11 @@ class Requests:
     def has_state(self) -> bool:
         """Whether the graph remembers something from one inference to the next."""
         return self._has_state
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What the manifest says of what the graph remembers."""
+        return tuple(self._states)
 
     @property
     def optimal(self) -> int:
@@ -179,8 +143,17 @@ class Requests:
         try:
             yield lane
         finally:
-            with self._lock:
-                self._lanes -= 1
+            self.drop()
+
+    def open(self, session: Closable) -> Lane:
+        """Return a new request for a session, which `drop`s it, at the latest when the requests are closed."""
+        lane = self._add_lane()
+        self._sessions.add(session)
+        return lane
+
+    def drop(self) -> None:
+        """Note that a request that calls never get is no more."""
+        self._dropped.append(None)  # no lock: the garbage collector may drop a session while a thread holds it
 
     def run(self, arrays: Sequence[Array], limit: float = LENT, *, share_outputs: bool = False) -> list[Array]:
         """Run one inference on the caller's thread, or in its turn if the model has a state."""
@@ -266,11 +239,13 @@ class Requests:
             idle, self._idle = self._idle, _ReturnedLanes()
         collected: list[Lane] = []
         while True:
+            for session in list(self._sessions):
+                session.close()
             for lanes in (idle, self._idle):
                 with suppress(IndexError):
                     while True:
                         collected.append(list.pop(lanes))
-            if len(collected) >= self._lanes:
+            if len(collected) + len(self._dropped) >= self._lanes:
                 break
             time.sleep(_POLL)
         self._compiled = None
@@ -290,7 +265,11 @@ class Requests:
 
     def _make_lane(self) -> Lane:
         try:
-            return _NewLane(self.compiled, self._is_static, self._on_first)
+            if self._states:
+                return StatefulLane(
+                    self.compiled, self._is_static, self._on_first, self._states, self._plan.inputs, self._reference
+                )
+            return NewLane(self.compiled, self._is_static, self._on_first)
         except RuntimeError as error:
             raise InferenceError(
                 f"{self._reference}: {self._device()} could not make one more inference request, of which there is one "
@@ -313,7 +292,7 @@ class Requests:
     def _reset(self) -> None:
         lane = self.take()
         try:
-            lane.request.reset_state()
+            lane.reset()
         finally:
             self.give_back(lane)
 
@@ -539,10 +518,6 @@ def stop(pending: Collection[tuple[Future[Any], Inference]]) -> None:
             inference.release()
     for future, _ in pending:
         wait_for([future])
-
-
-def _is_lendable(flags: Any) -> bool:
-    return bool(flags.c_contiguous and flags.writeable and flags.aligned)
 
 
 def _has_state(lane: Lane) -> bool:

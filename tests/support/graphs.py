@@ -18,6 +18,7 @@ from npu_persist.bundle.manifest import (
     FileEntry,
     Golden,
     Graph,
+    Growth,
     ListNode,
     Manifest,
     NamedTupleNode,
@@ -29,6 +30,7 @@ from npu_persist.bundle.manifest import (
     RecordNode,
     Side,
     Signature,
+    State,
     TensorNode,
     Tolerance,
     Tree,
@@ -113,6 +115,8 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
     precision: Precision = "fp16",
     sample: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
+    states: Sequence[State] = (),
+    steps: int = 1,
 ) -> Manifest:
     """Write a graph as a bundle into a directory, the manifest last, and return the manifest.
 
@@ -132,8 +136,9 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
         outputs=tuple(outputs),
         signature=signature or call_of(inputs, outputs),
         buckets=buckets,
+        states=tuple(states),
     )
-    golden = None if sample is None else _write_golden(directory, sample, tolerance)
+    golden = None if sample is None else _write_golden(directory, sample, tolerance, steps)
     return write_manifest(directory, graph, weights, golden, name=name, openvino=openvino)
 
 
@@ -169,14 +174,14 @@ def _assets(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in files)
 
 
-def _write_golden(directory: Path, sample: Mapping[str, Any], tolerance: Tolerance | None) -> Golden:
+def _write_golden(directory: Path, sample: Mapping[str, Any], tolerance: Tolerance | None, steps: int) -> Golden:
     arrays = {name: np.asarray(value, order="C") for name, value in sample.items()}
     kinds = {"bool": "BOOL", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32"}
     entries = {name: (kinds[array.dtype.name], array.shape, array.nbytes) for name, array in arrays.items()}
     header, starts = safetensors_file.lay_out(entries, {})
     chunks = [arrays[name].tobytes() for name in sorted(starts, key=starts.__getitem__)]
     safetensors_file.write(directory / GOLDEN, header, chunks, lambda _: None)
-    return Golden(GOLDEN, tolerance, None)
+    return Golden(GOLDEN, tolerance, None, steps=steps)
 
 
 def _write_weights(draft: Path, directory: Path) -> Weights:
@@ -189,6 +194,9 @@ def _write_weights(draft: Path, directory: Path) -> Weights:
         size, shape = int(element.get("size", "")), element.get("shape", "")
         kind = _STORED.get(element.get("element_type", ""), "U8")
         axes = tuple(map(int, shape.split(","))) if shape else ()
+        if 0 in axes:  # OpenVINO writes a byte for it
+            size = 0
+            element.set("size", "0")
         entries[f"constant.{index}"] = (kind, axes if kind != "U8" else (size,), size)
         sources[f"constant.{index}"] = int(element.get("offset", ""))
     header, starts = safetensors_file.lay_out(entries, {"format": "pt"})
@@ -385,6 +393,37 @@ def publish_sum(store: Store, *, name: str = "sum") -> Bundle:
     result.set_friendly_name("total")
     model = ov.Model([result], [assign(total, variable)], [x], "main")
     return publish_graph(store, model, [port], [Port("total", "float32", (4,))], name=name)
+
+
+MEMORY = State(
+    "past",
+    "present",
+    "pastpresent",
+    "float32",
+    (BATCH, Dimension("past", 0, 6), 2),
+    (None, 0, 2),
+    growth=Growth(1, "time"),
+)
+"""The state of `publish_memory`."""
+
+
+def publish_memory(store: Store, *, name: str = "memory", **options: Any) -> Bundle:
+    """Publish a graph whose state grows: `x[batch, time, 2] -> sum[batch, 2] of all x since the reset`, of 6 at most."""
+    from openvino.op import assign, read_value
+    from openvino.op.util import Variable, VariableInfo
+
+    port = Port("x", "float32", (BATCH, Dimension("time", 1, 4), 2))
+    info = VariableInfo()
+    info.data_shape, info.data_type, info.variable_id = ov.PartialShape([-1, -1, 2]), ov.Type.f32, MEMORY.variable
+    variable = Variable(info)
+    x = parameter(port)
+    both = ops.concat([read_value(constant(np.zeros((1, 0, 2))), variable), x], 1)
+    result = ops.result(ops.reduce_sum(both, constant([1], "int64"), keep_dims=False))
+    result.set_friendly_name("total")
+    model = ov.Model([result], [assign(both, variable)], [x], "main")
+    out = Port("total", "float32", (BATCH, 2))
+    options = {"states": (MEMORY,), **options}
+    return publish_graph(store, model, [port], [out], name=name, **options)
 
 
 def publish_broadcast(store: Store, size: int = 4, *, name: str = "broadcast") -> Bundle:

@@ -18,9 +18,10 @@ from npu_persist import Model, load
 from npu_persist.bundle.manifest import DictNode, Dimension, Parameter, Port, Signature, TensorNode
 from npu_persist.bundle.signature import ModelOutput
 from npu_persist.errors import InferenceError, InputError, UsageError
+from npu_persist.runtime.lanes import LENT
 from npu_persist.runtime.load import _keep_with
 from npu_persist.runtime.report import LiveReport
-from npu_persist.runtime.requests import LENT, Requests
+from npu_persist.runtime.requests import Requests
 from npu_persist.store import Store
 from tests.support.graphs import (
     AFFINE_OF_GRID,
