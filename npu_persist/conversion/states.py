@@ -1,7 +1,7 @@
 """States: results of a module that its next call takes again, as variables of the graph.
 
 The module is captured, converted and probed as it is, with its states as inputs and outputs. What is written has them
-inside: `hide` takes them out of the call signature, and `make_stateful` out of the graph.
+inside: `hide` takes them out of the call signature, and `stateful.make_stateful` out of the graph.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
-import openvino as ov
 import torch
-from openvino import opset13 as ops
-from openvino.op import assign, read_value
-from openvino.op.util import Variable, VariableInfo
 
 from npu_persist.bundle.buckets import open_axes
 from npu_persist.bundle.manifest import (
@@ -37,19 +33,19 @@ from npu_persist.bundle.manifest import (
 from npu_persist.bundle.signature import describe_shape, find_root, write_symbol
 from npu_persist.conversion.call import DTYPES
 from npu_persist.conversion.dynamic import input_ports
-from npu_persist.errors import ConversionError, UsageError
+from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import openvino as ov
 
     from npu_persist.bundle.manifest import Port
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes
 
-_FEW = 64
-"""Elements up to which equal initial values are a constant, not a number that is broadcast."""
-_KEPT = {**dict.fromkeys(("int64", "int16"), "int32"), "float64": "float32"}
+KEPT = {**dict.fromkeys(("int64", "int16"), "int32"), "float64": "float32"}
 """What devices keep other types as; they compute with these, too."""
 _EXACT = 2**53
 """Up to here float64, JSON's numbers, holds every integer."""
@@ -140,7 +136,7 @@ def find_states(
         sizes = tuple(_first_sizes(pair, shape, growth, ports))
         variable = f"{call.input_names[pair.argument]}{results.names[pair.result]}"  # as OpenVINO's MakeStateful does
         kind: Any = DTYPES[example.dtype]
-        kind = _KEPT.get(kind, kind)
+        kind = KEPT.get(kind, kind)
         state = State(pair.name, pair.output, variable, kind, shape, sizes, growth=growth)
         value, first, number = _first_value(state, example, (initial or {}).get(pair.name))
         states.append(msgspec.structs.replace(state, first=first, initial=number))
@@ -415,108 +411,6 @@ def _with(tree: Tree, children: Sequence[tuple[Any, Tree]]) -> Tree:
     if isinstance(tree, (NamedTupleNode, RecordNode)):
         return type(tree)(tree.type_name, tuple(children))
     return tree
-
-
-def make_stateful(model: ov.Model, found: States) -> tuple[ov.Model, dict[str, np.ndarray[Any, Any]]]:
-    """Return a copy of a graph whose states are variables, and those first values that are not to be halved, by name."""
-    model = model.clone()
-    parameters, results = model.get_parameters(), model.get_results()
-    exact: dict[str, np.ndarray[Any, Any]] = {}
-    sinks = []
-    for pair, state, value in zip(found.pairs, found.states, found.values, strict=True):
-        parameter = parameters[pair.argument]
-        first, constant = _make_first(value)
-        constant.set_friendly_name(f"{state.variable}/first")
-        if value.dtype in {torch.float32, torch.float64}:  # what OpenVINO halves
-            exact[constant.get_friendly_name()] = constant.data.astype(np.float32)
-        info = VariableInfo()
-        info.data_shape = ov.PartialShape([size if isinstance(size, int) else -1 for size in state.shape])
-        info.data_type = first.get_element_type()
-        info.variable_id = state.variable
-        variable = Variable(info)
-        read = read_value(first, variable)
-        read.set_friendly_name(parameter.get_friendly_name())
-        given: ov.Node = read
-        if parameter.get_element_type() != info.data_type:
-            given = ops.convert(_compute(read.output(0)), parameter.get_element_type())
-        for user in parameter.output(0).get_target_inputs():
-            user.replace_source_output(given.output(0))
-        sinks.append(assign(read, variable))  # a node: an output of a node of several follows
-        sinks[-1].set_friendly_name(f"{state.variable}/assign")
-    for sink, pair, state in zip(sinks, found.pairs, found.states, strict=True):
-        source = _fix_sizes(results[pair.result].input_value(0), state)
-        kind = sink.get_input_element_type(0)
-        if source.get_element_type() != kind:
-            source = _compute(ops.convert(source, kind).output(0)).output(0)
-        elif not _reads_state(source):
-            source = _compute(source).output(0)
-        sink.input(0).replace_source_output(source)
-    model.add_sinks(sinks)
-    for index, result in enumerate(results):
-        if index not in found.outputs:
-            model.remove_result(result)
-    for pair in found.pairs:
-        model.remove_parameter(parameters[pair.argument])
-    try:
-        model.validate_nodes_and_infer_types()
-    except RuntimeError as error:
-        raise ConversionError(f"the graph cannot keep its states: {error}") from error
-    _name_outputs(model, [results[index].get_friendly_name().removesuffix("/result") for index in found.outputs])
-    return model, exact
-
-
-def _make_first(value: torch.Tensor) -> tuple[ov.Node, Any]:
-    """Return what gives a state its first value, and the constant in it."""
-    array = value.numpy()
-    array = array.astype(_KEPT.get(array.dtype.name, array.dtype))
-    if array.size <= _FEW or not (array == array.flat[0]).all():
-        constant = ops.constant(array)
-        return constant, constant
-    constant = ops.constant(array.reshape(-1)[0])
-    return ops.broadcast(constant, ops.constant(np.array(array.shape, np.int64))), constant
-
-
-def _compute(source: ov.Output) -> ov.Node:
-    """Return a node that gives the same values, and that no plugin leaves out.
-
-    OpenVINO 2026.4's CPU plugin gives a state its new value too early where that is an input as it came, and cannot
-    keep what it converts at the border of the graph.
-    """
-    if source.get_element_type() == ov.Type.boolean:
-        return ops.logical_or(source, source)
-    return ops.maximum(source, source)
-
-
-def _reads_state(source: ov.Output) -> bool:
-    """Tell whether a value depends on a state, so that the state is read before it is assigned."""
-    left, seen = [source.get_node()], set()
-    while left:
-        node = left.pop()
-        if node.get_type_name() == "ReadValue":
-            return True
-        if node.get_name() not in seen:
-            seen.add(node.get_name())
-            left += [value.get_node() for value in node.input_values()]
-    return False
-
-
-def _fix_sizes(source: ov.Output, state: State) -> ov.Output:
-    """Return a result with the sizes that the state always has, where the graph does not know them to be so."""
-    shape = source.get_partial_shape()
-    if ov.PartialShape([size if isinstance(size, int) else -1 for size in state.shape]).relaxes(shape):
-        return source
-    sizes = np.array([size if isinstance(size, int) else 0 for size in state.shape], np.int64)
-    return ops.reshape(source, ops.constant(sizes), special_zero=True).output(0)
-
-
-def _name_outputs(model: ov.Model, outputs: Sequence[str]) -> None:
-    """Name the tensors of the outputs that are left, which may be states as they came."""
-    inputs = {(node.get_name(), 0): {node.get_friendly_name()} for node in model.get_parameters()}
-    for result, name in zip(model.get_results(), outputs, strict=True):
-        source = result.input_value(0)
-        shared = inputs.setdefault((source.get_node().get_name(), source.get_index()), set())
-        shared.add(name)
-        source.get_tensor().set_names(shared)
 
 
 def carry(found: States, results: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:

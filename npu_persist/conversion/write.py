@@ -32,7 +32,7 @@ from npu_persist.conversion.rewrites.half_precision import (
     mark_halved,
     restore_exact,
 )
-from npu_persist.conversion.states import make_stateful
+from npu_persist.conversion.stateful import make_stateful
 from npu_persist.errors import StoreError
 from npu_persist.files.digest import Hasher, digest_bytes
 

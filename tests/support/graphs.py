@@ -408,7 +408,7 @@ MEMORY = State(
 
 
 def publish_memory(store: Store, *, name: str = "memory", **options: Any) -> Bundle:
-    """Publish a graph whose state grows: `x[batch, time, 2] -> sum[batch, 2] of all x since the reset`, of 6 at most."""
+    """Publish a graph whose state grows: `x[batch, time, 2] -> sum of all x since the reset`, of 6 in time at most."""
     from openvino.op import assign, read_value
     from openvino.op.util import Variable, VariableInfo
 

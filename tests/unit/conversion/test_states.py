@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import openvino.opset13 as ops
 import pytest
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from torch.export import Dim
 import npu_persist
 from npu_persist.bundle.manifest import Growth
 from npu_persist.bundle.signature import ModelOutput
+from npu_persist.conversion import stateful
 from npu_persist.conversion.call import DTYPES
 from npu_persist.errors import ConversionError, ParityError, StateCapacityError, UsageError
 from npu_persist.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 BATCH, TIME, PAST = Dim("batch", min=1, max=8), Dim("time", min=1, max=16), Dim("past", min=0, max=12)
@@ -31,16 +33,14 @@ def store(tmp_path: Path) -> Store:
 
 def talk(
     store: Store,
-    module: nn.Module,
-    name: str,
-    calls: Sequence[Any],
-    first: Any,
     step: Callable[[Any, Any], tuple[Any, Any]],
+    calls: Iterable[Any],
+    first: Any,
     tolerance: float = 1e-5,
 ) -> None:
     """Compare each call of a conversation, in a session and by the model itself, with torch that carries the state."""
-    del module
-    with npu_persist.load(name, "CPU", store=store) as model, model.session() as session:
+    (bundle,) = npu_persist.list(store=store)
+    with npu_persist.load(bundle.reference, "CPU", store=store) as model, model.session() as session:
         for _ in range(2):
             state = first
             for x in calls:
@@ -75,9 +75,9 @@ class Attention(nn.Module):
     def forward(self, x: Any, past: Any) -> Any:
         batch, time, _ = x.shape
         present = []
-        for layer, (key, value) in zip(self.layers, past, strict=True):
+        for layer, (old_key, old_value) in zip(self.layers, past, strict=True):
             query, new_key, new_value = layer(x).view(batch, time, 3, 2, 8).permute(2, 0, 3, 1, 4)
-            key, value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
+            key, value = torch.cat([old_key, new_key], 2), torch.cat([old_value, new_value], 2)
             y = nn.functional.scaled_dot_product_attention(query, key, value)
             x = x + y.transpose(1, 2).reshape(batch, time, 16)
             present.append((key, value))
@@ -113,7 +113,7 @@ class TestAnswers:
         (graph,) = bundle.manifest.graphs
         assert [port.name for port in (*graph.inputs, *graph.outputs)] == ["x", "output.0"]
         assert [parameter.name for parameter in graph.signature.parameters] == ["x"]
-        talk(store, module, "rnn", torch.randn(5, 1, 5, 4), torch.zeros(2, 1, 8), module)
+        talk(store, module, torch.randn(5, 1, 5, 4), torch.zeros(2, 1, 8))
         assert npu_persist.check("rnn", "CPU", store=store).is_right
 
     def test_a_pair_of_states_with_batch_and_time_open(self, store: Store) -> None:
@@ -125,7 +125,7 @@ class TestAnswers:
         )
         for batch in (1, 3):
             calls = [torch.randn(batch, time, 4) for time in (3, 1, 7)]
-            talk(store, module, "lstm", calls, (torch.zeros(2, batch, 8),) * 2, module)
+            talk(store, module, calls, (torch.zeros(2, batch, 8),) * 2)
 
     @pytest.mark.parametrize("length", [0, 3])
     def test_a_growing_cache_of_several_layers(self, store: Store, length: int) -> None:
@@ -147,7 +147,7 @@ class TestAnswers:
         }
         for batch in (1, 3):
             calls = [torch.randn(batch, time, 16) for time in (3, 1, 1, 5, 2)]
-            talk(store, module, "attention", calls, cache(batch, 0), module)
+            talk(store, module, calls, cache(batch, 0))
         with npu_persist.load("attention", "CPU", store=store) as model:
             model(np.zeros((1, 12, 16), "f4"))
             with pytest.raises(StateCapacityError):
@@ -165,7 +165,7 @@ class TestAnswers:
             store=store,
         )
         assert [state.growth for state in bundle.manifest.graphs[0].states] == [Growth(2, 1)] * 2
-        talk(store, module, "token", torch.randn(12, 1, 1, 16), cache(1, 0, 1), module, 0.01)
+        talk(store, module, torch.randn(12, 1, 1, 16), cache(1, 0, 1), 0.01)
 
     def test_a_ring_buffer_by_keywords(self, store: Store) -> None:
         module = Ring().eval()
@@ -203,7 +203,7 @@ class TestAnswers:
             precision="int8",
             store=store,
         )
-        talk(store, module, "int8", torch.randn(4, 1, 1, 16), cache(1, 0, 1), module, 0.1)
+        talk(store, module, torch.randn(4, 1, 1, 16), cache(1, 0, 1), 0.1)
 
     def test_as_torch_export_captures_it(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any, **__: Any) -> Any:
@@ -220,7 +220,7 @@ class TestAnswers:
             store=store,
         )
         assert bundle.manifest.graphs[0].conversion == "export"
-        talk(store, module, "exported", torch.randn(4, 1, 2, 16), cache(1, 0, 1), module, 0.01)
+        talk(store, module, torch.randn(4, 1, 2, 16), cache(1, 0, 1), 0.01)
 
 
 class Pair(NamedTuple):
@@ -251,7 +251,7 @@ class TestSignature:
     def test_goes_on_giving_states_where_there_is_nothing_else(self, store: Store) -> None:
         cell = nn.GRUCell(3, 3)
         npu_persist.persist(cell, "cell", (torch.ones(1, 3), torch.zeros(1, 3)), states={"hx": "output"}, store=store)
-        talk(store, cell, "cell", torch.randn(3, 1, 3), torch.zeros(1, 3), lambda x, h: (cell(x, h),) * 2, 0.01)
+        talk(store, lambda x, h: (cell(x, h),) * 2, torch.randn(3, 1, 3), torch.zeros(1, 3), 0.01)
 
     def test_a_state_that_is_returned_twice_is_given_once(self, store: Store) -> None:
         class Twice(nn.Module):
@@ -363,9 +363,7 @@ class TestRefusals:
             npu_persist.persist(Attention().eval(), "bad", example, states={"past.0": "output.1"}, store=store)
 
     def test_an_answer_that_is_wrong_in_a_later_call(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        from npu_persist.conversion import states
-
-        monkeypatch.setattr(states, "_make_first", lambda value: (made := states.ops.constant(value.numpy() + 1), made))
+        monkeypatch.setattr(stateful, "_make_first", lambda value: (ops.constant(value.numpy() + 1),) * 2)
         example = torch.randn(1, 5, 4), torch.randn(2, 1, 8)
         with pytest.raises(ParityError, match="in call 1 of 4 with the states of the last"):
             npu_persist.persist(

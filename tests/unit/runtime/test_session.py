@@ -38,6 +38,8 @@ from tests.support.second_device import SECOND
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import openvino as ov
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -135,7 +137,8 @@ class TestState:
             assert model(ones())[0, 0] == 2
 
     @pytest.mark.parametrize("device", [f"AUTO:{SECOND},CPU", "HETERO:CPU", SECOND])
-    def test_on_other_devices(self, store: Store, device: str, second_device: None) -> None:
+    def test_on_other_devices(self, store: Store, device: str, second_device: ov.Core) -> None:
+        assert SECOND in second_device.available_devices
         publish_memory(store)
         with load("memory", device, store=store) as model, model.session() as session:
             assert [session(ones(2))[1, 0] for _ in range(3)] == [1, 2, 3]
@@ -184,6 +187,7 @@ class TestEnd:
     def test_the_model_waits_for_a_call_of_a_session(self, memory: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         session = memory.session()
         is_running, go_on, found = threading.Event(), threading.Event(), []
+        assert session._lane is not None
         run = session._lane.run
 
         def wait(*args: Any) -> Any:
