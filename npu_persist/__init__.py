@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from npu_persist.runtime.diff import DiffResult, diff
     from npu_persist.runtime.load import is_compiled, load
     from npu_persist.runtime.model import Model
+    from npu_persist.runtime.pipelines import pipeline
     from npu_persist.runtime.report import LayerTime, Report
     from npu_persist.runtime.requests import Started
     from npu_persist.runtime.session import Session
@@ -111,6 +112,7 @@ __all__ = [
     "load",
     "open",
     "persist",
+    "pipeline",
     "prune",
     "pull",
     "push",
@@ -167,6 +169,7 @@ _PLACES = {
     "load": ("runtime.load", "load"),
     "open": ("store.api", "open_bundle"),
     "persist": ("conversion.persist", "persist"),
+    "pipeline": ("runtime.pipelines", "pipeline"),
     "prune": ("store.api", "prune"),
     "pull": ("hub.pull", "pull"),
     "push": ("hub.push", "push"),

@@ -23,6 +23,7 @@ from npu_persist.cli.arguments import (
 )
 from npu_persist.cli.bundles import check_lines, describe_bundle, head_lines, read_manifest
 from npu_persist.cli.output import section, table
+from npu_persist.cli.pipelines import add_pipeline_options, run_pipeline
 from npu_persist.errors import MissingExtraError, NpuPersistError, UsageError
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def add_run(verbs: Any) -> None:
         "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
     )
     add_inputs(parser)
+    add_pipeline_options(parser)
     parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
     parser.add_argument("--report", action="store_true", help="show how it was loaded: from where, for what, how fast")
     parser.add_argument(
@@ -230,6 +232,9 @@ def add_run(verbs: Any) -> None:
 
 def run_run(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist run REF`."""
+    if arguments.prompt is not None or arguments.audio is not None:
+        run_pipeline(arguments, output)
+        return
     from npu_persist.runtime.golden import make_random, read_golden_inputs
 
     given = read_arrays(arguments.inputs) if arguments.inputs else None

@@ -1,4 +1,4 @@
-"""Compile for devices that export nothing but fill a CACHE_DIR themselves, such as AUTO.
+"""Compile for what exports nothing but fills a CACHE_DIR itself: devices such as AUTO, and OpenVINO GenAI.
 
 OpenVINO writes the files of a CACHE_DIR in place and under their final names. So it gets a staging folder with links to
 the checked files of a cache entry, which no other process writes to. The folder becomes the new entry when OpenVINO
@@ -71,6 +71,11 @@ class CacheDir:
             self._stack.close()
             raise
 
+    @property
+    def folder(self) -> Path:
+        """The folder, for another library's CACHE_DIR."""
+        return self._named
+
     def link_entry(self, entry: CacheEntry) -> None:
         """Check a cache entry's files, and let OpenVINO read them; ArtifactError if they are damaged."""
         artifact = entry.artifact
@@ -97,7 +102,7 @@ class CacheDir:
     def save(self, compiled: Compiled) -> Compiled:
         """Make a cache entry of what OpenVINO wrote: now, or in a thread when it has finished."""
         if is_settled(compiled.model):
-            self._publish(compiled)
+            self.publish(compiled.model, compiled.seconds)
             return compiled
         self._thread = threading.Thread(
             target=self._wait,
@@ -109,20 +114,24 @@ class CacheDir:
         self._thread.start()
         return replace(compiled, pending=self._thread)
 
-    def close(self) -> None:
-        """Remove the staging folder."""
-        self._stack.close()
+    def publish(self, model: ov.CompiledModel | None, seconds: float) -> None:
+        """Make a cache entry of what OpenVINO wrote, which it does not write to any more, and close.
 
-    def _publish(self, compiled: Compiled) -> None:
+        The model is None where another library compiled it.
+        """
         try:
             files = describe_files(self._staging)
             if files and files != self._known:
-                artifact = describe(self._recipe, compiled, self._staging, kind="cache_dir", is_weightless=False)
+                artifact = describe(self._recipe, model, self._staging, seconds=seconds, kind="cache_dir")
                 self._cache.publish(artifact, self._staging, instead_of=self._entry)
         except (NpuPersistError, OSError) as error:  # the model runs all the same; the next load compiles again
             log.warning("could not cache the compilation of %s: %s", self._recipe, error)
         finally:
             self.close()
+
+    def close(self) -> None:
+        """Remove the staging folder."""
+        self._stack.close()
 
     def _wait(self, reference: weakref.ref[ov.CompiledModel], seconds: float) -> None:
         """Wait until AUTO has finished, the model is gone or the process ends."""
@@ -133,7 +142,7 @@ class CacheDir:
                     break
                 if is_settled(model):
                     log.info("%s now runs on %s", self._recipe, ", ".join(executing_devices(model)))
-                    self._publish(Compiled(model, seconds))
+                    self.publish(model, seconds)
                     return
                 del model
             self.close()

@@ -140,11 +140,21 @@ def export_blob(recipe: Recipe, compiled: Compiled, staging: Path) -> Artifact:
         raise CompilationError(f"OpenVINO could not export {recipe}: {error}") from error
     with (staging / BLOB_FILE).open("xb") as file:
         file.write(blob.getbuffer())
-    return describe(recipe, compiled, staging, kind="blob", is_weightless=recipe.is_weightless)
+    return describe(
+        recipe, compiled.model, staging, seconds=compiled.seconds, kind="blob", is_weightless=recipe.is_weightless
+    )
 
 
-def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, is_weightless: bool) -> Artifact:
-    """Return the description of what a folder holds."""
+def describe(  # noqa: PLR0913 (each is a member of the description)
+    recipe: Recipe,
+    model: ov.CompiledModel | None,
+    staging: Path,
+    *,
+    seconds: float,
+    kind: Kind,
+    is_weightless: bool = False,
+) -> Artifact:
+    """Return the description of what a folder holds; the model is None where another library compiled it."""
     return Artifact(
         subject=recipe.bundle.digest,
         name=recipe.bundle.manifest.name,
@@ -156,14 +166,14 @@ def describe(recipe: Recipe, compiled: Compiled, staging: Path, *, kind: Kind, i
         openvino=recipe.openvino,
         properties=recipe.texts,
         inputs=fix_inputs(recipe.graph, recipe.shapes),
-        outputs=describe_outputs(recipe.graph, compiled.model),
+        outputs=recipe.graph.outputs if model is None else describe_outputs(recipe.graph, model),
         kind=kind,
         weightless=is_weightless,
-        requirements=_ask_requirements(compiled.model),
+        requirements=None if model is None else _ask_requirements(model),
         toolchain="plugin",
         compiler=None,
         files=describe_files(staging),
-        seconds=round(compiled.seconds, 3),
+        seconds=round(seconds, 3),
         peak_memory=None,
     )
 

@@ -47,6 +47,7 @@ class Recipe:
         device: OpenVINO's device string.
         properties: OpenVINO's properties for the compilation.
         shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        runner: What changes the graph before OpenVINO compiles it, with its version; "" for nothing.
     """
 
     bundle: Bundle
@@ -54,6 +55,7 @@ class Recipe:
     device: str
     properties: Mapping[str, Any]
     shapes: Shapes | None = None
+    runner: str = ""
 
     def __post_init__(self) -> None:
         """Refuse properties that would let OpenVINO cache on its own."""
@@ -90,8 +92,9 @@ class Recipe:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The properties as text."""
-        return {name: str(_plain(value)) for name, value in self.properties.items()}
+        """The properties as text, and the runner among them."""
+        texts = {name: str(_plain(value)) for name, value in self.properties.items()}
+        return {**texts, "RUNNER": self.runner} if self.runner else texts
 
     @property
     def unkeyed(self) -> list[str]:
@@ -158,8 +161,14 @@ class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):
         return Recipe(bundle, bundle.graph(self.graph), self.device, self.properties, self.shapes)
 
 
-def make_recipe(
-    bundle: Bundle, graph: Graph, device: str, properties: Mapping[str, Any], shapes: Shapes | None = None
+def make_recipe(  # noqa: PLR0913 (the members of a recipe)
+    bundle: Bundle,
+    graph: Graph,
+    device: str,
+    properties: Mapping[str, Any],
+    shapes: Shapes | None = None,
+    *,
+    runner: str = "",
 ) -> Recipe:
     """Return the recipe for a graph with a caller's properties.
 
@@ -168,7 +177,7 @@ def make_recipe(
     """
     if needs_f32(bundle.manifest, graph):
         properties = ask_for_f32(get_core(), device, properties)
-    return Recipe(bundle, graph, device, properties, shapes)
+    return Recipe(bundle, graph, device, properties, shapes, runner)
 
 
 class CompileJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,14 +95,14 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
     with gone_errors(bundle), store_errors(f"write {target}"):
         prune_drafts(target)
         _refuse_full(target)
-        placed = _place(bundle, layout, graph)
+        placed = place_files(bundle, layout, graph)
         sources = {source: bundle.verify_file(source) for source in dict.fromkeys(placed.values())}
-        _write([(sources[source], path) for path, source in placed.items()], target, link=link)
+        write_files([(sources[source], path) for path, source in placed.items()], target, link=link)
     return tuple(target / path for path in placed)
 
 
-def _place(bundle: Bundle, layout: Layout, graph: str | None) -> dict[str, str]:
-    """Return the path of each file in the folder, and in the bundle."""
+def place_files(bundle: Bundle, layout: Layout, graph: str | None = None) -> dict[str, str]:
+    """Return the path of each file in the folder, and in the bundle; UsageError as for `export`."""
     graphs = bundle.manifest.graphs if graph is None else (bundle.graph(graph),)
     if layout == "ovms" and len(graphs) > 1:
         bundle.graph()  # raises: which one of them?
@@ -120,7 +120,8 @@ def _place(bundle: Bundle, layout: Layout, graph: str | None) -> dict[str, str]:
     return placed
 
 
-def _write(files: list[tuple[Path, str]], target: Path, *, link: bool) -> None:
+def write_files(files: list[tuple[Path, str]], target: Path, *, link: bool) -> None:
+    """Write or link files to paths below a new folder, which appears complete."""
     with drafted(target) as draft:
         written: dict[Path, Path] = {}
         for source, path in files:

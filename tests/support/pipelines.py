@@ -1,0 +1,105 @@
+"""Bundles that OpenVINO GenAI's pipelines run, made without torch and transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+import openvino.opset13 as ops
+import pytest
+from openvino import opset6
+
+from npu_persist.bundle.manifest import Dimension, Port
+from tests.support.graphs import constant, make_model, parameter, publish_graph
+
+if TYPE_CHECKING:
+    from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
+
+WORDS = [*(bytes([code]) for code in range(1, 256)), b"Hello", b" world", b" again"]
+"""The vocabulary: every byte, and three words; a token is its place here, plus one."""
+
+BATCH, LENGTH, ALL = Dimension("batch", 1, None), Dimension("length", 1, None), Dimension("all", 1, None)
+_END = 10
+"""The token that ends an answer: a line break."""
+
+
+def make_tokenizer_assets() -> dict[str, bytes]:
+    """Return a tokenizer of `WORDS` as GenAI reads it."""
+    tokenizers = pytest.importorskip("openvino_tokenizers", reason="needs the extra genai")
+    encode, decode = tokenizers.build_rwkv_tokenizer([f"{token(word)} {word!r} {len(word)}" for word in WORDS])
+    mask = ops.broadcast(constant(1, "int64"), ops.shape_of(encode.outputs[0].get_node().input_value(0)))
+    mask.output(0).set_names({"attention_mask"})
+    encode.add_results([ops.result(mask)])
+    assets = {"config.json": b'{"model_type": "test"}'}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, graph in (("openvino_tokenizer", encode), ("openvino_detokenizer", decode)):
+            graph.set_rt_info(_END, "eos_token_id")
+            ov.save_model(graph, f"{folder}/{name}.xml")
+        return assets | {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def token(word: bytes) -> int:
+    """Return a word's token."""
+    return WORDS.index(word) + 1
+
+
+def _integers(name: str, *axes: int | Dimension, dtype: Any = "int64") -> tuple[Port, Any]:
+    port = Port(name, dtype, axes)
+    return port, parameter(port)
+
+
+def publish_language_model(store: Store, *, name: str = "speaker", factor: float = 1.0, **options: Any) -> Bundle:
+    """Publish a model that answers any word with `Hello world again` and a line break; it counts tokens in a state."""
+    size = len(WORDS) + 1
+    table = np.zeros((size, size), np.float32)
+    following = [token(b"Hello"), token(b" world"), token(b" again"), _END]
+    table[:, following[0]] = 1
+    for before, after in pairwise(following):
+        table[before] = 0
+        table[before, after] = factor
+    ids, mask, positions, beam = (
+        _integers("input_ids", BATCH, LENGTH),
+        _integers("attention_mask", BATCH, ALL),
+        _integers("position_ids", BATCH, LENGTH),
+        _integers("beam_idx", BATCH, dtype="int32"),
+    )
+    logits = ops.gather(constant(table), ids[1], constant(0, "int64"))
+    past, keep = _grow(ids[1], beam[1])
+    for node in (mask[1], positions[1], past):  # OpenVINO drops an input that decides nothing
+        total = ops.reduce_sum(ops.convert(node, "f32"), constant([0, 1], "int64"), keep_dims=False)
+        logits = ops.add(logits, ops.multiply(total, constant(1e-9)))
+    logits.output(0).set_names({"logits"})
+    ports, nodes = zip(ids, mask, positions, beam, strict=True)
+    model = make_model(nodes, [("logits", logits)])
+    model.add_sinks([keep])
+    out = Port("logits", "float32", (BATCH, LENGTH, size))
+    return publish_graph(store, model, ports, [out], name=name, **options)
+
+
+def publish_text_encoder(store: Store, *, name: str = "encoder", **options: Any) -> Bundle:
+    """Publish a text encoder: a token's vector is its number, four times."""
+    ids, mask = _integers("input_ids", BATCH, LENGTH), _integers("attention_mask", BATCH, LENGTH)
+    hidden = ops.add(ops.convert(ids[1], "f32"), ops.multiply(ops.convert(mask[1], "f32"), constant(1e-9)))
+    hidden = ops.multiply(ops.unsqueeze(hidden, constant(2, "int64")), constant(np.ones((1, 1, 4))))
+    hidden.output(0).set_names({"last_hidden_state"})
+    out = Port("last_hidden_state", "float32", (BATCH, LENGTH, 4))
+    model = make_model([ids[1], mask[1]], [("last_hidden_state", hidden)])
+    return publish_graph(store, model, [ids[0], mask[0]], [out], name=name, **options)
+
+
+def _grow(ids: Any, beam: Any) -> tuple[Any, Any]:
+    """Return the tokens of the conversation so far, [batch, all], and what keeps them in a state."""
+    batch = ops.gather(ops.shape_of(ids), constant([0], "int64"), constant(0, "int64"))
+    # Not a constant 0, from which the CPU plugin would conclude that the state never grows.
+    zero = ops.minimum(
+        ops.reduce_min(ops.convert(beam, "i64"), constant([0], "int64"), keep_dims=True), constant([0], "int64")
+    )
+    empty = ops.broadcast(constant(0.0), ops.concat([batch, zero], 0))
+    read = opset6.read_value(empty, "past", ov.Type.f32, ov.PartialShape([-1, -1]))
+    past = ops.concat([ops.gather(read, beam, constant(0, "int64")), ops.convert(ids, "f32")], 1)
+    return past, opset6.assign(past, "past")
