@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
     from npu_persist.compilation.jobs import CompileResult
     from npu_persist.compilation.process.frozen import freeze_support
-    from npu_persist.conversion.examples import record
+    from npu_persist.conversion.examples import Example, record
     from npu_persist.conversion.persist import persist
     from npu_persist.conversion.refresh import refresh
     from npu_persist.device.devices import Device
@@ -75,6 +75,7 @@ __all__ = [
     "CompileResult",
     "Device",
     "DiffResult",
+    "Example",
     "HistoryEntry",
     "LayerTime",
     "Machine",
@@ -134,6 +135,7 @@ _PLACES = {
     "CompileResult": ("compilation.jobs", "CompileResult"),
     "Device": ("device.devices", "Device"),
     "DiffResult": ("runtime.diff", "DiffResult"),
+    "Example": ("conversion.examples", "Example"),
     "HistoryEntry": ("store.history", "HistoryEntry"),
     "LayerTime": ("runtime.report", "LayerTime"),
     "Machine": ("device.machine", "Machine"),

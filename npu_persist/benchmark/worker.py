@@ -277,9 +277,9 @@ class _LoadedModel:
         request, model = self._request, self._model
         if request.inputs is not None:
             return "given", unpack_arrays(request.inputs)
-        if model.bundle.manifest.golden is None or request.random:
+        if model.bundle.manifest.golden_of(model.graph) is None or request.random:
             return "random", make_random(model.inputs, request.seed)
-        return "golden sample", read_golden_inputs(model.bundle, model.inputs)
+        return "golden sample", read_golden_inputs(model.bundle, model.graph)
 
     def _make_call(self, inputs: Any) -> Any:
         from npu_persist.runtime.golden import make_call

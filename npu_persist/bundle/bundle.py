@@ -185,7 +185,7 @@ class Bundle:
         """Read every byte of the bundle, and compare it with the manifest.
 
         The manifest itself must be what it was when the bundle was opened. A `model.bin` must hold what the weights
-        file holds, and the golden sample the inputs and outputs of a graph. Other files in the directory are no part of
+        file holds, and a golden sample the inputs and outputs of its graph. Other files in the directory are no part of
         the bundle and not looked at.
 
         Args:
@@ -209,6 +209,9 @@ class Bundle:
     def _check_golden(self) -> None:
         from npu_persist.bundle.golden import read_golden_tensors
 
+        by_name = {graph.name: graph for graph in self.manifest.graphs}
+        for name, one in self.manifest.goldens.items():
+            read_golden_tensors(self.path / one.path, by_name[name], one.steps)
         golden = self.manifest.golden
         if golden is None:
             return

@@ -148,7 +148,8 @@ def needs_f32(manifest: Manifest, graph: Graph) -> bool:
     """Tell whether a graph is to be computed in float32: by its precision, or by a tolerance below that of fp16."""
     if graph.precision == "fp32":
         return True
-    asked, half = None if manifest.golden is None else manifest.golden.tolerance, TOLERANCES["fp16"]
+    golden, half = manifest.golden_of(graph), TOLERANCES["fp16"]
+    asked = None if golden is None else golden.tolerance
     if asked is None:
         return False
     has_integers = any(not port.dtype.startswith("float") for port in graph.outputs)

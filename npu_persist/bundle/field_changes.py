@@ -12,7 +12,7 @@ from npu_persist.bundle.document import dump, plain
 from npu_persist.bundle.signature import describe_call, describe_port
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Graph, Manifest
+    from npu_persist.bundle.manifest import Golden, Graph, Manifest
 
 
 class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +69,14 @@ def has_same_content(first: Manifest, second: Manifest) -> bool:
 
 
 def _content(manifest: Manifest) -> bytes:
-    golden = manifest.golden
-    if golden is not None and golden.differences is not None:
-        golden = replace(golden, differences=())
+    golden = None if manifest.golden is None else _without_measures(manifest.golden)
+    goldens = {name: _without_measures(one) for name, one in manifest.goldens.items()}
     producer = replace(manifest.producer, npu_persist="", torch=None)
-    return dump(plain(replace(manifest, golden=golden, producer=producer)))
+    return dump(plain(replace(manifest, golden=golden, goldens=goldens, producer=producer)))
+
+
+def _without_measures(golden: Golden) -> Golden:
+    return golden if golden.differences is None else replace(golden, differences=())
 
 
 def _list_fields(manifest: Manifest, *, is_single: bool) -> dict[str, Any]:
@@ -85,14 +88,20 @@ def _list_fields(manifest: Manifest, *, is_single: bool) -> dict[str, Any]:
         at = "" if is_single else f"graphs.{graph.name}."
         fields |= {f"{at}{name}": value for name, value in _list_graph_fields(graph).items()}
     fields["size"] = sum(entry.size for entry in manifest.files.values())
-    golden = document.pop("golden") or {}
-    measured = golden.pop("differences", None) or ()
-    fields |= {f"golden.{name}": value for name, value in golden.items() if value is not None}
-    fields |= {f"golden.measured.{numbers.pop('output')}": numbers for numbers in measured}
+    fields |= _list_golden_fields("", document.pop("golden"))
+    for name, golden in document.pop("goldens", {}).items():
+        fields |= _list_golden_fields(f"graphs.{name}.", golden)
     for name, value in document.items():
         members = value if isinstance(value, dict) else None
         fields |= {name: value} if members is None else {f"{name}.{key}": member for key, member in members.items()}
     return fields
+
+
+def _list_golden_fields(at: str, golden: dict[str, Any] | None) -> dict[str, Any]:
+    golden = golden or {}
+    measured = golden.pop("differences", None) or ()
+    fields = {f"{at}golden.{name}": value for name, value in golden.items() if value is not None}
+    return fields | {f"{at}golden.measured.{numbers.pop('output')}": numbers for numbers in measured}
 
 
 def _list_graph_fields(graph: Graph) -> dict[str, Any]:

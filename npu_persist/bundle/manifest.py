@@ -2,7 +2,8 @@
 
 The records below are the format: `manifest.schema.json` is generated from them (see `schema`). A manifest that was read
 also satisfies the rules that relate its parts to one another, at the end of this file. The same manifest always has the
-same bytes, and nothing in it differs between two runs: the time of publishing is the file's modification time.
+same bytes, and nothing in it differs between two runs: the time of publishing is the file's modification time. Where
+there are several graphs, `golden` is null, and `goldens` has the golden sample of each by the graph's name.
 
     {
       "format_version": "1.0",
@@ -503,11 +504,12 @@ class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):
         producer: What wrote it.
         graphs: One or more graphs, all on the same weights.
         weights: The weights file.
-        golden: The golden sample; None where there is none.
+        golden: The golden sample of the only graph; None where there is none, or several graphs.
         files: Size and digest of every file of the bundle but the manifest, by relative path.
         warnings: What the user was warned of when the bundle was persisted.
         metadata: The user's own data, anything that JSON can hold.
         refresh: What `refresh` needs to know; None, and left out, where the graph can take no other weights.
+        goldens: The golden samples by the names of their graphs; empty, and left out, where there is one graph.
     """
 
     name: Name
@@ -519,6 +521,11 @@ class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):
     warnings: tuple[str, ...]
     metadata: Mapping[str, Any]
     refresh: Refresh | None = None
+    goldens: Mapping[Text, Golden] = {}
+
+    def golden_of(self, graph: Graph) -> Golden | None:
+        """Return the golden sample of a graph; None where there is none."""
+        return self.goldens.get(graph.name, self.golden)
 
     @classmethod
     def from_json(cls, data: bytes, *, source: str = MANIFEST_FILE) -> Manifest:
@@ -607,7 +614,9 @@ def _roles(manifest: Manifest) -> list[tuple[str, str]]:
     """Return where a file is named for what it is, and its path."""
     roles = [(f"graphs[{index}].path", graph.path) for index, graph in enumerate(manifest.graphs)]
     roles.append(("weights.path", manifest.weights.path))
-    return roles if manifest.golden is None else [*roles, ("golden.path", manifest.golden.path)]
+    if manifest.golden is not None:
+        roles.append(("golden.path", manifest.golden.path))
+    return [*roles, *((key_location("goldens", name) + ".path", one.path) for name, one in manifest.goldens.items())]
 
 
 def _error(source: str, error: DocumentError) -> ManifestError:
@@ -695,6 +704,8 @@ def _check_roles(manifest: Manifest, problems: Problems) -> None:
     paths = [*{graph.path for graph in graphs}, *(path for _, path in roles[len(graphs) :])]
     if len(set(paths)) < len(paths):
         problems.add("files", "expected graphs, weights and golden sample in files of their own, got one file for two")
+    for name in manifest.goldens.keys() - {graph.name for graph in graphs}:
+        problems.add(key_location("goldens", name), "expected the name of a graph")
     _check_weights(manifest.weights, files, problems)
 
 

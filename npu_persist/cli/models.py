@@ -251,7 +251,7 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
     elif arguments.random:
         inputs = make_random(model.inputs, arguments.seed)
     else:
-        inputs = read_golden_inputs(model.bundle, model.inputs)
+        inputs = read_golden_inputs(model.bundle, model.graph)
     outputs = dict(zip([port.name for port in model.outputs], model.infer(inputs), strict=True))
     if arguments.output:
         write_arrays(arguments.output, outputs)

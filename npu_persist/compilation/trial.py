@@ -55,7 +55,7 @@ def call_with(where: str, model: ov.Model, compiled: ov.CompiledModel, inputs: S
 
 
 def _open_sample(recipe: Recipe) -> tuple[Path | None, Mapping[str, Tensor]]:
-    golden = recipe.bundle.manifest.golden
+    golden = recipe.bundle.manifest.golden_of(recipe.graph)
     if golden is None:
         return None, {}
     try:

@@ -27,7 +27,7 @@ from openvino import opset13 as ops
 from npu_persist.errors import PrecisionWarning, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from npu_persist.bundle.manifest import Difference, Precision
 
@@ -97,14 +97,14 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
 
 
-def check_keep(module: torch.nn.Module, plan: Plan) -> None:
+def check_keep(modules: Sequence[torch.nn.Module], plan: Plan) -> None:
     """Raise UsageError for a pattern that fits no parameter."""
-    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    names = [name for module in modules for name, _ in module.named_parameters(remove_duplicate=False)]
     for pattern in plan.keep:
         if not any(_fits(name, pattern) for name in names):
-            shown = ", ".join(names[:5])
+            shown, whose = ", ".join(names[:5]), " or ".join(type(module).__name__ for module in modules)
             raise UsageError(
-                f"keep: {pattern!r} fits no parameter of {type(module).__name__}, nor a module that has one. "
+                f"keep: {pattern!r} fits no parameter of {whose}, nor a module that has one. "
                 f"Names are as in its state_dict: {shown}{', …' if len(names) > len(names[:5]) else ''}."
             )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -18,12 +19,47 @@ from torch.utils import _pytree as pytree
 from npu_persist.conversion.structure import forward_signature
 from npu_persist.errors import ExampleInputsError
 
+if TYPE_CHECKING:
+    from npu_persist.bundle.manifest import Padding
+
 _SEED = 0
 _TOKENS = 77
 """Length of a text condition: that of CLIP's text encoder, which Stable Diffusion uses."""
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A module and its example call: what `persist` makes one graph of, in a bundle that has several.
+
+    All but the module are as for `persist`, which takes these arguments itself where there is one graph.
+
+    Attributes:
+        module: The module.
+        args: Positional arguments of the example call.
+        kwargs: Keyword arguments of the example call.
+        dynamic_shapes: Axes that may vary.
+        buckets: Sizes that the graph is compiled for where it is loaded.
+        padding: What inputs are padded with.
+        states: Arguments that take a result of the call before.
+        initial: What states are when a conversation begins.
+        calibration: Calls of real data, by which NNCF chooses int4 weights.
+        evaluate: Other calls to compare with torch.
+    """
+
+    module: torch.nn.Module
+    args: Sequence[Any] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    _: KW_ONLY
+    dynamic_shapes: Any = None
+    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None
+    padding: Mapping[str, Padding] | None = None
+    states: Mapping[str, str] | None = None
+    initial: Mapping[str, Any] | None = None
+    calibration: Iterable[Sequence[Any] | Mapping[str, Any]] = ()
+    evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None
+
+
+class FoundExample(NamedTuple):
     """One call: positional and keyword arguments, and where they are from."""
 
     args: Sequence[Any]
@@ -31,7 +67,7 @@ class Example(NamedTuple):
     source: str
 
 
-_recorded: weakref.WeakKeyDictionary[torch.nn.Module, Example] = weakref.WeakKeyDictionary()
+_recorded: weakref.WeakKeyDictionary[torch.nn.Module, FoundExample] = weakref.WeakKeyDictionary()
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
@@ -64,7 +100,7 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
     def remember(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         copied_args, copied_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
-        _recorded[unwrap(model)] = Example(copied_args, copied_kwargs, "record")
+        _recorded[unwrap(model)] = FoundExample(copied_args, copied_kwargs, "record")
 
     hook = model.register_forward_pre_hook(remember, with_kwargs=True)
     try:
@@ -73,10 +109,10 @@ def record(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
         hook.remove()
 
 
-def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Example:
+def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> FoundExample:
     """Return the call to trace, or raise ExampleInputsError with every way to give one."""
     if args is not None or kwargs is not None:
-        return Example(() if args is None else args, {} if kwargs is None else kwargs, "given")
+        return FoundExample(() if args is None else args, {} if kwargs is None else kwargs, "given")
     if model in _recorded:
         return _recorded[model]
     array = getattr(model, "example_input_array", None)
@@ -85,10 +121,10 @@ def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Map
     accepted = set(forward_signature(model.forward).parameters)
     made = _from_diffusers_config(model, accepted) or _from_transformers_config(model, accepted)
     if made:
-        return Example((), made, "config")
+        return FoundExample((), made, "config")
     dummy = getattr(model, "dummy_inputs", None)
     if isinstance(dummy, Mapping) and set(dummy) <= accepted:
-        return Example((), dummy, "dummy_inputs")
+        return FoundExample((), dummy, "dummy_inputs")
     if dummy is not None and not isinstance(dummy, Mapping):
         return _as_call(dummy, "dummy_inputs")
     raise ExampleInputsError(
@@ -98,7 +134,7 @@ def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Map
     )
 
 
-def describe_guess(example: Example, shapes: Mapping[str, tuple[int, ...]], *, are_fixed: bool) -> str | None:
+def describe_guess(example: FoundExample, shapes: Mapping[str, tuple[int, ...]], *, are_fixed: bool) -> str | None:
     """Return what a caller should know about an example that nobody gave; None where somebody did."""
     origin = {"config": "the module's config", "dummy_inputs": "the module's dummy_inputs"}.get(example.source)
     if origin is None:
@@ -113,10 +149,10 @@ def describe_guess(example: Example, shapes: Mapping[str, tuple[int, ...]], *, a
     )
 
 
-def _as_call(value: Any, source: str) -> Example:
+def _as_call(value: Any, source: str) -> FoundExample:
     if isinstance(value, Mapping):
-        return Example((), value, source)
-    return Example(tuple(value) if isinstance(value, (tuple, list)) else (value,), {}, source)
+        return FoundExample((), value, source)
+    return FoundExample(tuple(value) if isinstance(value, (tuple, list)) else (value,), {}, source)
 
 
 def _generator() -> torch.Generator:

@@ -1,10 +1,10 @@
-"""What `persist` is asked for, checked once and before the module is touched."""
+"""What `persist` is asked for, checked once and before a module is touched."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 import openvino as ov
@@ -14,24 +14,34 @@ from npu_persist.bundle.manifest import Padding, Precision, Tolerance
 from npu_persist.compilation.compile import check_toolchain, read_targets
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
+from npu_persist.conversion.examples import Example, unwrap
 from npu_persist.conversion.states import check_states
 from npu_persist.errors import UsageError
+from npu_persist.files.filesystem import component_problem
 
 if TYPE_CHECKING:
     from npu_persist.artifact.target import Target
-    from npu_persist.store import Store
+
+MAIN = "main"
+"""Name of the graph of a bundle that is persisted from one module."""
+LONGEST_FILE = ".golden.safetensors"
+"""End of the longest name of a graph's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The checked arguments of `persist`, but for the module and its example.
+    """What one graph is made of, and how: the checked arguments of `persist`.
 
     What needs the example to be checked (`dynamic_shapes`, `buckets`, `padding`) is as the caller gave it.
     """
 
     name: str
-    alias: str | None
-    store: Store
+    graph: str
+    label: str
+    """What to call the module in a warning."""
+    module: torch.nn.Module
+    args: Sequence[Any] | None
+    kwargs: Mapping[str, Any] | None
     dynamic_shapes: Any
     buckets: Sequence[Mapping[str, Sequence[int]]] | None
     padding: Mapping[str, Padding] | None
@@ -45,11 +55,9 @@ class Options:
     check: bool
     tolerance: Tolerance
     targets: tuple[Target, ...]
-    metadata: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Raise UsageError for names that are not valid, and for padding without buckets."""
-        self.store.check_names(self.name, self.alias)
+        """Raise UsageError for options that contradict each other."""
         if self.calibration:
             if self.precision != "int4":
                 raise UsageError('calibration chooses int4 weights: give precision="int4" too, or leave it out.')
@@ -81,6 +89,43 @@ class Options:
             raise UsageError("initial is what states are at first: give states too, or leave it out.")
 
 
+def read_examples(model: object, of_one: Mapping[str, Any]) -> dict[str, Example]:
+    """Return an example for each graph, by name, their modules without wrappers.
+
+    Args:
+        model: A module, or the examples.
+        of_one: The arguments that belong to an example, given for the only module.
+    """
+    if not isinstance(model, Mapping):
+        check_module(model)
+        return {MAIN: Example(unwrap(model), **of_one)}  # type: ignore[arg-type]
+    given = [name for name, value in of_one.items() if value is not None and value != ()]
+    if given:
+        raise UsageError(f"{', '.join(given)}: give this to the Example of the graph that it is for.")
+    _check_graph_names(model)
+    examples: dict[str, Example] = {}
+    for name, example in model.items():
+        if not isinstance(example, Example):
+            raise UsageError(f"graph {name}: expected an npu_persist.Example; got {type(example).__qualname__}.")
+        check_module(example.module)
+        options = {field.name: getattr(example, field.name) for field in fields(example)}
+        examples[name] = Example(**{**options, "module": unwrap(example.module)})
+    return examples
+
+
+def _check_graph_names(names: Mapping[Any, object]) -> None:
+    """Raise UsageError for names that no files can have side by side."""
+    if not names:
+        raise UsageError("expected a module, or at least one Example by the name of its graph; got an empty mapping.")
+    seen: dict[str, str] = {}
+    for name in names:
+        problem = component_problem(f"{name}{LONGEST_FILE}") if isinstance(name, str) and name else "is no name"
+        if problem:
+            raise UsageError(f"graph {name!r}: expected a name that a file can have; with {LONGEST_FILE} it {problem}.")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise UsageError(f"graphs {other!r} and {name!r}: expected names that differ in more than upper case.")
+
+
 def check_module(model: object) -> None:
     """Raise UsageError for what is no module, or one without weights yet."""
     if isinstance(model, (ov.Model, ov.CompiledModel)):
@@ -103,7 +148,7 @@ def read_precision(given: Precision) -> Precision:
 
 
 def read_plan(
-    module: torch.nn.Module, precision: Precision, group_size: int | None, keep: Mapping[str, Stored] | None
+    modules: Sequence[torch.nn.Module], precision: Precision, group_size: int | None, keep: Mapping[str, Stored] | None
 ) -> Plan | None:
     """Return how weights are to be compressed; None where they are not."""
     if precision not in BITS:
@@ -118,7 +163,7 @@ def read_plan(
         if stored not in get_args(Precision) or (precision == "int8" and stored == "int4"):
             raise UsageError(f"keep: {pattern!r} must be kept as 'fp32', 'fp16' or 'int8'; got {stored!r}.")
     plan = Plan(precision, group_size, dict(keep or {}))
-    check_keep(module, plan)
+    check_keep(modules, plan)
     return plan
 
 

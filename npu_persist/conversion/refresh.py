@@ -175,7 +175,11 @@ def _golden_path(bundle: Bundle) -> str:
 def _read_record(bundle: Bundle) -> tuple[Refresh, Graph]:
     """Return what the bundle says of its graph's weights, and the graph."""
     manifest = bundle.manifest
-    if manifest.refresh is None or manifest.golden is None or len(manifest.graphs) > 1:
+    if len(manifest.graphs) > 1:
+        raise RefreshError(
+            f"{bundle.reference} has several graphs; only a bundle of one is refreshed. Persist them again."
+        )
+    if manifest.refresh is None or manifest.golden is None:
         raise RefreshError(
             f"{bundle.reference} does not say where the constants of its graph come from: it is int8 or int4, "
             f"torch.export captured it, it takes bfloat16, or another program wrote it. {_AGAIN}."
@@ -267,7 +271,7 @@ def _trace(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.Modul
 
 
 def _make_call(bundle: Bundle, graph: Graph, module: torch.nn.Module) -> Call:
-    arrays = read_golden_inputs(bundle, graph.inputs)
+    arrays = read_golden_inputs(bundle, graph)
     tensors: Any = {name: torch.from_numpy(array) for name, array in arrays.items()}
     try:
         return bind_call(module, *make_call(graph.signature, graph.inputs, tensors))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.bundle.manifest import Buckets, Graph, Port
     from npu_persist.bundle.verification import Verification
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.runtime.inputs import Array
@@ -133,7 +133,7 @@ def make_bucket_model(  # noqa: PLR0913 (as many as a model has parts)
         )
     plan = CallPlan(graph.signature, graph.inputs, outputs, find_masks(graph.inputs, buckets))
     together = BucketRequests(plan, buckets, requests)
-    return BucketModel(recipe.bundle, plan, together, report, buckets, check_values=check_values)
+    return BucketModel(recipe.bundle, recipe.graph, plan, together, report, buckets, check_values=check_values)
 
 
 class BucketRequests:
@@ -237,9 +237,10 @@ class BucketRequests:
 class BucketModel(Model):
     """A model that is compiled for several sizes; see `Model`."""
 
-    def __init__(  # noqa: PLR0913 (as many as a model has parts)
+    def __init__(  # noqa: PLR0913, PLR0917 (as many as a model has parts)
         self,
         bundle: Bundle,
+        graph: Graph,
         plan: CallPlan,
         requests: BucketRequests,
         report: LiveReport,
@@ -249,7 +250,7 @@ class BucketModel(Model):
     ) -> None:
         """Wrap compiled models; use `npu_persist.load` instead."""
         # It has what a model uses of `Requests`.
-        super().__init__(bundle, plan, cast("Requests", requests), report, check_values=check_values)
+        super().__init__(bundle, graph, plan, cast("Requests", requests), report, check_values=check_values)
         self._bucket_requests = requests
         self._buckets = buckets
         self._masks = find_masks(plan.inputs, buckets)

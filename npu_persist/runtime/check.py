@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Difference, Tolerance
+    from npu_persist.bundle.manifest import Difference, Graph, Tolerance
     from npu_persist.bundle.verification import Verify
     from npu_persist.hub.client import Token
     from npu_persist.progress import ProgressCallback
@@ -83,6 +83,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reference: The bundle.
+        graph: Name of the graph, where the bundle has several.
         device: The device string that was asked for.
         is_right: Whether every output of every run is within the tolerance.
         tolerance: What was allowed.
@@ -95,6 +96,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     reference: str
+    graph: str | None = None
     device: str
     is_right: bool
     tolerance: Tolerance
@@ -114,6 +116,7 @@ def check(  # noqa: PLR0913 (what `load` takes)
     reference: str | Path,
     device: str = "AUTO",
     *,
+    graph: str | None = None,
     tolerance: Tolerance | float | None = None,
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
@@ -138,6 +141,7 @@ def check(  # noqa: PLR0913 (what `load` takes)
     Args:
         reference: As for `load`.
         device: As for `load`. There are no fallbacks: a device that is not there is an error.
+        graph: Name of the graph, of a bundle that has several.
         tolerance: The largest difference relative to an output's scale, or a `Tolerance`. None: what `persist`
             demanded; or, if that checked nothing, the default of the precision of the weights, as for `persist`.
         config: As for `load`.
@@ -157,7 +161,8 @@ def check(  # noqa: PLR0913 (what `load` takes)
         The differences, output by output, and the verdict. A wrong answer is no exception.
 
     Raises:
-        UsageError: The bundle has no golden sample, or it fits into none of the buckets; or what `load` raises.
+        UsageError: The bundle has no golden sample, or it fits into none of the buckets; it has several graphs, and
+            none is named; or what `load` raises.
         InferenceError: The device failed.
         NpuPersistError: What else `load` raises.
 
@@ -173,6 +178,7 @@ def check(  # noqa: PLR0913 (what `load` takes)
     with load(
         reference,
         device,
+        graph=graph,
         config=config,
         hint=hint,
         buckets=buckets,
@@ -186,27 +192,34 @@ def check(  # noqa: PLR0913 (what `load` takes)
         local_files_only=local_files_only,
         store=store,
     ) as model:
-        if model.bundle.manifest.golden is None:
-            raise UsageError(f"{model.bundle.reference} has no golden sample to compare with: persist the model again")
-        allowed, source = _find_tolerance(model.bundle, tolerance)
-        runs = tuple(_run(model, allowed))
-        done = [run.shapes for run in runs]
-        return CheckResult(
-            reference=model.bundle.reference,
-            device=device,
-            is_right=all(output.is_right for run in runs for output in run.outputs),
-            tolerance=allowed,
-            tolerance_source=source,
-            runs=runs,
-            skipped=tuple(dict(shapes) for shapes in model.buckets if shapes not in done),
-            report=model.report,
-            warnings=model.bundle.manifest.warnings,
-        )
+        return check_model(model, tolerance)
 
 
-def _find_tolerance(bundle: Bundle, given: object) -> tuple[Tolerance, ToleranceSource]:
-    golden = bundle.manifest.golden
-    default = TOLERANCES[bundle.graph().precision]
+def check_model(model: Model, tolerance: Tolerance | float | None) -> CheckResult:
+    """Return what `check` does, of a loaded model."""
+    bundle, graph = model.bundle, model.graph
+    if bundle.manifest.golden_of(graph) is None:
+        raise UsageError(f"{bundle.reference} has no golden sample to compare with: persist the model again")
+    allowed, source = _find_tolerance(bundle, graph, tolerance)
+    runs = tuple(_run(model, allowed))
+    done = [run.shapes for run in runs]
+    return CheckResult(
+        reference=bundle.reference,
+        graph=model.report.graph,
+        device=model.report.device,
+        is_right=all(output.is_right for run in runs for output in run.outputs),
+        tolerance=allowed,
+        tolerance_source=source,
+        runs=runs,
+        skipped=tuple(dict(shapes) for shapes in model.buckets if shapes not in done),
+        report=model.report,
+        warnings=bundle.manifest.warnings,
+    )
+
+
+def _find_tolerance(bundle: Bundle, graph: Graph, given: object) -> tuple[Tolerance, ToleranceSource]:
+    golden = bundle.manifest.golden_of(graph)
+    default = TOLERANCES[graph.precision]
     if given is not None:
         return read_tolerance(given, default), "given"
     if golden is None or golden.tolerance is None:
@@ -215,10 +228,10 @@ def _find_tolerance(bundle: Bundle, given: object) -> tuple[Tolerance, Tolerance
 
 
 def _run(model: Model, tolerance: Tolerance) -> Iterator[CheckedRun]:
-    golden = model.bundle.manifest.golden
+    golden = model.bundle.manifest.golden_of(model.graph)
     steps = range(1 if golden is None else golden.steps)
-    calls = [read_golden_inputs(model.bundle, model.inputs, step) for step in steps]
-    expected = [read_golden_outputs(model.bundle, model.outputs, step) for step in steps]
+    calls = [read_golden_inputs(model.bundle, model.graph, step) for step in steps]
+    expected = [read_golden_outputs(model.bundle, model.graph, step) for step in steps]
     persisted = {one.output: one for one in (golden and golden.differences) or ()}
     exact = _find_exact(model)
     prepared = [*zip(*(model._prepare(inputs) for inputs in calls), strict=True)]  # noqa: SLF001 (of this room)
@@ -277,7 +290,7 @@ def _find_exact(model: Model) -> frozenset[str]:
     """Return the outputs that no rounding can change; the graph is read only where there may be such."""
     if all(port.dtype.startswith("float") for port in model.outputs):
         return frozenset()
-    bundle, graph = model.bundle, model.bundle.graph()
+    bundle, graph = model.bundle, model.graph
     with Verification("full") as verification:
         read = read_graph(Recipe(bundle, graph, "CPU", {}), verification)
         return exact_outputs(read, [port.name for port in graph.outputs])

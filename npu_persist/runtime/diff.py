@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.comparison import measure
@@ -18,7 +19,8 @@ from npu_persist.files.filesystem import store_errors
 from npu_persist.progress import Reporter
 from npu_persist.runtime.check import without_infinities
 from npu_persist.runtime.golden import read_golden_inputs, read_golden_outputs
-from npu_persist.runtime.load import check_options, find_bundle, load
+from npu_persist.runtime.load import find_bundle, load
+from npu_persist.runtime.options import check_options
 from npu_persist.store.api import open_store
 from npu_persist.trust.policy import Policy
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.manifest import Graph
     from npu_persist.bundle.verification import Verify
     from npu_persist.hub.client import Token
     from npu_persist.progress import ProgressCallback
@@ -40,7 +43,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outputs: For each output of that name in both: the difference from what torch answered when the first bundle
-            was persisted, measured as `check` does. It holds what the device rounds, too.
+            was persisted, measured as `check` does. It holds what the device rounds, too. Where there are several
+            graphs, the names begin with theirs: `encoder.logits`.
         missing: Outputs of the first that the second does not have.
         devices: The devices that executed it.
         skipped: Why nothing was run; None if it was.
@@ -218,14 +222,22 @@ def _find_obstacle(a: Bundle, b: Bundle, device: str | None) -> str | None:
         return "no device was given"
     if has_same_graphs(a.manifest, b.manifest) and has_same_weights(a.manifest, b.manifest):
         return "graph and weights are the same"
-    for bundle in (a, b):
-        if len(bundle.manifest.graphs) > 1:
-            return f"{bundle.reference} has several graphs"
-    if a.manifest.golden is None:
+    if len(a.manifest.graphs) == len(b.manifest.graphs) == 1:
+        return _find_misfit(a, a.graph(), b, b.graph())
+    names, others = ({graph.name for graph in bundle.manifest.graphs} for bundle in (a, b))
+    if names != others:
+        return f"{a.reference} has the graphs {', '.join(sorted(names))}; {b.reference} has {', '.join(sorted(others))}"
+    found = ((name, _find_misfit(a, a.graph(name), b, b.graph(name))) for name in sorted(names))
+    return next((f"{name}: {misfit}" for name, misfit in found if misfit is not None), None)
+
+
+def _find_misfit(a: Bundle, graph: Graph, b: Bundle, other: Graph) -> str | None:
+    """Return why a graph does not take the golden inputs of another bundle's."""
+    if a.manifest.golden_of(graph) is None:
         return f"{a.reference} has no golden sample"
     with gone_errors(a):
-        inputs = read_golden_inputs(a, a.graph().inputs)
-    ports = {port.name: port for port in b.graph().inputs}
+        inputs = read_golden_inputs(a, graph)
+    ports = {port.name: port for port in other.inputs}
     if inputs.keys() != ports.keys():
         return f"{b.reference} takes other inputs: {', '.join(ports) or 'none'}, not {', '.join(inputs) or 'none'}"
     for name, array in inputs.items():
@@ -236,10 +248,27 @@ def _find_obstacle(a: Bundle, b: Bundle, device: str | None) -> str | None:
     return None
 
 
-def _measure_drift(a: Bundle, model: Model) -> Drift:
-    graph = a.graph()
+def _measure_drift(a: Bundle, models: Model) -> Drift:
+    """Return how far the answers of all graphs are apart; where there are several, outputs have the graph's name."""
+    if len(models.graphs) == 1:
+        return _measure_graph(a, a.graph(), models)
+    found = {name: _measure_graph(a, a.graph(name), model) for name, model in models.graphs.items()}
+    for name, drift in found.items():
+        if drift.skipped is not None:
+            return Drift(skipped=f"{name}: {drift.skipped}")
+    devices = dict.fromkeys(device for drift in found.values() for device in drift.devices)
+    return Drift(
+        outputs=tuple(
+            replace(one, output=f"{name}.{one.output}") for name, drift in found.items() for one in drift.outputs
+        ),
+        missing=tuple(f"{name}.{output}" for name, drift in found.items() for output in drift.missing),
+        devices=tuple(devices),
+    )
+
+
+def _measure_graph(a: Bundle, graph: Graph, model: Model) -> Drift:
     with gone_errors(a):
-        inputs, expected = read_golden_inputs(a, graph.inputs), read_golden_outputs(a, graph.outputs)
+        inputs, expected = read_golden_inputs(a, graph), read_golden_outputs(a, graph)
     try:
         model.infer(inputs)
         model._settle()  # noqa: SLF001 (of this room)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Port, Signature
+    from npu_persist.bundle.manifest import Graph, Port, Signature
 
     Array = np.ndarray[Any, Any]
     Call = tuple[list[Any], dict[str, Any]]
@@ -38,25 +38,25 @@ def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) 
     return inputs
 
 
-def read_golden_inputs(bundle: Bundle, ports: Iterable[Port], step: int = 0) -> dict[str, Array]:
-    """Read the inputs of the bundle's golden sample, and verify them; UsageError if there is none.
+def read_golden_inputs(bundle: Bundle, graph: Graph, step: int = 0) -> dict[str, Array]:
+    """Read the inputs of a graph's golden sample, and verify them; UsageError if there is none.
 
     IntegrityError if they are not what the manifest says.
     """
-    return _read(bundle, "input", ports, step)
+    return _read(bundle, graph, "input", graph.inputs, step)
 
 
-def read_golden_outputs(bundle: Bundle, ports: Iterable[Port], step: int = 0) -> dict[str, Array]:
+def read_golden_outputs(bundle: Bundle, graph: Graph, step: int = 0) -> dict[str, Array]:
     """Read torch's answers to them."""
-    return _read(bundle, "output", ports, step)
+    return _read(bundle, graph, "output", graph.outputs, step)
 
 
-def _read(bundle: Bundle, kind: str, ports: Iterable[Port], step: int) -> dict[str, Array]:
-    golden = bundle.manifest.golden
+def _read(bundle: Bundle, graph: Graph, kind: str, ports: Iterable[Port], step: int) -> dict[str, Array]:
+    golden = bundle.manifest.golden_of(graph)
     if golden is None:
         raise UsageError(f"{bundle.reference} has no golden sample to run with; give --inputs FILE.npz or --random")
     path = bundle.verify_file(golden.path)
-    tensors = read_golden_tensors(path, bundle.graph(), golden.steps)
+    tensors = read_golden_tensors(path, graph, golden.steps)
     arrays: dict[str, Array] = {}
     with store_errors(f"read {path}"):
         for port in ports:

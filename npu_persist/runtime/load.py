@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,9 +14,8 @@ from npu_persist.bundle.buckets import open_axes
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.manifest import COMPILED_DIRECTORY
 from npu_persist.bundle.reference import HubReference, parse
-from npu_persist.bundle.verification import VERIFY, Verification
+from npu_persist.bundle.verification import Verification
 from npu_persist.cache import CompileCache
-from npu_persist.device.properties import merge_hint
 from npu_persist.errors import (
     CompilationError,
     DeviceNotFoundError,
@@ -26,21 +23,21 @@ from npu_persist.errors import (
     DynamicShapeError,
     IntegrityError,
     StoreError,
-    UsageError,
 )
 from npu_persist.files.filesystem import is_directory, store_errors
+from npu_persist.runtime.options import LoadOptions, check_options
 from npu_persist.store import Store
 from npu_persist.trust.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import openvino as ov
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.bundle.manifest import Buckets, Graph, Port
     from npu_persist.bundle.verification import Verify
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.errors import ArtifactError
@@ -52,17 +49,20 @@ if TYPE_CHECKING:
     from npu_persist.trust.policy import Trust
 
     Attached = Sequence[tuple[Path, Artifact | ArtifactError]]
+    Sizes = Sequence[Mapping[str, Sequence[int]]]
+    GivenBuckets = Sizes | Mapping[str, Sizes] | None
 
 log = logging.getLogger(__name__)
 
 
 def load(  # noqa: PLR0913 (each is something that a deployment decides)
     reference: str | Path,
-    device: str = "AUTO",
+    device: str | Mapping[str, str] = "AUTO",
     *,
+    graph: str | None = None,
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
-    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    buckets: GivenBuckets = None,
     verify: Verify = "full",
     fallback: Sequence[str] = (),
     cache: bool = True,
@@ -87,7 +87,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             `hf://org/unet@v3` or `hf://org/unet@v3#<digest>`: what the store lacks of it is pulled first, with the
             artifacts that may run on the devices.
         device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A device
-            that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names.
+            that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names. Or one
+            for each graph, by name: {"encoder": "NPU", "decoder": "CPU"}.
+        graph: Name of the graph to load, of a bundle that has several. None: all of them.
         config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}. A bundle that was persisted
             with precision="fp32", or with a tolerance below that of fp16, is computed in float32 unless they decide
             otherwise (INFERENCE_PRECISION_HINT, EXECUTION_MODE_HINT); a device without float32 warns
@@ -96,7 +98,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         buckets: Sizes to compile a graph with open axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
             512)}]`: a call runs in the smallest that it fits into, padded and cut back. None: those that it was
             persisted with, or else those of the artifacts that are attached for the device. An empty list: the graph
-            as it is, which an NPU takes only if every axis has a largest size.
+            as it is, which an NPU takes only if every axis has a largest size. Where several graphs are loaded, such
+            lists by the names of the graphs.
         verify: "full" compares every byte; "stamp" only what has another size, time or inode than when it was last
             compared by a load with "stamp"; "none" compares nothing, and then nothing is added to the compile cache.
         fallback: Devices to try, in order, when `device` is not there or does not compile. Properties of `config` that
@@ -125,10 +128,11 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
 
     Returns:
         The model, ready to be called with the module's own arguments. Close it, or use it in a `with` block, to give
-        its memory and locks back at once.
+        its memory and locks back at once. Of a bundle with several graphs, `model.graphs` has the models by name, and
+        `model` itself cannot be called.
 
     Raises:
-        BundleNotFoundError: There is no bundle at the reference.
+        BundleNotFoundError: There is no bundle at the reference. `NotFoundError`: it has no such graph.
         HubError: What has to be pulled cannot be, and was not pulled before.
         IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
         SignatureError: A signature is required, and no known key made it.
@@ -182,6 +186,8 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     notes: list[str] = []
     if require_signature:
         notes.append(f"its manifest is signed by {policy.require_signature(bundle)}")
+    chosen = bundle.manifest.graphs if graph is None else (bundle.graph(graph),)
+    each = options.of_graphs(bundle, chosen)
     weights = bundle.manifest.weights.path
     with (
         store_errors(f"load {bundle.reference}"),
@@ -191,8 +197,9 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         # Before anything else is imported: most of it is read by the time OpenVINO is there.
         verification.start(bundle.file(weights), bundle.manifest.files[weights])
         imported = time.perf_counter()
-        recipes = _make_recipes(bundle, options)
+        recipes = {one.name: _make_recipes(bundle, one, each[one.name]) for one in chosen}
         phases["import"] = time.perf_counter() - imported
+        from npu_persist.runtime.report import History
         from npu_persist.runtime.sources import Sources
 
         compile_cache = CompileCache(source.home) if cache else None
@@ -209,40 +216,36 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             compile_timeout=compile_timeout,
             progress=progress,
         )
-        loaded = _load_first(recipes, options, sources)
+        loaded = {name: _load_first(recipes[name], each[name], sources) for name in recipes}
         verification.finish()
         try:
             verification.write_stamps()
         except StoreError as error:
             notes.append(f"no stamps, the next load reads every byte again: {error}")
-    from npu_persist.runtime.report import Report, merge_notes
+    models = {
+        name: _make_model(
+            one,
+            _make_report(one, each[name], History(notes=tuple(notes), phases=phases), verification),
+            began,
+            check_values=bool(check_values),
+        )
+        for name, one in loaded.items()
+    }
+    if len(models) > 1:
+        from npu_persist.runtime.graphs import GraphsModel
 
-    if inexact := _describe_lack_of_f32(loaded.recipe):
-        notes.append(inexact)
-        warnings.warn(inexact, DeviceWarning, stacklevel=2)
-    history = loaded.history
-    report = Report(
-        reference=bundle.reference,
-        device=device,
-        loaded_device=loaded.recipe.device,
-        from_cache=all(found.from_cache for found in loaded.found),
-        key=loaded.found[-1].key,
-        attempts=history.attempts,
-        verification=verify,
-        verified_bytes=verification.bytes,
-        phases={**phases, **history.phases, "verify": verification.seconds},
-        notes=merge_notes(notes, history.notes),
-    )
-    return _make_model(loaded, report, began, check_values=bool(check_values))
+        return GraphsModel(bundle, models)
+    return next(iter(models.values()))
 
 
 def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
     reference: str | Path,
-    device: str = "AUTO",
+    device: str | Mapping[str, str] = "AUTO",
     *,
+    graph: str | None = None,
     config: Mapping[str, Any] | None = None,
     hint: str | None = None,
-    buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    buckets: GivenBuckets = None,
     trust: Trust = None,
     store: Store | str | Path | None = None,
 ) -> bool:
@@ -254,6 +257,7 @@ def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
     Args:
         reference: As for `load`.
         device: As for `load`.
+        graph: As for `load`.
         config: As for `load`: with other properties it is another artifact.
         hint: As for `load`.
         buckets: As for `load`.
@@ -280,17 +284,27 @@ def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
     bundle = resolve(source, reference)
-    (recipe,) = _make_recipes(bundle, options)
-    if recipe.unkeyed:
+    chosen = bundle.manifest.graphs if graph is None else (bundle.graph(graph),)
+    each = options.of_graphs(bundle, chosen)
+    recipes = [(_make_recipes(bundle, one, each[one.name])[0], each[one.name].buckets) for one in chosen]
+    if any(recipe.unkeyed for recipe, _ in recipes):
         return False
     cache = CompileCache(source.home)
     attached = _list_attached(bundle)
-    recipes = [recipe]
-    if _needs_sizes(recipe, buckets):
-        from npu_persist.runtime.buckets import pick_buckets, split
+    return all(
+        _is_compiled(one, cache, attached, policy)
+        for recipe, sizes in recipes
+        for one in _split(recipe, sizes, attached, policy)
+    )
 
-        recipes = split(recipe, pick_buckets(recipe, buckets, attached, policy)[0])
-    return all(_is_compiled(one, cache, attached, policy) for one in recipes)
+
+def _split(recipe: Recipe, buckets: Any, attached: Attached, policy: Policy) -> Sequence[Recipe]:
+    """Return a recipe for each size."""
+    if not _needs_sizes(recipe, buckets):
+        return [recipe]
+    from npu_persist.runtime.buckets import pick_buckets, split
+
+    return split(recipe, pick_buckets(recipe, buckets, attached, policy)[0])
 
 
 def _is_compiled(recipe: Recipe, cache: CompileCache, attached: Attached, policy: Policy) -> bool:
@@ -303,88 +317,6 @@ def _is_compiled(recipe: Recipe, cache: CompileCache, attached: Attached, policy
         return False
     entry = cache.find(recipe.key)
     return entry is not None and entry.artifact is not None
-
-
-class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a bundle is loaded: the arguments of `load` that say so, checked.
-
-    Attributes:
-        devices: The device string, and the fallbacks.
-        properties: OpenVINO's properties, the hint among them.
-        buckets: As given: only the graph can say whether they fit.
-        verify: How files are verified.
-        cache: Whether to use the compile cache.
-        compile_timeout: Seconds for a compilation, which then runs in a process of its own.
-        progress: Called with events.
-    """
-
-    devices: tuple[str, ...]
-    properties: dict[str, Any]
-    buckets: Any
-    verify: Verify
-    cache: bool
-    compile_timeout: float | None
-    progress: ProgressCallback | None
-
-
-def check_options(  # noqa: PLR0913 (the arguments of `load`)
-    *,
-    device: str,
-    config: Mapping[str, Any] | None,
-    hint: str | None,
-    buckets: object,
-    verify: Verify = "full",
-    fallback: object = (),
-    cache: bool = True,
-    compile_timeout: Any = None,
-    progress: ProgressCallback | None = None,
-) -> LoadOptions:
-    """Check the arguments of `load`, and return them; UsageError for the first that is wrong."""
-    if not isinstance(device, str):
-        raise UsageError(f"device: expected OpenVINO's device string, for instance 'NPU' or 'CPU'; got {device!r}")
-    if not isinstance(fallback, (tuple, list)) or not all(isinstance(name, str) for name in fallback):
-        raise UsageError(f"fallback: expected device strings in a tuple, for instance ('GPU', 'CPU'); got {fallback!r}")
-    properties = merge_hint(_check_config(config), hint)
-    if verify not in VERIFY:
-        raise UsageError(f"verify: expected one of {', '.join(VERIFY)}; got {verify!r}")
-    if progress is not None and not callable(progress):
-        raise UsageError(f"progress: expected a function of one argument, or None; got {progress!r}")
-    if compile_timeout is not None:
-        if (
-            isinstance(compile_timeout, bool)
-            or not isinstance(compile_timeout, (int, float))
-            or not compile_timeout > 0
-        ):
-            raise UsageError(f"compile_timeout: expected seconds above 0, or None; got {compile_timeout!r}")
-        if not cache or verify == "none":
-            raise UsageError(
-                "compile_timeout: the compilation runs in a process of its own, which hands its result over in the "
-                "compile cache. Leave out cache=False and verify='none', or compile_timeout"
-            )
-    return LoadOptions(
-        devices=(device, *fallback),
-        properties=properties,
-        buckets=buckets,
-        verify=verify,
-        cache=cache,
-        compile_timeout=compile_timeout,
-        progress=progress,
-    )
-
-
-def _check_config(config: object) -> dict[str, Any]:
-    if config is None:
-        return {}
-    if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
-        raise UsageError(
-            "config: expected OpenVINO properties by name, for instance {'PERFORMANCE_HINT': 'LATENCY'}; got "
-            f"{config!r}"
-        )
-    try:
-        json.dumps(dict(config), default=id, skipkeys=True)
-    except (ValueError, RecursionError) as error:  # OpenVINO would follow it until the process crashes
-        raise UsageError(f"config: expected values that do not contain themselves; {error}") from error
-    return dict(config)
 
 
 def find_bundle(  # noqa: PLR0913 (what decides whether and how it is pulled)
@@ -416,8 +348,8 @@ def find_bundle(  # noqa: PLR0913 (what decides whether and how it is pulled)
     return bundle, {"pull": time.perf_counter() - began}
 
 
-def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
-    """Return one recipe a device; OpenVINO is imported here."""
+def _make_recipes(bundle: Bundle, graph: Graph, options: LoadOptions) -> list[Recipe]:
+    """Return one recipe of a graph for each device; OpenVINO is imported here."""
     from npu_persist.compilation.recipe import make_recipe
     from npu_persist.device.core import get_core, require_version
     from npu_persist.device.devices import check_device, get_kind, resolve_auto
@@ -434,7 +366,7 @@ def _make_recipes(bundle: Bundle, options: LoadOptions) -> list[Recipe]:
         check_device(core, device)
         check_properties(core, device, properties)
         resolved = resolve_auto(core, device, properties)
-        recipes.append(make_recipe(bundle, bundle.graph(), resolved, properties))
+        recipes.append(make_recipe(bundle, graph, resolved, properties))
     return recipes
 
 
@@ -510,6 +442,30 @@ def _load_for(recipe: Recipe, options: LoadOptions, sources: Sources, history: H
     return _Loaded(recipe, buckets, outputs, results, history)
 
 
+def _make_report(loaded: _Loaded, options: LoadOptions, before: History, verification: Verification) -> Report:
+    """Return what is known of a load, before the first inference."""
+    from npu_persist.runtime.report import Report, merge_notes
+
+    bundle, graph = loaded.recipe.bundle, loaded.recipe.graph
+    inexact = _describe_lack_of_f32(loaded.recipe)
+    if inexact:
+        warnings.warn(inexact, DeviceWarning, stacklevel=4)
+    history = loaded.history
+    return Report(
+        reference=bundle.reference,
+        graph=graph.name if len(bundle.manifest.graphs) > 1 else None,
+        device=str(options.device),
+        loaded_device=loaded.recipe.device,
+        from_cache=all(found.from_cache for found in loaded.found),
+        key=loaded.found[-1].key,
+        attempts=history.attempts,
+        verification=verification.mode,
+        verified_bytes=verification.bytes,
+        phases={**before.phases, **history.phases, "verify": verification.seconds},
+        notes=merge_notes(before.notes, [inexact] if inexact else [], history.notes),
+    )
+
+
 def _describe_lack_of_f32(recipe: Recipe) -> str | None:
     """Return a sentence on devices that cannot compute as exactly as the bundle was checked; None without such."""
     from npu_persist.bundle.comparison import needs_f32
@@ -550,7 +506,7 @@ def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: 
     if loaded.buckets is None:
         plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
         requests = Requests(models[0], plan, report.reference, live.note_first_inference, graph.states)
-        model = Model(recipe.bundle, plan, requests, live, check_values=check_values)
+        model = Model(recipe.bundle, graph, plan, requests, live, check_values=check_values)
     else:
         from npu_persist.runtime.buckets import make_bucket_model
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Port, Signature, State
+    from npu_persist.bundle.manifest import Graph, Port, Signature, State
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.report import LayerTime, LiveReport, Report
     from npu_persist.runtime.requests import Requests
@@ -46,6 +46,7 @@ class Model:
 
     Attributes:
         bundle: The bundle it was loaded from.
+        graph: Which of its graphs it is, as the manifest has it.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -66,11 +67,19 @@ class Model:
         >>> model.close()
     """
 
-    def __init__(
-        self, bundle: Bundle, plan: CallPlan, requests: Requests, report: LiveReport, *, check_values: bool = True
+    def __init__(  # noqa: PLR0913 (as many as a model has parts)
+        self,
+        bundle: Bundle,
+        graph: Graph,
+        plan: CallPlan,
+        requests: Requests,
+        report: LiveReport,
+        *,
+        check_values: bool = True,
     ) -> None:
         """Wrap compiled models; use `npu_persist.load` instead."""
         self.bundle = bundle
+        self.graph = graph
         self._report = report
         self._plan = plan
         self._expected = [(np.dtype(port.dtype), _static_shape(port), port) for port in plan.inputs]
@@ -78,6 +87,11 @@ class Model:
         self._symbols = None if all(shape is not None for _, shape, _ in self._expected) else Symbols(plan.inputs)
         self._options = [name for name in _OPTIONS if name not in _names(plan.signature)]
         self._requests = requests
+
+    @property
+    def graphs(self) -> Mapping[str, Model]:
+        """The models of the bundle's graphs by name, of those that were loaded: `model.graphs["encoder"](mel)`."""
+        return {self.graph.name: self}
 
     @property
     def compiled(self) -> ov.CompiledModel:
@@ -370,9 +384,9 @@ class Model:
     def _sample(self) -> Mapping[str, Array]:
         from npu_persist.runtime.golden import make_random, read_golden_inputs
 
-        if self.bundle.manifest.golden is None:
+        if self.bundle.manifest.golden_of(self.graph) is None:
             return make_random(self.inputs, 0)
-        return read_golden_inputs(self.bundle, self.inputs)
+        return read_golden_inputs(self.bundle, self.graph)
 
     def _start_item(self, item: Any) -> tuple[Future[list[Array]], Inference]:
         if type(item) is tuple:
@@ -399,7 +413,8 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"<Model {self.bundle.reference} {self._plan}>"
+        name = "" if len(self.bundle.manifest.graphs) == 1 else f" {self.graph.name}"
+        return f"<Model {self.bundle.reference}{name} {self._plan}>"
 
 
 def _names(signature: Signature) -> set[str]:

@@ -23,7 +23,8 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.files.filesystem import store_errors
-from npu_persist.runtime.load import check_options, find_bundle
+from npu_persist.runtime.load import find_bundle
+from npu_persist.runtime.options import check_options
 from npu_persist.runtime.report import Attempt, Report
 from npu_persist.store import Store
 from npu_persist.store.export import place_files, write_files

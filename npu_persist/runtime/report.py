@@ -83,6 +83,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reference: The bundle.
+        graph: Name of the graph, where the bundle has several.
         device: The device string that was asked for.
         loaded_device: The device string that the model was loaded for. It differs from `device` after a fallback, and
             for `AUTO` where there is only one device.
@@ -101,6 +102,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     reference: str
+    graph: str | None = None
     device: str
     loaded_device: str
     execution_devices: tuple[str, ...] = ()
@@ -123,12 +125,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
         where = ", ".join(map(self._describe_device, self.execution_devices)) or "a device that OpenVINO does not name"
         how = "from a compiled artifact" if self.from_cache else "compiled"
-        lines = [one_line(f"{self.reference} for {self.device}: {how} for {self.loaded_device}, runs on {where}")]
+        what = self.reference if self.graph is None else f"{self.reference} {self.graph}"
+        lines = [one_line(f"{what} for {self.device}: {how} for {self.loaded_device}, runs on {where}")]
         lines += [f"  {attempt}" for attempt in self.attempts]
         lines.append("  " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items()))
         lines.append(f"  verified: {self.verification}, {self.verified_bytes} bytes")
         if set(self.execution_precisions.values()) - {FULL, "dynamic"}:
-            lines.append(f"  checked in {FULL}; to compare: npu-persist check {self.reference} --device {self.device}")
+            graph = "" if self.graph is None else f" --graph {self.graph}"
+            command = f"npu-persist check {self.reference}{graph} --device {self.device}"
+            lines.append(one_line(f"  checked in {FULL}; to compare: {command}"))
         return "\n".join([*lines, *(f"  note: {one_line(note)}" for note in self.notes)])
 
     def _describe_device(self, name: str) -> str:

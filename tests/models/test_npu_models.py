@@ -61,7 +61,7 @@ def test_each_model_compiles_for_each_platform_and_still_loads_here(name: str) -
     assert passed_over
     assert not any(attempt.is_used for attempt in passed_over)
     assert all(attempt.reason for attempt in passed_over)
-    inputs = read_golden_inputs(bundle, model.inputs)
+    inputs = read_golden_inputs(bundle, model.graph)
     for found, expected in zip(model.infer(inputs), npu_persist.load(bundle.path, "CPU").infer(inputs), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * float(np.abs(expected).max()))
 

@@ -15,7 +15,7 @@ from tests.support.processes import poison, run_python
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRAINING_SIDE = {"persist", "record", "refresh"}
+TRAINING_SIDE = {"Example", "persist", "record", "refresh"}
 
 LIST_MODULES = "import sys, json; print(json.dumps(sorted(sys.modules)))"
 

@@ -589,3 +589,58 @@ def test_errors_name_their_source() -> None:
 
 def test_the_tiny_bundle_is_what_its_manifest_says() -> None:
     assert {path: FileEntry(len(data), digest_bytes(data)) for path, data in tiny_files().items()} == TINY.files
+
+
+# Several graphs
+
+
+def _two(change: Callable[[Any], None] = lambda _: None) -> bytes:
+    """Return a manifest of two graphs with a golden sample each, changed."""
+
+    def make(document: Any) -> None:
+        document["graphs"].append({**document["graphs"][0], "name": "second", "path": "second.xml"})
+        document["goldens"] = {
+            "main": document["golden"],
+            "second": {**document["golden"], "path": "second.golden.safetensors"},
+        }
+        document["golden"] = None
+        for path in ("second.xml", "second.golden.safetensors"):
+            document["files"][path] = {"size": 1, "digest": DIGEST}
+        change(document)
+
+    return _spoiled(make)
+
+
+def test_each_graph_may_have_a_golden_sample() -> None:
+    manifest = Manifest.from_json(_two())
+    first, second = manifest.graphs
+    assert manifest.golden_of(first) == manifest.goldens["main"]
+    assert manifest.golden_of(second) == manifest.goldens["second"] != manifest.goldens["main"]
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert TINY.golden_of(TINY.graphs[0]) == TINY.golden
+    assert b"goldens" not in TINY.to_json()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "location", "problem"),
+    [
+        (("graphs", 1, "name"), "main", "graphs", "expected graph names that differ, got 'main' twice"),
+        (("graphs", 1, "path"), "model.xml", "graphs", "expected graph paths that differ, got 'model.xml' twice"),
+        (("graphs", 1, "path"), "../second.xml", "graphs[1].path", "expected a relative path"),
+        (("graphs", 1, "path"), "other.xml", "graphs[1].path", "expected a path that is in files"),
+        (("goldens", "second", "path"), "../golden", "goldens.second.path", "expected a relative path"),
+        (("goldens", "second", "path"), "other", "goldens.second.path", "expected a path that is in files"),
+        (("goldens", "second", "path"), "golden.safetensors", "files", "got one file for two"),
+        (("goldens", "second", "path"), "weights.safetensors", "files", "got one file for two"),
+        (("goldens", "third"), {"path": "golden.safetensors", "tolerance": None, "differences": None}, "goldens.third",
+         "expected the name of a graph"),
+        (("files", "second.bin"), {"size": 1, "digest": DIGEST}, "files['second.bin']", "not part of what"),
+        (("files", "Model.xml"), {"size": 1, "digest": DIGEST}, "files['Model.xml']", "no twin in upper and lower"),
+    ],
+)  # fmt: skip
+def test_graphs_that_get_in_each_others_way_are_refused(
+    place: tuple[Any, ...], value: Any, location: str, problem: str
+) -> None:
+    with pytest.raises(ManifestError) as raised:
+        Manifest.from_json(_two(_set(*place, to=value)))
+    assert any(one.location == location and problem in one.message for one in raised.value.problems)

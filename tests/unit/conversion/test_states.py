@@ -209,7 +209,7 @@ class TestAnswers:
         def fail(*_: Any, **__: Any) -> Any:
             raise ConversionError("no trace")
 
-        monkeypatch.setattr("npu_persist.conversion.persist.trace_example", fail)
+        monkeypatch.setattr("npu_persist.conversion.build.trace_example", fail)
         module = Attention(1).eval()
         bundle = npu_persist.persist(
             module,

@@ -41,7 +41,7 @@ def test_random_inputs_have_the_smallest_size_that_has_elements() -> None:
 def test_a_bundle_without_golden_sample_says_what_to_give() -> None:
     bundle = publish_affine(Store())
     with pytest.raises(UsageError, match=r"affine:1 has no golden sample.*--inputs FILE\.npz or --random"):
-        read_golden_inputs(bundle, bundle.graph().inputs)
+        read_golden_inputs(bundle, bundle.graph())
 
 
 def test_a_call_of_every_kind_of_parameter_flattens_to_the_same_arrays() -> None:
@@ -83,7 +83,7 @@ def test_the_golden_sample_is_read_as_it_was_written() -> None:
     header, starts = lay_out(entries, {})
     assert starts["input.x.1"] < starts["input.x.0"] < starts["output.y"]
     bundle = publish_tiny(Store(), golden=header + y.tobytes() + x.tobytes() + bytes(8))
-    inputs = read_golden_inputs(bundle, bundle.graph().inputs)
+    inputs = read_golden_inputs(bundle, bundle.graph())
     assert list(inputs) == ["x.0", "x.1"]
     assert np.array_equal(inputs["x.0"], x)
     assert (inputs["x.1"].shape, inputs["x.1"].dtype.name, int(inputs["x.1"])) == ((), "int64", 5)

@@ -485,7 +485,7 @@ def wrap_again(model: Model) -> Model:
     """Return another model around the same compiled one, that has run nothing yet."""
     report = LiveReport(msgspec.structs.replace(model.report, phases={}), [model.compiled])
     requests = Requests(model.compiled, model._plan, model.bundle.reference, report.note_first_inference)
-    return Model(model.bundle, model._plan, requests, report)
+    return Model(model.bundle, model.graph, model._plan, requests, report)
 
 
 class TestFirstInference:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import npu_persist
-from npu_persist.conversion import persist as persisting
+from npu_persist.conversion import build
 from npu_persist.errors import ConversionError
 from tests.support.as_torch import assert_as_torch
 
@@ -115,7 +115,7 @@ def test_through_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise ConversionError("by torch.export alone")
 
-    monkeypatch.setattr(persisting, "trace_example", refuse)
+    monkeypatch.setattr(build, "trace_example", refuse)
     module = Function(FLOATS[name])
     model = assert_as_torch(module, (numbers(4, 6),), (numbers(4, 6, seed=1),), (-numbers(4, 6, seed=2),))
     assert model.bundle.graph().conversion == "export"
