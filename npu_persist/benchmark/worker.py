@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from npu_persist.compilation.process.memory import read_memory
-from npu_persist.errors import DeviceWarning
+from npu_persist.errors import DeviceWarning, StateCapacityError
 from npu_persist.runtime.report import LayerTime  # noqa: TC001 (msgspec evaluates the annotations of a message)
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Send = Callable[["Message"], None]
 
 _WARM_UP, _MAX_WARM_UP = 0.1, 1.0
+_CALLS = 100
+"""How many calls a conversation has, where each call makes its state longer."""
 """Share of a run's seconds that is run before and not counted, and the most seconds of it."""
 
 _MAX_LINGER = 5.0
@@ -181,11 +183,12 @@ class _LoadedModel:
         source, inputs = self._make_inputs()
         self._inputs = inputs
         self._args, self._kwargs = self._make_call(inputs)
+        self._grows, self._left = any(state.growth for state in self._model.states), _CALLS
         called = time.perf_counter()
         self.call()
         answered = time.perf_counter()
         memory = read_memory()
-        self.requests = request.requests or self._find_optimal_requests()
+        self.requests = 1 if self._model.has_state else request.requests or self._find_optimal_requests()
         report: Any = self._model.report
         from npu_persist.device.core import get_version
 
@@ -206,7 +209,17 @@ class _LoadedModel:
         )
 
     def call(self) -> Any:
-        """Run one inference."""
+        """Run one inference; what grows with each begins anew now and then."""
+        if self._grows:
+            self._left -= 1
+            if self._left < 0:
+                self._left = _CALLS
+                self._model.reset()
+            try:
+                return self._model(*self._args, **self._kwargs)
+            except StateCapacityError:
+                self._left = _CALLS
+                self._model.reset()
         return self._model(*self._args, **self._kwargs)
 
     def submit(self) -> Any:

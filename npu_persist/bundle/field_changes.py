@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from npu_persist.bundle.document import dump, plain
 from npu_persist.bundle.signature import describe_call, describe_port
+from npu_persist.bundle.states import describe_state
 
 if TYPE_CHECKING:
     from npu_persist.bundle.manifest import Golden, Graph, Manifest
@@ -110,6 +111,8 @@ def _list_graph_fields(graph: Graph) -> dict[str, Any]:
     call = {"text": text, "signature": fields.pop("signature")}
     buckets = fields.pop("buckets", None) or {}
     found: dict[str, Any] = {"call": call, "graph": fields.pop("name")}
+    fields.pop("states", None)
+    found |= {f"states.{state.name}": f"{describe_state(state)}, at first {state.initial}" for state in graph.states}
     for kind, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
         fields[kind] = [port.name for port in ports]  # their order
         for port in ports:

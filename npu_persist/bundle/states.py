@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from npu_persist.bundle.manifest import Dimension
 from npu_persist.bundle.signature import describe_shape, size_of
+from npu_persist.errors import DynamicShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from npu_persist.bundle.manifest import Growth, State
 
@@ -43,6 +45,20 @@ def grow(growth: Growth, sizes: Mapping[str, int]) -> int | None:
 
 
 def describe_state(state: State) -> str:
-    """Return what a state holds: `float32[1, past:0..] from output.1, grows by time`."""
+    """Return what a state holds: `float32[1, past:0..9] from output.1, grows by time on axis 1`."""
     text = f"{state.dtype}{describe_shape(state.shape)} from {state.output}"
     return text if state.growth is None else f"{text}, grows by {state.growth.by} on axis {state.growth.axis}"
+
+
+def require_fixed(states: Iterable[State], reference: str, device: str) -> None:
+    """Check that no state has an open axis, as a device wants that compiles for fixed sizes."""
+    for state in states:
+        for axis, size in enumerate(state.shape):
+            if isinstance(size, Dimension):
+                raise DynamicShapeError(
+                    f"{reference}: axis {axis} of the state {state.name} varies ({state.dtype}"
+                    f"{describe_shape(state.shape)}), and {device} compiles for fixed sizes. Persist the module with a "
+                    "state of a fixed size: a cache of the largest size that the forward writes into, or a fixed batch",
+                    input=state.name,
+                    axis=axis,
+                )

@@ -383,6 +383,7 @@ def _graph_lines(graph: Graph) -> list[str]:
     """Return how a graph is called, and its ports."""
     from npu_persist.bundle.buckets import describe_shapes
     from npu_persist.bundle.signature import CallPlan, describe_shape
+    from npu_persist.bundle.states import describe_state
 
     buckets = () if graph.buckets is None else graph.buckets.shapes
     padding = {} if graph.buckets is None else graph.buckets.padding
@@ -392,6 +393,7 @@ def _graph_lines(graph: Graph) -> list[str]:
         "weights as": graph.precision,
         "captured by": {"trace": "torch.jit.trace", "export": "torch.export"}[graph.conversion],
         "call": str(CallPlan(graph.signature, graph.inputs, graph.outputs)),
+        **{f"state {state.name}": describe_state(state) for state in graph.states},
         **{f"bucket {number}": describe_shapes(one) for number, one in enumerate(buckets, 1)},
         **{f"pads {name}": f"with {one.value:g} on the {one.side}" for name, one in padding.items()},
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
+from npu_persist.bundle.states import require_fixed
 from npu_persist.compilation.jobs import CompileResult, run_by, run_in_threads, verify
 from npu_persist.compilation.recipe import CompileJob
 from npu_persist.device.core import require_version
@@ -165,11 +166,16 @@ def _read_target(text: str) -> Target:
 
 
 def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) -> Sequence[Shapes | None]:
+    if graph.states and buckets is not None:
+        raise UsageError(
+            f"{bundle.reference} has states, and each bucket would have its own: compile it without buckets"
+        )
     found = graph.buckets if buckets is None else sizes.resolve(graph.inputs, buckets)
     if found is not None:
         return found.shapes
     if target.kind == "NPU":
         sizes.require_bounds(graph.inputs, bundle.reference, str(target))
+        require_fixed(graph.states, bundle.reference, str(target))
     return (None,)
 
 

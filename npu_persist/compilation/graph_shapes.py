@@ -32,8 +32,15 @@ def check_shapes(where: str, model: ov.Model) -> None:
     Raises:
         GraphIntegrityError: One of them would end the process, or take all of its memory.
     """
+    kept = {
+        node.get_attributes()["variable_id"]: node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "ReadValue"
+    }
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
+        if kind == "Assign" and (read := kept.get(node.get_attributes()["variable_id"])) is not None:
+            _check_assigned(where, node, read)
         if kind != "Constant":  # which is in the weights file
             for index in range(node.get_output_size()):
                 shape = node.get_output_partial_shape(index)
@@ -84,6 +91,14 @@ def _check_states(where: str, node: Any) -> None:
             ):
                 described = [f"{one.get_element_type()}{one.get_partial_shape()}" for one in (taken, source)]
                 raise _bad(where, node, f"{described[0]} for the next turn", described[1])
+
+
+def _check_assigned(where: str, node: Any, read: Any) -> None:
+    """Check that what a variable gets is what the graph reads from it: OpenVINO wants only that it could be."""
+    given, taken = node.get_input_partial_shape(0), read.get_output_partial_shape(0)
+    if node.get_input_element_type(0) != read.get_output_element_type(0) or not taken.relaxes(given):
+        wanted = f"{read.get_output_element_type(0)}{taken}"
+        raise _bad(where, node, f"{wanted} for the next inference", f"{node.get_input_element_type(0)}{given}")
 
 
 def _check_not_empty(where: str, node: Any) -> None:

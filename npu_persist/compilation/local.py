@@ -83,8 +83,10 @@ def read_graph(recipe: Recipe, verification: Verification) -> ov.Model:
         raise CompilationError(f"OpenVINO could not read {bundle.reference} ({path}): {reason}") from error
     check_shapes(bundle.reference, model)
     from npu_persist.compilation.index_guards import guard_graph  # imports openvino, which `bench` does not
+    from npu_persist.compilation.wide_integers import clamp_integers
 
     guard_graph(model)
+    clamp_integers(model)
     check_ports(bundle.reference, graph, model)
     if recipe.shapes:
         fix_shapes(recipe, model)

@@ -15,6 +15,7 @@ from npu_persist.bundle.buckets import require_allowed_padding, require_bounds
 from npu_persist.bundle.comparison import TOLERANCES
 from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.manifest import Conversion, Golden, Graph
+from npu_persist.bundle.states import require_fixed
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.compilation.output_sizes import name_outputs, require_related
@@ -321,6 +322,9 @@ class _Builder:
         if options.states is None:
             return None, ()
         states = find_states(capture, model, self.axes, options.states, options.initial)
+        for target in options.targets:
+            if target.kind == "NPU":
+                require_fixed(states.states, options.name, str(target))
         if masked:
             request = compile_for_check(model).create_infer_request()
             for one in masked:

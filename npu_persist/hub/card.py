@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.bundle.signature import describe_shape
+from npu_persist.bundle.states import describe_state
 from npu_persist.progress import one_line
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _graph(graph: Graph) -> list[str]:
             ((kind, port.name, port.dtype, describe_shape(port.shape)) for kind, port in ports),
         ),
     ]
+    blocks += [f"It keeps {_text(state.name)}, {_text(describe_state(state))}." for state in graph.states]
     if graph.buckets is not None:
         sizes = "; ".join(describe_shapes(shapes) for shapes in graph.buckets.shapes)
         blocks.append(f"Inputs are padded to one of these sizes: {_text(sizes)}.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, require_bounds, resolve
 from npu_persist.bundle.signature import CallPlan, describe_port, size_of
+from npu_persist.bundle.states import require_fixed
 from npu_persist.compilation.local import fix_inputs
 from npu_persist.device.devices import get_kind
 from npu_persist.errors import ArtifactError, GraphIntegrityError, InputError, ManifestError, UsageError
@@ -59,6 +60,13 @@ def pick_buckets(
     graph = recipe.graph
     if isinstance(given, (list, tuple)) and not given:
         return None, ()
+    if graph.states:
+        if given is not None:
+            raise UsageError(
+                f"{recipe.bundle.reference} has states, and each bucket would have its own: load it without buckets, as "
+                "the graph is"
+            )
+        return None, ()
     if given is None and graph.buckets is not None:
         try:
             return resolve(graph.inputs, graph.buckets.shapes, graph.buckets.padding), ()
@@ -86,6 +94,8 @@ def split(recipe: Recipe, buckets: Buckets | None) -> list[Recipe]:
         return [replace(recipe, shapes=shapes) for shapes in buckets.shapes]
     if get_kind(recipe.device) in _FIXED:
         require_bounds(recipe.graph.inputs, recipe.bundle.reference, recipe.device)
+        if recipe.properties.get("NPU_USE_NPUW") != "YES":  # which fixes the sizes of states itself
+            require_fixed(recipe.graph.states, recipe.bundle.reference, recipe.device)
     return [recipe]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from npu_persist.bundle.buckets import open_axes, read_sizes
 from npu_persist.bundle.signature import describe_shape, find_root, size_of
 from npu_persist.bundle.states import first_shape, grow
@@ -239,7 +237,15 @@ class StatefulLane(NewLane):
                     f"has no variable {state.variable!r} in what was compiled. Persist the model again, or get another "
                     "copy of the bundle"
                 )
-            variable.state = self.share(np.full(shape, state.initial or 0, state.dtype))
+            found = variable.state
+            try:
+                value = type(found)(found.element_type, shape)  # of the type in which the device keeps it
+            except (RuntimeError, MemoryError) as error:
+                raise GraphIntegrityError(
+                    f"{self._reference}: the state {state.name} of {list(shape)} does not fit into memory: {error}"
+                ) from error
+            value.data[...] = state.initial or 0
+            variable.state = value
 
 
 def _is_lendable(flags: Any) -> bool:

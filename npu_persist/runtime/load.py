@@ -485,7 +485,7 @@ def _describe_lack_of_f32(recipe: Recipe) -> str | None:
 
 
 def _needs_sizes(recipe: Recipe, buckets: object) -> bool:
-    return bool(buckets) or any(map(open_axes, recipe.graph.inputs))
+    return bool(buckets or recipe.graph.states) or any(map(open_axes, recipe.graph.inputs))
 
 
 def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: bool) -> Model:

@@ -14,7 +14,7 @@ from npu_persist.bundle.bundle import Bundle
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundles"
 FROZEN = sorted(path.parent for path in FOLDER.glob("*/*/manifest.json"))
-KINDS = 10
+KINDS = 11
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # these are tests of the format; the machine may have bf16
 
 
@@ -57,3 +57,14 @@ def test_it_answers_as_torch_did(folder: Path, tmp_path: Path) -> None:
     assert [one.dtype for one in found] == [one.dtype for one in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_a_conversation_goes_as_torchs_did(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / "1.0" / "states", tmp_path / "states")
+    result = npu_persist.check(tmp_path / "states", "CPU", config=F32)
+    assert result.is_right
+    with npu_persist.load(tmp_path / "states", "CPU", config=F32) as model, model.session() as session:
+        x = np.ones((2, 4), np.float32)
+        assert [session(x).shape for _ in range(8)] == [(2, 3)] * 8
+        with pytest.raises(npu_persist.errors.StateCapacityError, match="holds 8 of at most 8"):
+            session(x)

@@ -72,6 +72,16 @@ class Lookup(torch.nn.Module):
         return result
 
 
+class Recurrent(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = torch.nn.GRUCell(4, 3)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor, past: torch.Tensor) -> Any:
+        state, past = self.cell(x, state), torch.cat([past, x[:, None]], 1)
+        return state + past.sum((1, 2))[:, None], state, past
+
+
 def main() -> None:
     """Make what is missing."""
     torch.manual_seed(20261128)
@@ -90,6 +100,10 @@ def main() -> None:
     _freeze("warned", Branch(), (row.abs(),), (row.abs() + 1,))
     _freeze("bounds", Lookup(), (torch.randint(0, 8, (4, 3)), torch.tensor([0, 1, 2])),
             (torch.randint(0, 8, (4, 3)), torch.tensor([3, -1, 0])))  # fmt: skip
+    states, past = {"state": "output.1", "past": "output.2"}, torch.export.Dim("past", min=0, max=8)
+    _freeze("states", Recurrent(), (row, torch.zeros(2, 3), torch.zeros(2, 2, 4)),
+            (row * 3, torch.zeros(2, 3), torch.zeros(2, 0, 4)),
+            states=states, dynamic_shapes={"x": None, "state": None, "past": {1: past}})  # fmt: skip
     _freeze("attached", Affine(), (row,), (row * 7,), targets=["CPU"], metadata={"owner": "tests", "epochs": [1, 2]})
 
 
@@ -106,6 +120,8 @@ def _freeze(
         shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("model.bin", "used", ".*"))
     with torch.no_grad():
         answer = module(*call)
+    if "states" in options:  # the first call of a conversation
+        call, answer = call[:1], answer[0]
     arrays = {f"input{index}": leaf.numpy() for index, leaf in enumerate(pytree.tree_leaves(call))}
     leaves = [leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
     arrays |= {f"output{index}": leaf.numpy() for index, leaf in enumerate(leaves)}
