@@ -63,8 +63,7 @@ def pick_buckets(
     if graph.states:
         if given is not None:
             raise UsageError(
-                f"{recipe.bundle.reference} has states, and each bucket would have its own: load it without buckets, as "
-                "the graph is"
+                f"{recipe.bundle.reference} has states, and each bucket would have its own: load it without buckets"
             )
         return None, ()
     if given is None and graph.buckets is not None:

@@ -45,13 +45,14 @@ def test_open_slices_are_the_same_from_the_cache(
 
 def test_those_of_bodies_are_clamped_and_others_kept() -> None:
     x = ops.parameter([2, 3], np.float32)
-    inner = ops.parameter([2, 3], np.float32)
+    inner, other = (ops.parameter([2, 3], np.float32) for _ in range(2))
     body = ov.Model([ops.result(end_of(inner, 1))], [inner], "body")
+    otherwise = ov.Model([ops.result(end_of(other, 2))], [other], "otherwise")
     choice = ops.if_op(ops.constant(True))  # noqa: FBT003
     choice.set_then_body(body)
-    choice.set_else_body(body.clone())
-    choice.set_input(x.output(0), inner, inner)
-    result = choice.set_output(body.results[0], body.results[0])
+    choice.set_else_body(otherwise)
+    choice.set_input(x.output(0), inner, other)
+    result = choice.set_output(body.results[0], otherwise.results[0])
     big = ops.constant(np.array([2**32 - 1], np.uint32))
     small = ops.constant(np.array([-5], np.int64))
     model = ov.Model([ops.result(result), ops.result(big), ops.result(small)], [x], "main")
