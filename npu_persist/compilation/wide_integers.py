@@ -1,7 +1,7 @@
 """Constants beyond int32, clamped to it before a graph is compiled, as OpenVINO's plugins do.
 
 OpenVINO 2026.4's CPU plugin reads the constants again when it imports a blob without weights, and cuts off what is
-beyond int32: of the end of `x[:, 1:]`, 2^63 - 1, it makes -1, which is another slice. What is clamped here is a constant
+beyond int32: of the end of `x[:, 1:]`, 2^63 - 1, it makes -1, another slice. What is clamped here is a constant
 of the blob's own.
 """
 
