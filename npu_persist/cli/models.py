@@ -110,6 +110,13 @@ def add_persist(verbs: Any) -> None:
         "--metadata", metavar="KEY=VALUE", action="append", default=[], help="kept in the manifest; may be repeated"
     )
     parser.add_argument(
+        "--asset",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="a file that the bundle carries for the program that loads it; may be repeated",
+    )
+    parser.add_argument(
         "--target",
         metavar="T",
         action="append",
@@ -146,6 +153,7 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             by_layer=arguments.by_layer,
             alias=arguments.alias,
             metadata=metadata,
+            assets=parse_pairs("--asset", arguments.asset),
             store=store,
             check=arguments.check,
             tolerance=arguments.tolerance,

@@ -11,12 +11,15 @@ import openvino as ov
 import torch
 
 from npu_persist import __version__
+from npu_persist.bundle.assets import ASSETS, asset_path
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.comparison import read_tolerance
 from npu_persist.bundle.manifest import FileEntry, Manifest, Producer
 from npu_persist.compilation.compile import compile_bundle
+from npu_persist.conversion.assets import collect_assets, write_assets
 from npu_persist.conversion.build import build
 from npu_persist.conversion.check import default_tolerance
+from npu_persist.conversion.examples import unwrap
 from npu_persist.conversion.join import describe_one, join
 from npu_persist.conversion.options import (
     Options,
@@ -27,11 +30,13 @@ from npu_persist.conversion.options import (
     read_precision,
 )
 from npu_persist.errors import NpuPersistError
+from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import store_errors
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -68,6 +73,9 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None,
     alias: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    assets: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
+    tokenizer: Any = None,
+    processor: Any = None,
     store: Store | str | Path | None = None,
     check: bool = True,
     tolerance: Tolerance | float | None = None,
@@ -130,6 +138,11 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             is a ParityError.
         alias: A name for this version, for instance "prod".
         metadata: Any JSON, kept in the manifest.
+        assets: Files that the bundle carries for the program that loads it, by name: bytes, or a file's path.
+            `Bundle.asset` gives them back.
+        tokenizer: A tokenizer of transformers. Its files become assets, also as OpenVINO GenAI reads them where
+            openvino_tokenizers is installed (extra `genai`), and so do the module's config and generation config.
+        processor: A processor or feature extractor of transformers, in the same way, with its tokenizer.
         store: A store, its directory, or None for the default one.
         check: Whether to run the written bundle on the CPU and compare it with torch.
         tolerance: The largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
@@ -218,6 +231,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         )
         for graph, example in examples.items()
     ]
+    described = unwrap(model) if isinstance(model, torch.nn.Module) else work[0].module
+    beside = collect_assets(described, assets, tokenizer, processor)
     reporter = Reporter(progress)
     with opened.stage() as staging:
         if len(work) == 1:
@@ -233,7 +248,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             with reporter.stage("write", total=1.0) as stage, store_errors(f"write {staging}"):
                 made = join(parts, staging, stage.update)
                 shutil.rmtree(staging / _PARTS)
-        files = {path: FileEntry((staging / path).stat().st_size, digest) for path, digest in made.digests.items()}
+        with store_errors(f"write {staging}"):
+            write_assets(beside, staging / ASSETS)
+        digests = {**made.digests, **{asset_path(asset): digest_bytes(data) for asset, data in beside.items()}}
+        files = {path: FileEntry((staging / path).stat().st_size, digest) for path, digest in digests.items()}
         manifest = Manifest(
             name=name,
             producer=Producer(__version__, ov.get_version(), torch.__version__),

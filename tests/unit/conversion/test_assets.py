@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+import npu_persist  # noqa: E402
 from npu_persist.conversion.assets import collect_assets, write_assets  # noqa: E402
 from npu_persist.errors import ConversionError, UsageError  # noqa: E402
 
@@ -120,3 +121,38 @@ def test_a_tokenizer_is_kept_also_as_graphs_and_always_the_same() -> None:
     assert b"messages[0].content" in found["openvino_tokenizer.xml"]
     assert collect_assets(MODULE, None, tokenizer=make_tokenizer()) == found
     assert "transformers" in sys.modules
+
+
+def test_persist_keeps_assets_and_a_new_version_is_made_where_they_differ() -> None:
+    def persist(labels: bytes) -> Any:
+        return npu_persist.persist(torch.nn.ReLU(), "relu", (torch.ones(2),), assets={"labels.txt": labels})
+
+    bundle = persist(b"yes")
+    assert (bundle.asset("labels.txt").read_bytes(), bundle.assets) == (b"yes", ("labels.txt",))
+    assert persist(b"yes").version == bundle.version == 1
+    assert persist(b"no").version == 2
+    with npu_persist.load("relu:1", "CPU") as model:
+        assert model.bundle.asset("labels.txt").read_bytes() == b"yes"
+
+
+def test_a_text_encoder_is_persisted_with_its_tokenizer_and_runs_in_its_pipeline() -> None:
+    genai = pytest.importorskip("openvino_genai", reason="needs the extra genai")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    tokenizer = make_tokenizer()
+    example = dict(tokenizer(["hello world"], return_tensors="pt"))
+    length = torch.export.Dim("length", min=1, max=64)
+    bundle = npu_persist.persist(
+        model, "bert", kwargs=example, dynamic_shapes={name: {1: length} for name in example}, tokenizer=tokenizer
+    )
+    assert {"config.json", "tokenizer.json", "openvino_tokenizer.xml"} <= set(bundle.assets)
+    mean = {"pooling_type": genai.TextEmbeddingPipeline.PoolingType.MEAN, "normalize": False}
+    pipe = npu_persist.pipeline("bert", "CPU", config={**mean, "INFERENCE_PRECISION_HINT": "f32"})
+    (found,) = pipe.embed_documents(["world hello hello"])
+    with torch.no_grad():
+        expected = model(**tokenizer(["world hello hello"], return_tensors="pt"))[0].mean(1)[0]
+    assert torch.allclose(torch.tensor(found), expected, atol=2e-3)
