@@ -478,22 +478,28 @@ class Rows(Part, frozen=True, omit_defaults=True):
     scale: float = 1.0
 
 
-class Refresh(Part, frozen=True):
+class Refresh(Part, frozen=True, omit_defaults=True):
     """What a module must have in common with the one that was persisted, so that the graph is right for its weights.
 
     Attributes:
-        program: Digest of the traced program, without the values of the module's tensors.
+        program: Digest of the traced program, without the values of the module's tensors; None where new weights cannot
+            take the places of the old ones, and the module is converted again.
         dtype: The dtype of the module's tensors.
         dtypes: The dtypes of those that have another one, by name.
-        fixed: Digests of the tensors that were folded into other constants, or left out for their values.
+        fixed: Digests of the tensors that were folded into other constants, or left out for their values: where they
+            have changed, the module is converted again.
         rows: Tensors of the weights file that are rows of a tensor of the module.
+        bfloat16: The inputs that the module takes in bfloat16, which the golden sample has in float32.
+        calibrated: Whether data chose the weights' integers.
     """
 
-    program: Digest
+    program: Digest | None
     dtype: Text
     dtypes: Mapping[Text, Text]
     fixed: Mapping[Text, Digest]
     rows: Mapping[Text, Rows]
+    bfloat16: tuple[Text, ...] = ()
+    calibrated: bool = False
 
 
 class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -508,7 +514,8 @@ class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):
         files: Size and digest of every file of the bundle but the manifest, by relative path.
         warnings: What the user was warned of when the bundle was persisted.
         metadata: The user's own data, anything that JSON can hold.
-        refresh: What `refresh` needs to know; None, and left out, where the graph can take no other weights.
+        refresh: What `refresh` needs to know; None, and left out, where there are states or several graphs, or another
+            program wrote the bundle.
         goldens: The golden samples by the names of their graphs; empty, and left out, where there is one graph.
     """
 

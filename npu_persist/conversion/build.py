@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from msgspec.structs import replace as change
 
 from npu_persist.bundle.buckets import require_allowed_padding, require_bounds
 from npu_persist.bundle.comparison import TOLERANCES
@@ -41,7 +42,7 @@ from npu_persist.conversion.examples import describe_guess, find_example
 from npu_persist.conversion.experts import batching_experts
 from npu_persist.conversion.large_integers import warn_of_integers
 from npu_persist.conversion.layer_losses import measure_layers
-from npu_persist.conversion.origins import Origins
+from npu_persist.conversion.origins import Origins, describe_dtypes, tensors_of
 from npu_persist.conversion.probes import compare, masked_rows, probe
 from npu_persist.conversion.repeat import Repetition, describe_noise
 from npu_persist.conversion.restoring import restoring
@@ -134,7 +135,7 @@ def build(options: Options, folder: Path, reporter: Reporter) -> Part:
             digests = {**built.written.digests, GOLDEN: digest_file(folder / GOLDEN)}
     tolerance = options.tolerance if options.check else None
     golden = Golden(GOLDEN, tolerance, built.differences, built.evaluation, max(len(built.steps), 1))
-    return Part(folder, built.graph, built.written.weights, golden, digests, notes, built.written.refresh)
+    return Part(folder, built.graph, built.written.weights, golden, digests, notes, _describe_origins(built, options))
 
 
 def _read_sizes(call: Call, options: Options) -> tuple[Axes, Buckets | None]:
@@ -340,12 +341,23 @@ class _Builder:
 
 
 def _follow(capture: Capture, options: Options) -> Origins | None:
-    """Return what follows the module's tensors; None where `refresh` could not make them, or the call, again."""
-    if options.states is not None or options.plan is not None or torch.bfloat16 in capture.call.dtypes:
+    """Return what follows the module's tensors; None where `refresh` converts the module again, or refuses."""
+    if options.states is not None or options.plan is not None:
         return None
     if isinstance(capture.program, torch.export.ExportedProgram):
         return None
     return Origins(capture.call.module, capture.program)
+
+
+def _describe_origins(built: _Built, options: Options) -> Refresh | None:
+    """Return what `refresh` needs to know; None where there are states, whose graph it does not make again."""
+    if built.graph.states:
+        return None
+    call = built.capture.call
+    record = built.written.refresh or describe_dtypes(tensors_of(call.module))
+    names = zip(call.input_names, call.dtypes, strict=True)
+    taken = tuple(name for name, dtype in names if dtype is torch.bfloat16)
+    return change(record, bfloat16=taken, calibrated=bool(options.calibration))
 
 
 def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of

@@ -116,6 +116,11 @@ def moved_choices(differences: Iterable[Difference]) -> list[PrecisionWarning]:
     ]
 
 
+def is_measured(note: str) -> bool:
+    """Tell whether a bundle's warning has numbers that other weights change: of `moved_choices`, or of compression."""
+    return any(part in note for part in (": OpenVINO differs from torch ", " costs output ", "compression costs "))
+
+
 _MORE_EXACT = {
     "fp16": 'precision="fp32"',
     "int8": 'to keep the layers that by_layer=True finds as they are, keep={"name": "fp16"}, or precision="fp16"',

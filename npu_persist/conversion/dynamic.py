@@ -50,6 +50,27 @@ class Axes:
         return tuple(_dimension(dims[axis]) if axis in dims else size for axis, size in enumerate(example.shape))
 
 
+def axes_of(ports: Sequence[Port]) -> Axes:
+    """Return the axes that a graph's inputs were made with."""
+    roots: dict[str, Any] = {}
+
+    def make(dimension: Dimension) -> Any:
+        if dimension.name is None:
+            return Dim.AUTO(min=dimension.min, max=dimension.max)
+        factor, root, offset = read_symbol(dimension.name)
+        if root not in roots:
+            highest = None if dimension.max is None else (dimension.max - offset) // factor
+            roots[root] = Dim(root, min=-((offset - dimension.min) // factor), max=highest)
+        return roots[root] if (factor, offset) == (1, 0) else factor * roots[root] + offset
+
+    return Axes(
+        {
+            index: {axis: make(size) for axis, size in enumerate(port.shape) if isinstance(size, Dimension)}
+            for index, port in enumerate(ports)
+        }
+    )
+
+
 def read_dynamic_shapes(spec: Any, call: Call) -> Axes:
     """Read the user's specification against the structure of the example call."""
     if spec is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from npu_persist.bundle.manifest import Refresh, Rows
 from npu_persist.conversion.dependence import inputs_by_node
@@ -45,6 +46,14 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def describe_dtype(tensor: torch.Tensor) -> str:
     """Return a tensor's dtype as the manifest has it: `float32`."""
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe_dtypes(tensors: Mapping[str, torch.Tensor]) -> Refresh:
+    """Return what the manifest says where it is not known where constants come from."""
+    dtypes = {name: describe_dtype(tensor) for name, tensor in tensors.items()}
+    most = Counter(dtypes.values()).most_common(1)
+    common = most[0][0] if most else "float32"
+    return Refresh(None, common, {name: dtype for name, dtype in dtypes.items() if dtype != common}, {}, {})
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -192,11 +201,7 @@ class Origins:
             if place not in self._unchanged or place in mixed or not is_held or (name in aliases and name not in kept):
                 fixed[name] = digest_tensor(tensor)
         rows = {name: origin for name, origin in rows.items() if origin.of not in fixed}
-        dtypes = {name: describe_dtype(tensor) for name, tensor in self._tensors.items()}
-        most = Counter(dtypes.values()).most_common(1)
-        common = most[0][0] if most else "float32"
-        others = {name: dtype for name, dtype in dtypes.items() if dtype != common}
-        return Refresh(digest_program(self._program), common, others, fixed, rows)
+        return replace(describe_dtypes(self._tensors), program=digest_program(self._program), fixed=fixed, rows=rows)
 
     def _memory(self, name: str) -> _Memory:
         tensor = self._tensors[name]

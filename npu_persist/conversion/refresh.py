@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from npu_persist import __version__
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.comparison import read_tolerance
 from npu_persist.bundle.manifest import (
-    Dimension,
     FileEntry,
     Golden,
     ListNode,
@@ -22,19 +22,24 @@ from npu_persist.bundle.manifest import (
     RecordNode,
     TupleNode,
 )
+from npu_persist.bundle.tensors import Tensors
 from npu_persist.bundle.weights import read_header
 from npu_persist.bundle.weights import write as write_weights
+from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.call import bind_call
-from npu_persist.conversion.capture import trace_example
-from npu_persist.conversion.check import check_written, default_tolerance, refuse_nan
+from npu_persist.conversion.capture import export, trace_example
+from npu_persist.conversion.check import check_written, default_tolerance, is_measured, moved_choices, refuse_nan
+from npu_persist.conversion.compress import warn_of_loss
+from npu_persist.conversion.convert_again import convert_again, read_plan
+from npu_persist.conversion.dynamic import axes_of, to_export_shapes
 from npu_persist.conversion.examples import unwrap
 from npu_persist.conversion.experts import batching_experts
 from npu_persist.conversion.options import check_module, read_metadata
-from npu_persist.conversion.origins import OWN, describe_dtype, digest_program, digest_tensor, tensors_of
+from npu_persist.conversion.origins import describe_dtype, describe_dtypes, digest_program, digest_tensor, tensors_of
 from npu_persist.conversion.repeat import Repetition, describe_noise
 from npu_persist.conversion.restoring import restoring
-from npu_persist.conversion.write import write_golden
-from npu_persist.errors import NpuPersistError, RefreshError
+from npu_persist.conversion.write import Written, write_golden
+from npu_persist.errors import NpuPersistError, RefreshError, UsageError
 from npu_persist.files.digest import digest_file
 from npu_persist.files.filesystem import copy_file, store_errors
 from npu_persist.progress import Reporter
@@ -43,19 +48,21 @@ from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Graph, Refresh, Tolerance, Tree
+    from npu_persist.bundle.manifest import Difference, Graph, Refresh, Tolerance, Tree
     from npu_persist.bundle.weights import Header, Tensor
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.capture import Capture
+    from npu_persist.errors import PersistWarning
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
 
 _AGAIN = "Persist the module instead"
 _DTYPES = {"F16": torch.float16, "F32": torch.float32}
 """What float tensors are stored as."""
+_LARGEST_HALF = 65504.0
 _CHUNK = 8 << 20
 
 
@@ -66,6 +73,7 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
     alias: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     store: Store | str | Path | None = None,
+    calibration: Iterable[Sequence[Any] | Mapping[str, Any]] = (),
     check: bool = True,
     tolerance: Tolerance | float | None = None,
     progress: ProgressCallback | None = None,
@@ -73,8 +81,10 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
     """Publish the graph of a bundle with the new weights of its module, as the next version of its name.
 
     For a module that was trained on: the same code, configuration and shapes, other values. It is run once, on the
-    inputs of the golden sample, and its trace must be the one that was persisted; nothing is converted. A graph that
-    depends on the values of weights in another way than by holding them is refused: `persist` makes a new one.
+    inputs of the golden sample. Where its trace is the one that was persisted and the graph holds its tensors as they
+    are, they take the places of the old ones. Otherwise (BatchNorm, int8 and int4, parametrized weights, recurrent
+    layers, torch.export) the module is converted again, with the bundle's choices for each weight, and must give the
+    same graph, byte for byte. A graph that comes out otherwise is refused: `persist` makes a new one.
 
     Args:
         reference: The bundle, such as `unet` or `unet:prod`. It is verified first.
@@ -82,6 +92,7 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
         alias: A name for the new version, for instance "prod".
         metadata: Any JSON, kept in the manifest; by default that of the bundle.
         store: A store, its directory, or None for the default one.
+        calibration: As for `persist`, for a bundle that was persisted with it.
         check: Whether to run the new bundle on the CPU and compare it with torch.
         tolerance: As for `persist`; by default that of the bundle.
         progress: Called with each `Progress`, of the stages "trace", "write", "check" and "publish".
@@ -94,9 +105,9 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
         UsageError: an argument is invalid.
         NotFoundError: there is no such bundle.
         IntegrityError: the bundle is damaged.
-        RefreshError: the module has other tensors or computes something else, or the graph holds what was computed from
-            a weight that has changed. The message names it.
-        ConversionError: the forward raised.
+        RefreshError: the module has other tensors or gives another graph, or data chose the bundle's weights and
+            `calibration` is missing. The message names the tensor or layer.
+        ConversionError: the forward raised, or the module cannot be converted any more.
         ParityError: OpenVINO's results with the new weights are beyond tolerance.
         StoreError: the bundle could not be written.
 
@@ -113,67 +124,66 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
     bundle = opened.resolve(reference)
     name = bundle.name if bundle.version is None else bundle.path.parent.name  # a pulled bundle may have another
     opened.check_names(name, alias)
-    record, graph = _read_record(bundle)
-    old = bundle.manifest.golden
-    asked = None if old is None else old.tolerance
-    allowed = read_tolerance(tolerance, asked or default_tolerance(module, graph.precision))
+    calls = tuple(calibration)
+    record, graph, old = _read_record(bundle, has_calibration=bool(calls))
+    allowed = read_tolerance(tolerance, old.tolerance or default_tolerance(module, graph.precision))
     kept = bundle.manifest.metadata if metadata is None else read_metadata(metadata)
     bundle.verify()
-    header = read_header(bundle.file(bundle.manifest.weights.path))
+    weights = bundle.manifest.weights.path
     reporter = Reporter(progress)
     with restoring(module), batching_experts(module), opened.stage() as staging:
         tensors = tensors_of(module)
-        _compare_tensors(bundle, record, header, tensors)
+        table = Tensors(bundle.file(weights), constants=False)
+        _compare_tensors(bundle, record, table, tensors)
         with reporter.stage("trace"):
-            capture = _trace(bundle, graph, record, module)
+            capture = _capture(bundle, graph, record, module)
+        folded = _find_folded(bundle, record, table, tensors, capture)
         if check:
             refuse_nan(capture.results)
             if any(difference > allowed.max_relative for _, difference in capture.noise):
                 raise describe_noise(Repetition(capture.caveats, capture.noise))
-        paths = {"graph": graph.path, "weights": bundle.manifest.weights.path, "golden": _golden_path(bundle)}
+        made = {graph.path, weights, old.path}
+        for path in bundle.manifest.files:
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
         with reporter.stage("write", total=1.0) as stage, store_errors(f"write {staging}"):
-            for path in paths.values():
-                (staging / path).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(bundle.file(paths["graph"]), staging / paths["graph"])
-            source = bundle.file(paths["weights"])
-            size = source.stat().st_size
-            ordered = sorted(header.tensors, key=lambda name: header.tensors[name].start)
-            chunks = (chunk for name in ordered for chunk in _read(name, header, record, tensors, source))
-            with source.open("rb") as file:
-                start = file.read(header.data_start)
-            digest = write_weights(staging / paths["weights"], start, chunks, lambda done: stage.update(done / size))
-            write_golden(capture.call, capture.results, staging / paths["golden"])
+            if folded is None:
+                digest = _write_again(bundle, record, tensors, staging, stage.update)
+                written = Written(bundle.manifest.weights, {weights: digest}, {}, record)
+                copy_file(bundle.file(graph.path), staging / graph.path)
+            else:
+                written = _convert_again(bundle, folded, capture, staging, calibration=calls, report=stage.update)
+            write_golden(capture.call, capture.results, staging / old.path)
+            for path in bundle.manifest.files.keys() - made:
+                copy_file(bundle.file(path), staging / path)
         differences = None
         if check:
             with reporter.stage("check"):
-                files = staging / paths["graph"], staging / paths["weights"]
+                files = staging / graph.path, staging / weights
                 differences = check_written(capture, *files, allowed, graph.precision)
-        golden_size = (staging / paths["golden"]).stat().st_size
         entries = {
-            paths["graph"]: bundle.manifest.files[paths["graph"]],
-            paths["weights"]: FileEntry(size, digest),
-            paths["golden"]: FileEntry(golden_size, digest_file(staging / paths["golden"])),
+            **bundle.manifest.files,
+            weights: FileEntry((staging / weights).stat().st_size, written.digests[weights]),
+            old.path: FileEntry((staging / old.path).stat().st_size, digest_file(staging / old.path)),
         }
+        notes = _describe_anew(bundle, capture, differences or ())
         manifest = replace(
             bundle.manifest,
             name=name,
             producer=Producer(__version__, bundle.manifest.producer.openvino, torch.__version__),
-            golden=Golden(paths["golden"], allowed if check else None, differences),
+            weights=written.weights,
+            golden=Golden(old.path, allowed if check else None, differences),
             files=dict(sorted(entries.items())),
+            warnings=notes,
             metadata=kept,
+            refresh=_update(record, written, tensors),
         )
         with reporter.stage("publish"):
             staged = Bundle.write(staging, manifest)
             return opened.reuse(staged, alias) or opened.publish(staged, alias=alias)
 
 
-def _golden_path(bundle: Bundle) -> str:
-    assert bundle.manifest.golden is not None  # noqa: S101 - `_read_record` has refused it
-    return bundle.manifest.golden.path
-
-
-def _read_record(bundle: Bundle) -> tuple[Refresh, Graph]:
-    """Return what the bundle says of its graph's weights, and the graph."""
+def _read_record(bundle: Bundle, *, has_calibration: bool) -> tuple[Refresh, Graph, Golden]:
+    """Return what the bundle says of its graph's weights, the graph, and the golden sample."""
     manifest = bundle.manifest
     if len(manifest.graphs) > 1:
         raise RefreshError(
@@ -181,9 +191,18 @@ def _read_record(bundle: Bundle) -> tuple[Refresh, Graph]:
         )
     if manifest.refresh is None or manifest.golden is None:
         raise RefreshError(
-            f"{bundle.reference} does not say where the constants of its graph come from: it is int8 or int4, "
-            f"torch.export captured it, it takes bfloat16, or another program wrote it. {_AGAIN}."
+            f"{bundle.reference} does not say what refresh needs to know: its graph keeps states, or another program "
+            f"wrote it, or an older npu_persist. {_AGAIN}."
         )
+    if manifest.refresh.calibrated and not has_calibration:
+        raise RefreshError(
+            f"{bundle.reference}: data chose the integers of its weights, and new weights need others. Give "
+            "calibration= again."
+        )
+    if has_calibration:
+        if not manifest.refresh.calibrated:
+            raise UsageError(f"{bundle.reference} was persisted without calibration: leave it out.")
+        require_nncf()
     [graph] = manifest.graphs
     for name, tree in graph.signature.arguments:
         if (kind := _unknown(tree)) is not None:
@@ -191,7 +210,7 @@ def _read_record(bundle: Bundle) -> tuple[Refresh, Graph]:
                 f"{bundle.reference}: the argument {name} of the golden sample holds {kind}, which cannot be made "
                 f"again without its class. {_AGAIN}."
             )
-    return manifest.refresh, graph
+    return manifest.refresh, graph, manifest.golden
 
 
 def _unknown(tree: Tree) -> str | None:
@@ -205,80 +224,136 @@ def _unknown(tree: Tree) -> str | None:
     return next((found for part in inner if (found := _unknown(part)) is not None), None)
 
 
-def _compare_tensors(bundle: Bundle, record: Refresh, header: Header, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise RefreshError for the first tensor that the graph is not right for."""
-    aliases = {
-        name: target for name, target in header.metadata.items() if target in header.tensors and name != "format"
-    }
-    held = {name: name for name in header.tensors if name not in record.rows and not name.startswith(OWN)}
-    needed = {**held, **aliases, **dict.fromkeys(record.fixed), **{rows.of: None for rows in record.rows.values()}}
-    missing = sorted(needed.keys() - tensors.keys())
+def _compare_tensors(bundle: Bundle, record: Refresh, table: Tensors, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise RefreshError for the first tensor whose name, dtype or shape the graph is not right for."""
+    needed = {name for name in table if name not in record.rows} | record.fixed.keys()
+    needed |= {rows.of for rows in record.rows.values()}
+    missing = sorted(needed - tensors.keys())
     if missing:
-        found = sorted(tensors.keys() - needed.keys())
+        found = sorted(tensors.keys() - needed)
         has = f"; it has {', '.join(found[:3])}, which the bundle lacks" if found else ""
         raise RefreshError(
             f"the module has no {missing[0]}, which {bundle.reference} has{has}. {_AGAIN}.", tensor=missing[0]
         )
     for name, tensor in tensors.items():
         dtype = record.dtypes.get(name, record.dtype)
-        if name in needed and describe_dtype(tensor) != dtype:
-            raise _differs(bundle, name, f"is {describe_dtype(tensor)}, and was {dtype}")
-        if (target := needed.get(name)) is not None:
-            shape = header.tensors[target].shape
-            if name not in record.fixed and tuple(tensor.shape) != shape:
-                raise _differs(bundle, name, f"has shape {list(tensor.shape)}, and had {list(shape)}")
-    _compare_values(bundle, record, aliases, tensors)
+        if name not in needed:
+            continue
+        if describe_dtype(tensor) != dtype:
+            text = f"{name} is {describe_dtype(tensor)}, and was {dtype}"
+        elif name in table and name not in record.fixed and tuple(tensor.shape) != table.shape(name):
+            text = f"{name} has shape {list(tensor.shape)}, and had {list(table.shape(name))}"
+        else:
+            continue
+        raise RefreshError(f"{bundle.reference}: {text}. {_AGAIN}.", tensor=name)
 
 
-def _compare_values(
-    bundle: Bundle, record: Refresh, aliases: Mapping[str, str], tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Raise RefreshError for the first tensor whose values the graph depends on."""
+def _find_folded(
+    bundle: Bundle, record: Refresh, table: Tensors, tensors: Mapping[str, torch.Tensor], capture: Capture
+) -> RefreshError | None:
+    """Return why new weights cannot take the places of the old ones: that they do more than to be held."""
+    if record.program is None:
+        return RefreshError(f"{bundle.reference} was compressed, or captured by torch.export.")
     for name, digest in record.fixed.items():
         if digest_tensor(tensors[name]) != digest:
-            raise _differs(
-                bundle,
-                name,
-                "has other values, which the graph holds folded into others (as a BatchNorm's are) or was simplified "
-                "by (a bias of zeros is left out)",
+            return RefreshError(
+                f"{bundle.reference}: {name} has other values, which the graph holds folded into others (as a "
+                "BatchNorm's are) or was simplified by (a bias of zeros is left out).",
+                tensor=name,
             )
-    for name, target in aliases.items():
+    for name, target in table.aliases.items():
         if name in record.fixed or target in record.fixed or target in record.rows:
             continue
         if not torch.equal(tensors[name], tensors[target]):
-            raise _differs(bundle, name, f"is no longer equal to {target}; the graph holds both as one")
-
-
-def _differs(bundle: Bundle, name: str, how: str) -> RefreshError:
-    return RefreshError(f"{bundle.reference}: {name} {how}. {_AGAIN}.", tensor=name)
-
-
-def _trace(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.Module) -> Capture:
-    """Run the module on the golden sample, and require that it computes what it did when it was persisted."""
-    call = _make_call(bundle, graph, module)
-    is_fixed = not any(isinstance(axis, Dimension) for port in graph.inputs for axis in port.shape)
-    capture = trace_example(call, fix_sizes=is_fixed)
+            return RefreshError(
+                f"{bundle.reference}: {name} is no longer equal to {target}; the graph holds both as one.", tensor=name
+            )
     program, torchs = capture.program, bundle.manifest.producer.torch
-    is_same = isinstance(program, torch.jit.ScriptModule) and digest_program(program) == record.program
-    if not is_same or capture.signature.result != graph.signature.result:
+    if not isinstance(program, torch.jit.ScriptModule) or digest_program(program) != record.program:
         version = "" if torchs == torch.__version__ else f", or torch traces otherwise ({torchs} then)"
+        return RefreshError(
+            f"{type(capture.call.module).__name__} does not compute what {bundle.reference} was persisted from: it is "
+            "of another class or configuration, took another branch, has another tensor that is no parameter or "
+            f"buffer, or its forward makes a number or constant of weights{version}."
+        )
+    return None
+
+
+def _capture(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.Module) -> Capture:
+    """Run the module on the golden sample, and require results of the same structure."""
+    call, axes = _make_call(bundle, graph, record, module), axes_of(graph.inputs)
+    if graph.conversion == "export":
+        capture = export(call, call.run(call.tensors), to_export_shapes(call, axes))
+    else:
+        capture = trace_example(call, fix_sizes=not axes)
+    if capture.signature.result != graph.signature.result:
         raise RefreshError(
-            f"{type(module).__name__} does not compute what {bundle.reference} was persisted from: it is of another "
-            "class or configuration, took another branch, has another tensor that is no parameter or buffer, or "
-            f"its forward makes a number or constant of weights{version}. {_AGAIN}."
+            f"{type(module).__name__} gives results of another structure than {bundle.reference}. {_AGAIN}."
         )
     return capture
 
 
-def _make_call(bundle: Bundle, graph: Graph, module: torch.nn.Module) -> Call:
+def _make_call(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.Module) -> Call:
     arrays = read_golden_inputs(bundle, graph)
     tensors: Any = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors |= {name: tensors[name].bfloat16() for name in record.bfloat16}
     try:
         return bind_call(module, *make_call(graph.signature, graph.inputs, tensors))
     except NpuPersistError as error:
         raise RefreshError(
             f"{type(module).__name__} takes other arguments than {bundle.reference} was persisted with: {error}"
         ) from error
+
+
+def _convert_again(  # noqa: PLR0913 - what `convert_again` takes, and why
+    bundle: Bundle,
+    why: RefreshError,
+    capture: Capture,
+    staging: Path,
+    *,
+    calibration: Sequence[Sequence[Any] | Mapping[str, Any]],
+    report: Callable[[float], None],
+) -> Written:
+    try:
+        return convert_again(bundle, capture, staging, calibration, report)
+    except RefreshError as error:
+        raise RefreshError(f"{why} {error}. {_AGAIN}.", tensor=why.tensor) from error
+
+
+def _update(record: Refresh, written: Written, tensors: Mapping[str, torch.Tensor]) -> Refresh:
+    """Return what the new bundle says of its graph's weights."""
+    found = written.refresh or describe_dtypes(tensors)
+    return replace(found, bfloat16=record.bfloat16, calibrated=record.calibrated)
+
+
+def _describe_anew(bundle: Bundle, capture: Capture, differences: Sequence[Difference]) -> tuple[str, ...]:
+    """Return the bundle's warnings, with what is measured now in place of what was measured then."""
+    notes = [text for text in bundle.manifest.warnings if not is_measured(text)]
+    found: list[PersistWarning] = [caveat for caveat in capture.caveats if str(caveat) not in notes]
+    found += moved_choices(differences)
+    if (plan := read_plan(bundle)) is not None and (loss := warn_of_loss(plan, differences)) is not None:
+        found.append(loss)
+    for one in found:
+        warnings.warn(f"{type(capture.call.module).__name__}: {one}", type(one), stacklevel=3)
+    return (*notes, *map(str, found))
+
+
+def _write_again(
+    bundle: Bundle,
+    record: Refresh,
+    tensors: Mapping[str, torch.Tensor],
+    staging: Path,
+    report: Callable[[float], None],
+) -> str:
+    """Write the weights file with the module's tensors in their places; return its digest."""
+    path = bundle.manifest.weights.path
+    source = bundle.file(path)
+    header, size = read_header(source), source.stat().st_size
+    ordered = sorted(header.tensors, key=lambda name: header.tensors[name].start)
+    chunks = (chunk for name in ordered for chunk in _read(name, header, record, tensors, source))
+    with source.open("rb") as file:
+        start = file.read(header.data_start)
+    return write_weights(staging / path, start, chunks, lambda done: report(done / size))
 
 
 def _read(
@@ -303,7 +378,7 @@ def _store(name: str, tensor: torch.Tensor, entry: Tensor) -> memoryview:
     """Return a tensor in the type in which the file has it."""
     if tensor.is_floating_point() and (kind := _DTYPES.get(entry.dtype)) is not None and tensor.dtype is not kind:
         stored = tensor.to(kind)
-        if kind is torch.float16 and bool((torch.isinf(stored) & torch.isfinite(tensor)).any()):
+        if kind is torch.float16 and _is_beyond_half(tensor):
             raise RefreshError(
                 f"{name} has values beyond half precision, which the graph holds it in. {_AGAIN}.", tensor=name
             )
@@ -314,3 +389,13 @@ def _store(name: str, tensor: torch.Tensor, entry: Tensor) -> memoryview:
             f"{name} takes {data.nbytes} bytes where the graph reads {entry.size}. {_AGAIN}.", tensor=name
         )
     return data
+
+
+def _is_beyond_half(tensor: torch.Tensor) -> bool:
+    """Return whether a finite value becomes infinite in half precision."""
+    if not tensor.numel():
+        return False
+    lowest, highest = torch.aminmax(tensor)  # NaN if there is any
+    if max(-lowest, highest) < _LARGEST_HALF:
+        return False
+    return bool((torch.isinf(tensor.half()) & torch.isfinite(tensor)).any())
