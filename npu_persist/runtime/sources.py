@@ -355,6 +355,9 @@ class _Search:
                 yield (
                     Limits(timeout, report=report) if distrust is None else limit(self._recipe.device, timeout, report)
                 )
+        except DeviceNotFoundError as error:
+            self._reject("graph", str(error), began)
+            raise
         except CompilationError as error:
             self._reject("graph", str(error), began)
             advice = []

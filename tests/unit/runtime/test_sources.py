@@ -336,6 +336,12 @@ class TestCompileTimeout:
         assert entries(store) == []
         assert not list((store.home / "compile-cache").rglob("model.blob"))
 
+    def test_the_report_says_which_device_was_not_there(self, store: Store) -> None:
+        model = load("affine", "NPU", compile_timeout=120, fallback=("CPU",), store=store)
+        reasons = [each.reason for each in model.report.attempts if (each.source, each.device) == ("graph", "NPU")]
+        assert len(reasons) == 1
+        assert "no NPU on this machine" in reasons[0]
+
     def test_falls_back_after_it(self, store: Store) -> None:
         load("affine", "CPU", store=store)
         model = load("affine", "HETERO:CPU", compile_timeout=0.01, fallback=("CPU",), store=store)
