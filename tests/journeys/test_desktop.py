@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import shutil
 import subprocess
@@ -62,9 +63,11 @@ def open_window(desktop: ModuleType) -> Iterator[Callable[..., Any]]:
         return windows[-1]
 
     yield open_one
-    for window in windows:
-        if not window.is_closed:
-            window.close()
+    while windows:
+        if not windows[-1].is_closed:
+            windows[-1].close()
+        windows.pop()
+    gc.collect()  # Tcl aborts where another thread, that of the next load, collects a window
 
 
 @pytest.fixture
