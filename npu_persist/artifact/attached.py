@@ -368,6 +368,8 @@ def _name(artifact: Artifact, bundle: Bundle) -> str:
     folder = _NOT_IN_NAMES.sub("-", artifact.target.lower()).strip("-")
     if len(folder) > _LONGEST_NAME or component_problem(folder):  # an artifact from elsewhere may have any target
         return f"target-{_slot(artifact)[:_SUFFIX]}"
-    if artifact.graph == bundle.manifest.graphs[0].name and not artifact.shapes and not artifact.properties:
+    if len(bundle.manifest.graphs) > 1:
+        folder = f"{folder}-{_NOT_IN_NAMES.sub('-', artifact.graph.lower()).strip('-')}"[:_LONGEST_NAME]
+    if not artifact.shapes and not artifact.properties:
         return folder
     return f"{folder}-{_slot(artifact)[:_SUFFIX]}"

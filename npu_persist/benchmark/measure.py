@@ -70,6 +70,7 @@ class Setup:
         seed: Of the random inputs.
         config: OpenVINO properties, as `load` takes them.
         store: A store, its directory, or None for the default one.
+        graph: Name of a graph; None: all that a bundle has, one by one.
     """
 
     inputs: Arrays | None = None
@@ -77,6 +78,7 @@ class Setup:
     seed: int = 0
     config: Mapping[str, Any] | None = None
     store: AnyStore = None
+    graph: str | None = None
 
     def make_request(self, case: Case, *, reference: str | None = None, store: str | None = None) -> Request:
         """Return the request to load a configuration; by another reference and from another store, if given."""
@@ -86,6 +88,7 @@ class Setup:
         return Request(
             reference=case.reference if reference is None else reference,
             device=case.device,
+            graph=case.graph,
             hint=case.hint,
             config=config,
             store=str(open_store(self.store).home) if store is None else store,
@@ -98,6 +101,24 @@ class Setup:
         """Return the bundles."""
         store = open_store(self.store)
         return [resolve(store, reference) for reference in references]
+
+    def list_cases(self, bundles: Sequence[Bundle], devices: Sequence[str], hints: Sequence[str | None]) -> list[Case]:
+        """Return every combination of the bundles' graphs, the devices and the hints."""
+        graphs = [(bundle.reference, graph) for bundle in bundles for graph in self._list_graphs(bundle)]
+        return [
+            Case(reference, device, hint, graph)
+            for (reference, graph), device, hint in itertools.product(graphs, devices, hints)
+        ]
+
+    def _list_graphs(self, bundle: Bundle) -> Sequence[str | None]:
+        if self.graph is not None:
+            bundle.graph(self.graph)
+        names = [graph.name for graph in bundle.manifest.graphs]
+        if len(names) == 1:
+            return (None,)
+        if self.graph is None and self.inputs is not None:
+            raise UsageError(f"inputs: {bundle.reference} has several graphs, {', '.join(names)}: give one with graph")
+        return names if self.graph is None else (self.graph,)
 
 
 class Benchmark:
@@ -135,8 +156,7 @@ class Benchmark:
         if unknown := [hint for hint in hints if hint not in HINTS]:
             raise UsageError(f"hint: expected one of {', '.join(HINTS)}; got {unknown[0]!r}")
         setup = setup or Setup()
-        bundles = [bundle.reference for bundle in setup.resolve(references)]
-        cases = [Case(*parts) for parts in itertools.product(bundles, devices, hints)]
+        cases = setup.list_cases(setup.resolve(references), devices, hints)
         if not cases or len(set(cases)) < len(cases):
             raise UsageError("expected at least one bundle, device and hint, and none of them twice")
         if compare and len(cases) < 2:  # noqa: PLR2004 (one has nothing to be compared with)
@@ -265,8 +285,9 @@ class FirstInferences:
         _check_positive(runs=runs)
         self._setup = setup or Setup()
         # Loaded by their paths: the store's directory is where the compile cache is, and must be a temporary one.
-        self._paths = {bundle.reference: str(bundle.path) for bundle in self._setup.resolve(references)}
-        self._cases = [Case(*parts) for parts in itertools.product(self._paths, devices, hints)]
+        bundles = {bundle.reference: bundle for bundle in self._setup.resolve(references)}
+        self._paths = {reference: str(bundle.path) for reference, bundle in bundles.items()}
+        self._cases = self._setup.list_cases([*bundles.values()], devices, hints)
         self._runs = runs
         self._found: dict[tuple[str, Case], list[tuple[float, Loaded]]] = {
             key: [] for key in itertools.product(CACHES, self._cases)
@@ -338,8 +359,7 @@ def profile(
     if runs < 1:
         raise UsageError(f"runs: expected 1 or more, got {runs}")
     setup = setup or Setup()
-    bundles = [bundle.reference for bundle in setup.resolve(references)]
-    for case in itertools.starmap(Case, itertools.product(bundles, devices, hints)):
+    for case in setup.list_cases(setup.resolve(references), devices, hints):
         request = setup.make_request(case)
         request = msgspec.structs.replace(request, config={**request.config, "PERF_COUNT": "YES"}, runs=runs)
         messages: list[Message] = []
@@ -425,6 +445,7 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` and `Setup` that a caller deci
     seconds: float = 10,
     requests: int | None = None,
     compare: bool = False,
+    graph: str | None = None,
     inputs: Arrays | None = None,
     config: Mapping[str, Any] | None = None,
     store: AnyStore = None,
@@ -442,6 +463,7 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` and `Setup` that a caller deci
         seconds: For how long each configuration is measured.
         requests: Inferences under way at a time; None for 1 with LATENCY, else what the device calls optimal.
         compare: Measure in alternating rounds, and take ratios to the first.
+        graph: Name of a graph; None: all that a bundle has, one by one.
         inputs: An array for each input; None for those of the golden sample, or random ones where there is none.
         config: OpenVINO properties, as `load` takes them.
         store: A store, its directory, or None for the default one.
@@ -466,7 +488,7 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` and `Setup` that a caller deci
     references, devices, hints = (
         [given] if isinstance(given, str) else list(given) for given in (reference, device, hint)
     )
-    setup = Setup(inputs=inputs, config=config, store=store)
+    setup = Setup(inputs=inputs, config=config, store=store, graph=graph)
     benchmark = Benchmark(references, devices, hints, setup, seconds=seconds, requests=requests, compare=compare)
     benchmark.run(progress)
     return benchmark.results

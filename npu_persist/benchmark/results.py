@@ -23,9 +23,15 @@ class Case:
     reference: str
     device: str
     hint: str | None
+    graph: str | None = None
+
+    @property
+    def what(self) -> str:
+        """The bundle, and the graph where it has several."""
+        return self.reference if self.graph is None else f"{self.reference} {self.graph}"
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self.reference, self.device, self.hint)))
+        return " ".join(filter(None, (self.what, self.device, self.hint)))
 
 
 @dataclass(frozen=True)

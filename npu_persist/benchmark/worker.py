@@ -50,6 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         hint: The performance hint.
         config: OpenVINO properties.
         store: The directory of the store, with the compile cache.
+        graph: Name of the graph, where the bundle has several.
         inputs: The `.npy` file of each input; None for the golden sample, or random ones where there is none.
         random: Random inputs although there is a golden sample.
         seed: Of the random inputs.
@@ -65,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     hint: str | None
     config: dict[str, str | int | float | bool]
     store: str
+    graph: str | None = None
     inputs: dict[str, bytes] | None = None
     random: bool = False
     seed: int = 0
@@ -177,7 +179,12 @@ class _LoadedModel:
         before = read_memory().now
         began = time.perf_counter()
         self._model = load(
-            request.reference, request.device, hint=request.hint, config=request.config, store=request.store
+            request.reference,
+            request.device,
+            graph=request.graph,
+            hint=request.hint,
+            config=request.config,
+            store=request.store,
         )
         loaded = time.perf_counter()
         source, inputs = self._make_inputs()
@@ -267,7 +274,12 @@ class _LoadedModel:
         request = self._request
         deadline = time.monotonic() + _MAX_LINGER
         while time.monotonic() < deadline and not is_compiled(
-            request.reference, request.device, hint=request.hint, config=request.config, store=request.store
+            request.reference,
+            request.device,
+            graph=request.graph,
+            hint=request.hint,
+            config=request.config,
+            store=request.store,
         ):
             time.sleep(_POLL)
 

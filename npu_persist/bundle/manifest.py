@@ -79,6 +79,7 @@ from npu_persist.bundle.document import (
     show,
 )
 from npu_persist.errors import FormatVersionError, ManifestError
+from npu_persist.files.filesystem import component_problem
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -344,7 +345,7 @@ class Graph(Part, frozen=True, omit_defaults=True):
     """One OpenVINO IR file.
 
     Attributes:
-        name: Unique in the bundle.
+        name: Unique in the bundle, whatever the case of its letters.
         path: The `.xml` file, relative to the bundle; also in `Manifest.files`.
         precision: What its floating-point weights are stored as.
         conversion: Which way the module was captured.
@@ -355,7 +356,7 @@ class Graph(Part, frozen=True, omit_defaults=True):
         states: What it keeps from one inference to the next. Neither its inputs and outputs nor the signature have it.
     """
 
-    name: Text
+    name: Name
     path: RelativePath
     precision: Precision
     conversion: Conversion
@@ -638,10 +639,14 @@ def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
     """Check each graph, and that no two share a name or file."""
     if not graphs:
         problems.add("graphs", "expected at least one graph, got none")
-    _check_unique((graph.name for graph in graphs), "graphs", "graph names", problems)
+    _check_unique((graph.name.lower() for graph in graphs), "graphs", "graph names", problems)
     _check_unique((graph.path for graph in graphs), "graphs", "graph paths", problems)
     for index, graph in enumerate(graphs):
         where = f"graphs[{index}]"
+        if problem := component_problem(graph.name):  # `export` makes files of this name
+            problems.add(
+                f"{where}.name", f"expected a name that a file can have, got {show(graph.name)}, which {problem}"
+            )
         if not graph.path.endswith(".xml"):
             problems.add(f"{where}.path", f"expected a path that ends in .xml, got {show(graph.path)}")
         for direction, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):

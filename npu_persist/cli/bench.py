@@ -69,6 +69,7 @@ def add_verbs(verbs: Any) -> None:
         metavar="N",
         help="with --fil processes for each cache state (default: 5), with --profile inferences (default: 20)",
     )
+    parser.add_argument("--graph", metavar="NAME", help="one of the bundles' graphs (default: all, one by one)")
     parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="draw bar charts into .png or .svg files")
     add_config(parser)
     add_inputs(parser)
@@ -86,6 +87,7 @@ def run_bench(arguments: argparse.Namespace, output: Output) -> None:
         seed=arguments.seed,
         config=parse_pairs("--config", arguments.config),
         store=arguments.store,
+        graph=arguments.graph,
     )
     run = _run_fil if arguments.fil else _run_profile if arguments.profile else _run_speed
     run(arguments, setup, output)
@@ -199,7 +201,7 @@ def _speed_text(found: Sequence[Measurement]) -> list[str]:
     inputs = {}
     for one in found:
         shapes = ", ".join(f"{name} {shape}" for name, shape in one.shapes.items())
-        inputs[one.case.reference] = f"{one.case.reference}: a frame is one inference of {shapes} ({one.input_source})"
+        inputs[one.case.what] = f"{one.case.what}: a frame is one inference of {shapes} ({one.input_source})"
     parts = [
         table([*_NAMES, *numbers, "CACHE", *(["RATIO"] if is_comparison else [])], rows, right=numbers),
         _phase_table(found, [], [[] for _ in found]),
@@ -268,7 +270,7 @@ def _profile_text(one: Profile) -> list[str]:
 
 
 def _names_of(case: Case) -> list[str]:
-    return [case.reference, case.device, case.hint or "-"]
+    return [case.what, case.device, case.hint or "-"]
 
 
 def _phase_table(
@@ -298,7 +300,7 @@ def _device_lines(found: Sequence[Measurement | FirstInference | Profile]) -> li
         for name, full in zip(one.execution_devices, one.full_names, strict=True):
             precision = f" in {one.execution_precisions[name]}" if name in one.execution_precisions else ""
             ran.append((f"{name} ({full})" if name != full else name) + precision)
-        lines[f"{one.case.reference} for {one.case.device}: ran on {', '.join(ran)}"] = None
+        lines[f"{one.case.what} for {one.case.device}: ran on {', '.join(ran)}"] = None
     return [*lines, f"openvino {found[0].openvino}"]
 
 
@@ -364,7 +366,7 @@ def _plot(  # noqa: PLR0913, PLR0917 (the parts of a picture)
     labels = [" ".join(part for part, same in zip(name, common, strict=True) if not same) for name in names]
     if not any(labels):
         labels = [" ".join(name) for name in names]
-    bundles = ", ".join(dict.fromkeys(one.case.reference for one in found))
+    bundles = ", ".join(dict.fromkeys(one.case.what for one in found))
     devices = " + ".join(dict.fromkeys(name for one in found for name in one.full_names))
     title = f"{what}{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
     draw(paths, Picture(title, "\n".join(_device_lines(found)), labels, groups, charts))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Difference, Golden, Graph
+    from npu_persist.bundle.manifest import Difference, Golden, Graph, Manifest
     from npu_persist.cli.output import Output
     from npu_persist.store import StoredBundle
 
@@ -318,8 +318,15 @@ def _shorten(value: Any) -> str:
     return shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}... ({format_size(len(text.encode()))})"
 
 
-def check_lines(golden: Golden | None) -> list[str]:
-    """Return the required and the measured agreement with torch."""
+def check_lines(manifest: Manifest) -> list[str]:
+    """Return the required and the measured agreement with torch, of each graph."""
+    if len(manifest.graphs) == 1:
+        return _golden_lines(manifest.golden)
+    parts = ([f"graph {graph.name}", *_golden_lines(manifest.golden_of(graph))] for graph in manifest.graphs)
+    return join_blocks(parts)
+
+
+def _golden_lines(golden: Golden | None) -> list[str]:
     if golden is None or golden.tolerance is None or golden.differences is None:
         return ["not checked against torch (persisted with --no-check)"]
     evaluated: list[str] = []
@@ -357,7 +364,7 @@ def _inspect_text(bundle: Bundle, aliases: Sequence[str], attached: Sequence[dic
         bundle.reference: head_lines(bundle, aliases),
         **{f"graph {graph.name}": _graph_lines(graph) for graph in manifest.graphs},
         "weights": _weights_lines(bundle),
-        "check against torch": check_lines(manifest.golden),
+        "check against torch": check_lines(manifest),
         "warnings": list(manifest.warnings),
         "files": format_table(["FILE", "SIZE", "DIGEST"], files, right=["SIZE"]),
         "compiled artifacts": _attached_lines(attached),
@@ -367,7 +374,7 @@ def _inspect_text(bundle: Bundle, aliases: Sequence[str], attached: Sequence[dic
 
 def _weights_lines(bundle: Bundle) -> list[str]:
     """Return how much of the weights is stored as what, where they are compressed."""
-    if bundle.graph().precision not in {"int8", "int4"}:
+    if not any(graph.precision in {"int8", "int4"} for graph in bundle.manifest.graphs):
         return []
     from npu_persist.bundle.tensors import Tensors
 

@@ -45,6 +45,7 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument(
         "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
     )
+    parser.add_argument("--graph", metavar="NAME", help="one of the bundle's graphs (default: all)")
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -64,27 +65,47 @@ def add_verbs(verbs: Any) -> None:
 
 def run_check(arguments: argparse.Namespace, output: Output) -> int:
     """`npu-persist check REF`."""
-    result = npu_persist.check(
+    from npu_persist.runtime.check import check_model
+
+    with npu_persist.load(
         arguments.reference,
         arguments.device,
-        tolerance=arguments.tolerance,
+        graph=arguments.graph,
         config=parse_pairs("--config", arguments.config),
         buckets=parse_buckets(arguments.bucket),
         progress=output.progress,
         **read_load_options(arguments),
+    ) as model:
+        results = [check_model(one, arguments.tolerance) for one in model.graphs.values()]
+    is_right = all(result.is_right for result in results)
+    first = results[0]
+    data = {
+        "reference": first.reference,
+        "device": first.device,
+        "is_right": is_right,
+        "graphs": [result.to_dict() for result in results],
+    }
+    output.show(
+        data if len(results) > 1 else first.to_dict(), lambda: join_blocks(_check_text(result) for result in results)
     )
-    output.show(result.to_dict(), lambda: _check_text(result))
-    for shapes in result.skipped:
-        output.note(f"not checked: {describe_shapes(shapes)}, which the golden sample does not fit into")
-    if result.is_right:
-        return 0
-    for warning in result.warnings:
+    for result in results:
+        for shapes in result.skipped:
+            output.note(f"not checked: {describe_shapes(shapes)}, which the golden sample does not fit into")
+    for warning in () if is_right else first.warnings:
         output.note(f"persist warned: {warning}")
+    for result in results:
+        if not result.is_right:
+            _advise(result, output)
+    return 0 if is_right else ParityError.exit_code
+
+
+def _advise(result: CheckResult, output: Output) -> None:
+    """Say how to find out whether the device or the bundle is to blame."""
+    graph = "" if result.graph is None else f" --graph {result.graph}"
     if set(result.report.execution_devices) != {"CPU"}:
-        output.note(f"to tell the device from the bundle: npu-persist check {result.reference} --device CPU")
+        output.note(f"to tell the device from the bundle: npu-persist check {result.reference}{graph} --device CPU")
     elif precisions := set(result.report.execution_precisions.values()) - {"f32"}:
         output.note(f"without {', '.join(sorted(precisions))}: add --config INFERENCE_PRECISION_HINT=f32")
-    return ParityError.exit_code
 
 
 def _check_text(result: CheckResult) -> list[str]:
@@ -103,7 +124,8 @@ def _check_text(result: CheckResult) -> list[str]:
         f"runs on {where}; from {' and '.join(sources)}, loaded in {format_seconds(report.phases['load'])}",
         f"allowed: {allowed}, {_ALLOWED[result.tolerance_source]}",
     ]
-    parts = [section(f"{result.reference} on {result.device}: {verdict}", lines)]
+    what = result.reference if result.graph is None else f"{result.reference} {result.graph}"
+    parts = [section(f"{what} on {result.device}: {verdict}", lines)]
     for run in result.runs:
         title = "inference" if run.shapes is None else describe_shapes(run.shapes)
         parts.append([f"{title}: {format_number(run.seconds * 1000)} ms", *_table(run.outputs)])

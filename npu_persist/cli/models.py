@@ -40,8 +40,8 @@ _TRAINING_SIDE = frozenset({"torch", "safetensors"})
 """What the `export` extra installs."""
 
 _EXPECTED = (
-    "expected a torch.nn.Module, or a function without arguments that returns a module, (module, args) or "
-    "(module, args, kwargs)"
+    "expected a torch.nn.Module, or a function without arguments that returns a module, (module, args), "
+    "(module, args, kwargs), or an Example of each graph by its name"
 )
 
 
@@ -165,7 +165,7 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
     is_new = bundle.version not in before
     output.show(
         {**describe_bundle(bundle, aliases), "is_new": is_new, "manifest": read_manifest(bundle)},
-        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]),
+        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest)]),
     )
 
 
@@ -211,7 +211,7 @@ def run_refresh(arguments: argparse.Namespace, output: Output) -> None:
     aliases = [arguments.alias] if arguments.alias else []
     output.show(
         {**describe_bundle(bundle, aliases), "manifest": read_manifest(bundle)},
-        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest.golden)]),
+        lambda: section(bundle.reference, [*head_lines(bundle, aliases), "", *check_lines(bundle.manifest)]),
     )
 
 
@@ -222,6 +222,7 @@ def add_run(verbs: Any) -> None:
     parser.add_argument(
         "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
     )
+    parser.add_argument("--graph", metavar="NAME", help="the graph to run, where the bundle has several")
     add_inputs(parser)
     add_pipeline_options(parser)
     parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
@@ -249,11 +250,14 @@ def run_run(arguments: argparse.Namespace, output: Output) -> None:
     model = npu_persist.load(
         arguments.reference,
         arguments.device,
+        graph=arguments.graph,
         fallback=arguments.fallback,
         check_values=arguments.check_values,
         progress=output.progress,
         **read_load_options(arguments),
     )
+    if len(model.graphs) > 1:
+        raise UsageError(f"{model.bundle.reference} has several graphs: give --graph, one of {', '.join(model.graphs)}")
     if given is not None:
         inputs = given
     elif arguments.random:
@@ -308,7 +312,7 @@ def _run_text(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 class MadeModel(NamedTuple):
-    """What a factory returned: the module, and the example call if there was one."""
+    """What a factory returned: the module, and the example call if there was one; or the examples of several."""
 
     model: Any
     args: tuple[Any, ...] | None
@@ -368,6 +372,8 @@ def _is_module(value: object) -> bool:
 
 
 def _unpack(target: str, made: Any) -> MadeModel:
+    if isinstance(made, dict):
+        return MadeModel(made, None, None)
     if not isinstance(made, tuple):
         made = (made,)
     model, args, kwargs = (*made, None, None)[:3] if 1 <= len(made) <= 3 else (None, None, None)  # noqa: PLR2004 (the three forms)

@@ -133,7 +133,8 @@ class Recipe:
 
     def __str__(self) -> str:
         with_properties = f" with {self.texts}" if self.properties else ""
-        return f"{self.bundle.reference} for {self.device}{with_properties}"
+        graph = f" {self.graph.name}" if len(self.bundle.manifest.graphs) > 1 else ""
+        return f"{self.bundle.reference}{graph} for {self.device}{with_properties}"
 
 
 class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):

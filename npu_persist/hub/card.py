@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Golden, Graph
+    from npu_persist.bundle.manifest import Golden, Graph, Manifest
     from npu_persist.bundle.reference import HubReference
 
 CARD_FILE = "README.md"
@@ -74,7 +74,7 @@ def make_section(bundle: Bundle, reference: HubReference, artifacts: Mapping[str
         f"{_text(bundle.manifest.name)}{version}: an OpenVINO model, {_size(bundle.size)}, made by {made_by}.",
         *_load(bundle, reference),
         *(block for graph in manifest.graphs for block in _graph(graph)),
-        *_check(manifest.golden),
+        *_check(manifest),
         *_compiled(artifacts),
         END,
     ]
@@ -92,11 +92,17 @@ def _load(bundle: Bundle, reference: HubReference) -> list[str]:
                 "import npu_persist as npup",
                 "",
                 f'model = npup.load("{reference}", device="NPU")  # or GPU, CPU, AUTO',
+                *_use_graphs(bundle),
                 "```",
             ]
         ),
         f"`{pinned}` loads exactly this bundle, or raises an error.",
     ]
+
+
+def _use_graphs(bundle: Bundle) -> list[str]:
+    names = [graph.name for graph in bundle.manifest.graphs]
+    return [] if len(names) == 1 else ["# " + ", ".join(f'model.graphs["{name}"]' for name in names)]
 
 
 def _graph(graph: Graph) -> list[str]:
@@ -116,11 +122,19 @@ def _graph(graph: Graph) -> list[str]:
     return blocks
 
 
-def _check(golden: Golden | None) -> list[str]:
+def _check(manifest: Manifest) -> list[str]:
+    if len(manifest.graphs) == 1:
+        return ["## Compared with PyTorch", *_compared(manifest.golden_of(manifest.graphs[0]))]
+    blocks = ["## Compared with PyTorch"]
+    for graph in manifest.graphs:
+        blocks += [f"### {_text(graph.name)}", *_compared(manifest.golden_of(graph))]
+    return blocks
+
+
+def _compared(golden: Golden | None) -> list[str]:
     if golden is None or golden.tolerance is None or golden.differences is None:
-        return ["## Compared with PyTorch", "It was not compared."]
+        return ["It was not compared."]
     return [
-        "## Compared with PyTorch",
         f"On one sample. Tolerance: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
         f"Share of integers that may be other ones: {golden.tolerance.mismatched:g}.",
         _table(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from npu_persist.bundle.manifest import Manifest
     from npu_persist.store.api import AnyStore
     from npu_persist.store.lookup import StoredBundle
 
@@ -39,6 +40,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
         added: How many of these no earlier version in the list has: what this version costs.
         precision: What its float weights are stored as; where graphs differ, of each: "fp16, fp32".
         differences: From torch, for each output of the golden sample, as `persist` measured them; None without check.
+            Where there are several graphs, the names begin with theirs: `encoder.logits`.
         loss: The largest of these, relative to the output's scale; of an integer output, the share that differs.
         changed: What differs from the version before it in the list: "weights" or "graph" (with the call and its
             shapes), "both"; "rest": golden sample, tolerance, metadata, warnings or producer; "nothing"; of the first,
@@ -85,8 +87,7 @@ def history(name: str, *, store: AnyStore = None) -> tuple[HistoryEntry, ...]:
     for stored in found:
         files = _measure_files(stored.path)
         bundle, problem = _open(stored)
-        golden = None if bundle is None else bundle.manifest.golden
-        differences = None if golden is None else golden.differences
+        differences = None if bundle is None else _read_differences(bundle.manifest)
         entries.append(
             HistoryEntry(
                 reference=stored.reference,
@@ -117,6 +118,18 @@ def _open(stored: StoredBundle) -> tuple[Bundle | None, str | None]:
         return Bundle.open(stored.path, version=stored.version), stored.problem
     except NpuPersistError as error:
         return None, stored.problem or str(error)
+
+
+def _read_differences(manifest: Manifest) -> tuple[Difference, ...] | None:
+    if manifest.golden is not None or not manifest.goldens:
+        return None if manifest.golden is None else manifest.golden.differences
+    if any(golden.differences is None for golden in manifest.goldens.values()):
+        return None
+    return tuple(
+        msgspec.structs.replace(one, output=f"{name}.{one.output}")
+        for name, golden in manifest.goldens.items()
+        for one in golden.differences or ()
+    )
 
 
 def _worst(differences: tuple[Difference, ...] | None) -> float | None:

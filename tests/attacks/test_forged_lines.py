@@ -30,7 +30,7 @@ from npu_persist.progress import Progress, ProgressPrinter
 from npu_persist.runtime.report import Attempt, History
 from npu_persist.store import Store
 from tests.support.attached import attach_npu
-from tests.support.bundles import TINY_GRAPH, tiny_files, tiny_manifest
+from tests.support.bundles import tiny_files, tiny_manifest
 from tests.support.graphs import make_model, parameter, publish_affine, write_graph
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def publish_hostile(store: Store) -> Bundle:
     files = tiny_files()
     manifest = replace(
         tiny_manifest("tiny", files),
-        graphs=(replace(TINY_GRAPH, name=HOSTILE),),
         warnings=(HOSTILE,),
         metadata={HOSTILE: HOSTILE, "b": {HOSTILE: [HOSTILE]}},
         producer=replace(tiny_manifest().producer, torch=HOSTILE),

@@ -25,8 +25,13 @@ ANSWERS = {"scale": GRID * WEIGHT, "shift": GRID + WEIGHT}
 _PORT, _OUT = Port("x", "float32", (2, 3)), Port("y", "float32", (2, 3))
 
 
-def write_two(directory: Path, *, name: str = "two", answers: dict[str, Any] | None = None) -> Manifest:
-    """Write the bundle into a directory, the manifest last; `answers` are torch's in place of the right ones."""
+def write_two(
+    directory: Path, *, name: str = "two", answers: dict[str, Any] | None = None, factor: float = 1
+) -> Manifest:
+    """Write the bundle into a directory, the manifest last.
+
+    `answers` are torch's in place of the right ones; the weight is `factor` times what these are made with.
+    """
     answers = {**ANSWERS, **(answers or {})}
     graphs, goldens, files = [], {}, {}
     for graph, operation in (("scale", ops.multiply), ("shift", ops.add)):
@@ -34,7 +39,7 @@ def write_two(directory: Path, *, name: str = "two", answers: dict[str, Any] | N
         folder = directory / graph
         folder.mkdir()
         sample = {"input.x": GRID, "output.y": answers[graph]}
-        model = make_model([x], [("y", operation(x, constant(WEIGHT)))])
+        model = make_model([x], [("y", operation(x, constant(WEIGHT * factor)))])
         manifest = write_graph(folder, model, [_PORT], [_OUT], sample=sample, name=name)
         paths = {XML: f"{graph}.xml", GOLDEN: f"{graph}.{GOLDEN}", WEIGHTS: WEIGHTS}
         for source, path in paths.items():
@@ -49,8 +54,8 @@ def write_two(directory: Path, *, name: str = "two", answers: dict[str, Any] | N
     return manifest
 
 
-def publish_two(store: Store, *, name: str = "two", answers: dict[str, Any] | None = None) -> Bundle:
+def publish_two(store: Store, *, name: str = "two", answers: dict[str, Any] | None = None, factor: float = 1) -> Bundle:
     """Publish the bundle."""
     with store.stage() as staging:
-        write_two(staging, name=name, answers=answers)
+        write_two(staging, name=name, answers=answers, factor=factor)
         return store.publish(staging)

@@ -625,6 +625,11 @@ def test_each_graph_may_have_a_golden_sample() -> None:
     ("place", "value", "location", "problem"),
     [
         (("graphs", 1, "name"), "main", "graphs", "expected graph names that differ, got 'main' twice"),
+        (("graphs", 1, "name"), "MAIN", "graphs", "expected graph names that differ, got 'main' twice"),
+        (("graphs", 1, "name"), "../../x", "graphs[1].name", "expected a name that a file can have, got '../../x'"),
+        (("graphs", 1, "name"), "a/b", "graphs[1].name", "expected a name that a file can have"),
+        (("graphs", 1, "name"), "nul", "graphs[1].name", "expected a name that a file can have"),
+        (("graphs", 1, "name"), "a\nb", "graphs[1].name", "expected a name that a file can have"),
         (("graphs", 1, "path"), "model.xml", "graphs", "expected graph paths that differ, got 'model.xml' twice"),
         (("graphs", 1, "path"), "../second.xml", "graphs[1].path", "expected a relative path"),
         (("graphs", 1, "path"), "other.xml", "graphs[1].path", "expected a path that is in files"),
