@@ -329,6 +329,7 @@ class State(Part, frozen=True, omit_defaults=True):
             inputs it is equal to.
         initial: What all of its elements are then; None where they differ, and the graph has them as a constant.
         growth: How it grows; None, and left out, where it does not, or not evenly.
+        bounds: The values that an integer state may have when a call begins, because the graph uses it as an index.
     """
 
     name: Text
@@ -339,6 +340,7 @@ class State(Part, frozen=True, omit_defaults=True):
     first: tuple[Count | None, ...]
     initial: float | None = 0.0
     growth: Growth | None = None
+    bounds: Bounds | None = None
 
 
 class Graph(Part, frozen=True, omit_defaults=True):
@@ -681,6 +683,8 @@ def _check_states(graph: Graph, where: str, problems: Problems) -> None:
                 problems.add(f"{place}.first[{axis}]", f"expected a size that the shape allows, got {first}")
         if state.initial is None and None in state.first:
             problems.add(f"{place}.initial", "expected a number, since the size is known at the first call; got null")
+        if state.bounds is not None:
+            _check_bounds(state, state.bounds, f"{place}.bounds", problems, is_input=True)
         growth = state.growth
         if growth is not None and (
             growth.axis >= len(state.first)
@@ -740,7 +744,7 @@ def _check_shape(shape: tuple[int | Dimension, ...], where: str, problems: Probl
             problems.add(f"{where}[{axis}].max", f"expected at least min, {size.min}, got {size.max}")
 
 
-def _check_bounds(port: Port, bounds: Bounds, where: str, problems: Problems, *, is_input: bool) -> None:
+def _check_bounds(port: Port | State, bounds: Bounds, where: str, problems: Problems, *, is_input: bool) -> None:
     low, high = bounds.low, bounds.high
     if not is_input or "int" not in port.dtype:
         problems.add(where, f"expected bounds of an integer input only, got those of {port.dtype} {show(port.name)}")

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import torch
 from msgspec.structs import replace as change
 
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Refresh, Weights
+    from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Refresh, State, Weights
     from npu_persist.conversion.conversation import Step
     from npu_persist.conversion.options import Options
     from npu_persist.conversion.probes import Probe
@@ -365,7 +366,12 @@ def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of
 ) -> Graph:
     inputs, outputs = describe_ports(model, capture, axes)
     signature = capture.signature
+    kept: tuple[State, ...] = ()
     if states is not None:
+        kept = tuple(
+            msgspec.structs.replace(state, bounds=inputs[pair.argument].bounds)
+            for pair, state in zip(states.pairs, states.states, strict=True)
+        )
         inputs = tuple(inputs[index] for index in states.inputs)
         outputs = tuple(outputs[index] for index in states.outputs)
         signature = states.signature
@@ -383,5 +389,5 @@ def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of
         outputs,
         signature,
         sizes,
-        () if states is None else states.states,
+        kept,
     )

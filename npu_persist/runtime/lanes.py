@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.buckets import open_axes, read_sizes
-from npu_persist.bundle.signature import describe_shape, find_root, size_of
+from npu_persist.bundle.manifest import allows
+from npu_persist.bundle.signature import describe_shape, describe_values, find_root, size_of
 from npu_persist.bundle.states import first_shape, grow
 from npu_persist.errors import GraphIntegrityError, InputError, StateCapacityError, StateError
 
@@ -110,6 +111,7 @@ class StatefulLane(NewLane):
         self._is_first_run = True
         self._roots = {found.root for port in inputs for found in open_axes(port)}
         self._follows = any(None in state.first for state in states)
+        self._indices = [state for state in states if state.bounds is not None]
         self._is_open = bool(self._roots) or any(state.growth for state in states)
         self._begin()
 
@@ -150,6 +152,8 @@ class StatefulLane(NewLane):
     def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
         """Run one inference, after which the state is another."""
         self.require_known()
+        if self._indices and not self.is_new:
+            self._check_indices()
         sizes = self._read_sizes(arrays) if self._is_open else {}
         lengths = self._grow(sizes) if self._lengths else {}
         if self.is_new and self._follows:
@@ -166,6 +170,24 @@ class StatefulLane(NewLane):
         self.is_new = False
         self._lengths = lengths
         return outputs
+
+    def _check_indices(self) -> None:
+        """Raise StateCapacityError where a state has become an index that points nowhere."""
+        for state in self._indices:
+            variable, bounds = self._variables.get(state.variable), state.bounds
+            if variable is None or bounds is None:
+                continue
+            values = variable.state.data
+            found = int(values.max()) if values.size else 0
+            if values.size and not (allows(bounds, found) and allows(bounds, int(values.min()))):
+                raise StateCapacityError(
+                    f"{self._reference}: the state {state.name} is {values.ravel().tolist()[:8]}, and the model takes "
+                    f"{describe_values(bounds)}, since it uses it as an index. reset() it, or persist the module with "
+                    "more room",
+                    state=state.name,
+                    capacity=bounds.high,
+                    size=found,
+                )
 
     def _time(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
         start = time.perf_counter()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Graph, Port
+    from npu_persist.bundle.manifest import Buckets, Graph, Port, State
     from npu_persist.bundle.verification import Verify
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.errors import ArtifactError
@@ -505,7 +505,8 @@ def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: 
     live = LiveReport(report, models)
     if loaded.buckets is None:
         plan = CallPlan(graph.signature, graph.inputs, graph.outputs)
-        requests = Requests(models[0], plan, report.reference, live.note_first_inference, graph.states)
+        states = graph.states if check_values else tuple(map(_without_bounds, graph.states))
+        requests = Requests(models[0], plan, report.reference, live.note_first_inference, states)
         model = Model(recipe.bundle, graph, plan, requests, live, check_values=check_values)
     else:
         from npu_persist.runtime.buckets import make_bucket_model
@@ -515,6 +516,10 @@ def _make_model(loaded: _Loaded, report: Report, began: float, *, check_values: 
     if log.isEnabledFor(logging.INFO):
         log.info("%s", model.report)
     return model
+
+
+def _without_bounds(state: State) -> State:
+    return msgspec.structs.replace(state, bounds=None)
 
 
 def _keep_with(model: ov.CompiledModel, kept: Sequence[object]) -> None:

@@ -102,7 +102,45 @@ class Ring(nn.Module):
         return {"kept": joined[:, :, -4:], "y": y, "count": count + chunk.shape[2]}
 
 
+class Fixed(nn.Module):
+    """A cache of a fixed size, into which the forward writes at a position that it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(16, 48)
+
+    def forward(self, x: Any, keys: Any, values: Any, position: Any) -> Any:
+        query, key, value = self.layer(x).view(1, 1, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        keys, values = keys.index_copy(2, position, key), values.index_copy(2, position, value)
+        mask = torch.arange(keys.shape[2]) <= position
+        y = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[None, None, None])
+        return y.transpose(1, 2).reshape(1, 1, 16), keys, values, position + 1
+
+
 class TestAnswers:
+    def test_a_cache_of_a_fixed_size(self, store: Store) -> None:
+        module = Fixed().eval()
+        first = torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8), torch.zeros(1, dtype=torch.int64)
+        names = {name: f"output.{index}" for index, name in enumerate(("keys", "values", "position"), 1)}
+        npu_persist.persist(
+            module, "fixed", (torch.randn(1, 1, 16), *first), states=names, precision="fp32", store=store
+        )
+
+        def step(x: Any, state: Any) -> Any:
+            y, *state = module(x, *state)
+            return y, state
+
+        talk(store, step, torch.randn(5, 1, 1, 16), first)
+        with npu_persist.load("fixed", "CPU", store=store) as model:
+            for _ in range(5):
+                model(np.zeros((1, 1, 16), "f4"))
+            with pytest.raises(StateCapacityError, match=r"position is \[5\], and the model takes -5 to 4"):
+                model(np.zeros((1, 1, 16), "f4"))
+            with pytest.raises(StateCapacityError) as full:
+                model(np.zeros((1, 1, 16), "f4"))
+            assert (full.value.state, full.value.capacity, full.value.size) == ("position", 4, 5)
+
     @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
     def test_recurrent(self, store: Store, kind: Any) -> None:
         module = Recurrent(kind).eval()
