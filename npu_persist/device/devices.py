@@ -42,8 +42,11 @@ _IDENTITY_OF_KIND = {
     "NPU": ("NPU_DRIVER_VERSION", "NPU_COMPILER_VERSION", "NPU_MAX_TILES"),
 }
 
-_INSTRUCTION_SETS = re.compile(r"sse4_.*|avx.*|amx.*|fma|f16c")
-"""Flags in Linux' /proc/cpuinfo that decide which instructions OpenVINO compiles for."""
+_FLAGS = re.compile(r"^(?:flags|Features)\s*:(.*)", re.MULTILINE)
+"""The line of Linux' /proc/cpuinfo that has them: on x86, and on Arm."""
+
+_INSTRUCTION_SETS = re.compile(r"sse4_.*|avx.*|amx.*|fma|f16c|asimd.*|sve.*|sme.*|bf16|i8mm")
+"""Flags that decide which instructions OpenVINO compiles for."""
 
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables that make OpenVINO compile for less than the CPU has (oneDNN: CPU Dispatcher Control)."""
@@ -224,12 +227,12 @@ def identify(core: ov.Core, device: str) -> dict[str, str]:
 def read_instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the instruction sets of this CPU that decide what is compiled for it, sorted and joined by commas."""
     try:
-        flags = cpuinfo.read_text(encoding="ascii", errors="replace").partition("\nflags")[2].partition("\n")[0]
+        line = _FLAGS.search(cpuinfo.read_text(encoding="ascii", errors="replace"))
     except OSError:
-        flags = ""
-    found = {flag for flag in flags.split() if _INSTRUCTION_SETS.fullmatch(flag)}
+        line = None
+    found = {flag for flag in line[1].split() if _INSTRUCTION_SETS.fullmatch(flag)} if line else set()
     if not found:
-        # Windows, and Linux on other processors. Coarse, but together with the CPU's full name it is enough.
+        # Windows, macOS, and Linux on other processors. Coarse, but with the CPU's full name it is enough.
         import numpy as np
 
         found = set(np.show_config(mode="dicts")["SIMD Extensions"].get("found", ()))

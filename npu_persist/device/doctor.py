@@ -263,8 +263,10 @@ def find_parts(
 def _plugin(kind: str, libraries: Path, system: str) -> str | None:
     if not libraries.is_dir():
         return "OpenVINO's own place"  # not pip's package: a distribution may put plugins anywhere
-    name = f"openvino_intel_{kind.lower()}_plugin"
-    return _existing(libraries / (f"{name}.dll" if system == "win32" else f"lib{name}.so"))
+    makers = ("intel", "arm", "riscv") if kind == "CPU" else ("intel",)
+    names = (f"openvino_{maker}_{kind.lower()}_plugin" for maker in makers)
+    files = (_existing(libraries / (f"{name}.dll" if system == "win32" else f"lib{name}.so")) for name in names)
+    return next(filter(None, files), None)
 
 
 def _find_on_linux(kind: str, libraries: Path, root: Path, environ: Mapping[str, str]) -> Parts:

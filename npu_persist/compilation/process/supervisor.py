@@ -219,7 +219,7 @@ class _ProcessMonitor:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    if sys.platform == "win32":
+    if sys.platform == "win32" or not hasattr(os, "waitid"):  # which macOS has since Python 3.13
         return process.poll() is not None
     # It stays a zombie: nothing else can get its number, or that of its group, before the group is killed.
     try:

@@ -132,6 +132,10 @@ class TestIdentity:
         [
             ("processor\t: 0\nflags\t\t: fpu sse2 sse4_2 avx avx2 amx_bf16 avx512f\nbugs\t: avx9\n", None),
             ("processor\t: 0\nmodel name\t: avx9\nflags\t\t: fma\n", "fma"),
+            (
+                "processor\t: 0\nFeatures\t: fp asimd crc32 asimdhp sve bf16\nCPU part\t: sve2\n",
+                "asimd,asimdhp,bf16,sve",
+            ),
         ],
     )
     def test_instruction_sets_on_linux(self, text: str, expected: str | None, tmp_path: Path) -> None:

@@ -243,12 +243,23 @@ def test_advice_names_packages_and_no_addresses() -> None:
     assert not [text for text in texts if "://" in text or "www." in text]
 
 
+@pytest.mark.parametrize(
+    ("system", "file"), [("linux", "libopenvino_arm_cpu_plugin.so"), ("darwin", "libopenvino_arm_cpu_plugin.so")]
+)
+def test_the_cpu_plugin_of_arm(system: str, file: str, tmp_path: Path) -> None:
+    root = make(tmp_path, f"openvino/{file}")
+    assert find_parts("CPU", root / "openvino", system=system, root=root, environ={}) == {
+        "plugin": str(root / "openvino" / file)
+    }
+    assert find_parts("GPU", root / "openvino", system="darwin", root=root, environ={}) == {"plugin": None}
+
+
 def test_this_machine() -> None:
     by_kind = {diagnosis.kind: diagnosis for diagnosis in diagnose()}
     assert list(by_kind)[:3] == ["CPU", "GPU", "NPU"]
     cpu = by_kind["CPU"]
     assert ([device.name for device in cpu.devices], cpu.missing) == (["CPU"], ())
-    assert cpu.parts["plugin"] == str(next(find_libraries().glob("*openvino_intel_cpu_plugin.*")))
+    assert cpu.parts["plugin"] == str(next(find_libraries().glob("*openvino_*_cpu_plugin.*")))
     for diagnosis in by_kind.values():
         assert diagnosis.devices or diagnosis.missing or all(diagnosis.parts.values())
 
