@@ -101,8 +101,14 @@ def _list_fields(manifest: Manifest, *, is_single: bool) -> dict[str, Any]:
 def _list_golden_fields(at: str, golden: dict[str, Any] | None) -> dict[str, Any]:
     golden = golden or {}
     measured = golden.pop("differences", None) or ()
+    evaluation = golden.pop("evaluation", None) or {}
     fields = {f"{at}golden.{name}": value for name, value in golden.items() if value is not None}
-    return fields | {f"{at}golden.measured.{numbers.pop('output')}": numbers for numbers in measured}
+    fields |= {f"{at}golden.measured.{numbers.pop('output')}": numbers for numbers in measured}
+    if evaluation:
+        fields[f"{at}evaluation.calls"] = evaluation["calls"]
+        fields |= {f"{at}evaluation.{numbers.pop('output')}": numbers for numbers in evaluation["differences"]}
+        fields |= {f"{at}metrics.{one.pop('name')}": one for one in evaluation.get("metrics", ())}
+    return fields
 
 
 def _list_graph_fields(graph: Graph) -> dict[str, Any]:

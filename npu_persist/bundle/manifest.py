@@ -126,6 +126,9 @@ MAX_STEPS = 1000
 Precision: TypeAlias = Literal["fp16", "fp32", "int8", "int4"]
 """What weights are stored as; with the integers vectors, and what else is not compressed, are floats."""
 
+Activations: TypeAlias = Literal["int8"]
+"""What activations are quantized to: what flows from layer to layer, and is multiplied by weights."""
+
 Conversion: TypeAlias = Literal["trace", "export"]
 """Which way the module was captured: `torch.jit.trace` or `torch.export`."""
 
@@ -356,6 +359,7 @@ class Graph(Part, frozen=True, omit_defaults=True):
         signature: How the module was called.
         buckets: The sizes that it is compiled for; None where none were given.
         states: What it keeps from one inference to the next. Neither its inputs and outputs nor the signature have it.
+        activations: What its activations are quantized to; None where they are floats.
     """
 
     name: Name
@@ -367,6 +371,12 @@ class Graph(Part, frozen=True, omit_defaults=True):
     signature: Signature
     buckets: Buckets | None = None
     states: tuple[State, ...] = ()
+    activations: Activations | None = None
+
+    @property
+    def stored_as(self) -> str:
+        """The precision for people, with that of activations where they are quantized."""
+        return self.precision if self.activations is None else f"{self.precision}, activations {self.activations}"
 
 
 class Weights(Part, frozen=True):
@@ -418,16 +428,32 @@ class Difference(Part, frozen=True):
     mismatched: float | None = None
 
 
-class Evaluation(Part, frozen=True):
+class Metric(Part, frozen=True):
+    """What a function of the user's gave for the answers to these calls; both numbers are finite.
+
+    Attributes:
+        name: The metric's name; unique in the evaluation.
+        torch: Its value for torch's answers.
+        model: Its value for the model's, computed in float32 on a CPU.
+    """
+
+    name: Text
+    torch: float
+    model: float
+
+
+class Evaluation(Part, frozen=True, omit_defaults=True):
     """How far the model was from torch on calls that the user gave at persist.
 
     Attributes:
         calls: How many.
         differences: For each output the worst of all calls, each measure by itself.
+        metrics: The user's own measures; left out where there are none.
     """
 
     calls: Count
     differences: tuple[Difference, ...]
+    metrics: tuple[Metric, ...] = ()
 
 
 class Golden(Part, frozen=True, omit_defaults=True):

@@ -333,6 +333,9 @@ def _golden_lines(golden: Golden | None) -> list[str]:
     if golden.evaluation is not None:
         table = _difference_table(golden.evaluation.differences)
         evaluated = ["", f"the worst of {golden.evaluation.calls} other calls:", "", *table]
+        if golden.evaluation.metrics:
+            rows = [[one.name, f"{one.torch:.6g}", f"{one.model:.6g}"] for one in golden.evaluation.metrics]
+            evaluated += ["", *format_table(["METRIC", "TORCH", "MODEL"], rows, right=["TORCH", "MODEL"])]
     return [
         f"required: max relative <= {golden.tolerance.max_relative:g}, cosine >= {golden.tolerance.cosine:g}",
         f"of integers: mismatched <= {golden.tolerance.mismatched:g}",
@@ -397,7 +400,7 @@ def _graph_lines(graph: Graph) -> list[str]:
     ports = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
     fields = {
         "file": graph.path,
-        "weights as": graph.precision,
+        "weights as": graph.stored_as,
         "captured by": {"trace": "torch.jit.trace", "export": "torch.export"}[graph.conversion],
         "call": str(CallPlan(graph.signature, graph.inputs, graph.outputs)),
         **{f"state {state.name}": describe_state(state) for state in graph.states},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.tensor_changes import TensorChange
     from npu_persist.cli.output import Output
     from npu_persist.runtime.diff import DiffResult
+    from npu_persist.store.history import HistoryEntry
 
 EXIT_DIFFERENT = 1
 EXIT_TROUBLE = 2
@@ -166,28 +167,34 @@ def _tensor_row(tensor: TensorChange) -> list[str]:
 def run_history(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist history NAME`."""
     entries = npu_persist.history(arguments.name, store=arguments.store)
-    numbers = ["SIZE", "ADDED", "LOSS"]
-    output.show(
-        entries,
-        lambda: table(
-            ["REFERENCE", "CREATED", *numbers, "PRECISION", "CHANGED", "ALIASES"],
-            [
-                [
-                    entry.reference,
-                    entry.created.astimezone().strftime("%Y-%m-%d %H:%M"),
-                    format_size(entry.size),
-                    format_size(entry.added),
-                    "-" if entry.loss is None else f"{entry.loss:.3g}",
-                    entry.precision or "?",
-                    entry.changed or "?",
-                    ", ".join(entry.aliases),
-                ]
-                for entry in entries
-            ],
-            right=numbers,
-        ),
-    )
+    output.show(entries, lambda: _history_text(entries))
     output.note(f"{format_size(sum(entry.added for entry in entries))} on disk; files that versions share count once")
     for entry in entries:
         if entry.problem is not None:
             output.warning(f"{entry.reference} is damaged: {entry.problem}")
+
+
+def _history_text(entries: Sequence[HistoryEntry]) -> list[str]:
+    numbers = ["SIZE", "ADDED", "LOSS"]
+    rows = [
+        [
+            entry.reference,
+            entry.created.astimezone().strftime("%Y-%m-%d %H:%M"),
+            format_size(entry.size),
+            format_size(entry.added),
+            "-" if entry.loss is None else f"{entry.loss:.3g}",
+            entry.precision or "?",
+            entry.changed or "?",
+            ", ".join(entry.aliases),
+        ]
+        for entry in entries
+    ]
+    metrics = [
+        [entry.reference, one.name, f"{one.torch:.6g}", f"{one.model:.6g}"]
+        for entry in entries
+        for one in entry.metrics
+    ]
+    blocks = [table(["REFERENCE", "CREATED", *numbers, "PRECISION", "CHANGED", "ALIASES"], rows, right=numbers)]
+    if metrics:
+        blocks.append(table(["REFERENCE", "METRIC", "TORCH", "MODEL"], metrics, right=["TORCH", "MODEL"]))
+    return join_blocks(blocks)

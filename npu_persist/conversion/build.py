@@ -33,7 +33,7 @@ from npu_persist.conversion.check import (
     refuse_nan,
 )
 from npu_persist.conversion.choices import describe_ties, find_moved_choices
-from npu_persist.conversion.compress import find_precision, warn_of_floats, warn_of_loss
+from npu_persist.conversion.compress import find_activations, find_precision, warn_of_floats, warn_of_loss
 from npu_persist.conversion.conversation import check_conversation, converse, write_conversation
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.dynamic import Axes, input_ports, read_dynamic_shapes, to_export_shapes
@@ -298,7 +298,8 @@ class _Builder:
                 for one in masked:
                     compare(capture.call, request, one, options.tolerance, exact)
                 if options.evaluate is not None:
-                    evaluation = evaluate_calls(capture.call, request, options.evaluate, options.tolerance, exact)
+                    limits, metrics = (options.tolerance, exact), options.metrics
+                    evaluation = evaluate_calls(capture.call, request, options.evaluate, *limits, metrics=metrics)
 
             try:
                 if steps:
@@ -390,4 +391,5 @@ def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of
         signature,
         sizes,
         kept,
+        find_activations(model) if options.plan is None else options.plan.activations,
     )

@@ -1,7 +1,8 @@
-"""int4 weights chosen by what flows through them: NNCF's activation-aware quantization (AWQ) and scale estimation.
+"""What NNCF (https://github.com/openvinotoolkit/nncf) does with calls of real data; the rest is left to `compress`.
 
-NNCF (https://github.com/openvinotoolkit/nncf) compresses what is to be int4; the rest is left to `compress`. AWQ may
-move a factor from a weight to what comes before it: such a weight is another tensor than the module's, by columns.
+`calibrate` chooses int4 weights by what flows through them: activation-aware quantization (AWQ) and scale estimation.
+`quantize_activations` makes int8 of weights and of what flows through them. AWQ, and SmoothQuant in transformers, move
+factors from weights to what comes before them: such a weight is another tensor than the module's, by columns.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
-from npu_persist.conversion.compress import WEIGHTED, Compressed, choose, find_weights
+from npu_persist.conversion.compress import WEIGHTED, Compressed, choose, find_quantized, find_weights
 from npu_persist.errors import ConversionError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     import torch
@@ -58,27 +59,21 @@ def calibrate(
     ignored = others | {user for user in operations if user not in known}
     if not wanted:
         return model, {}
-    nncf.set_log_level(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-            model = nncf.compress_weights(
-                model,
-                mode=nncf.CompressWeightsMode.INT4_SYM,
-                ratio=1.0,
-                group_size=plan.group_size or -1,
-                all_layers=True,
-                ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
-                dataset=nncf.Dataset([list(call) for call in calls]),
-                awq=True,
-                scale_estimation=True,
-                advanced_parameters=nncf.AdvancedCompressionParameters(
-                    group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
-                ),
-            )
-    except (RuntimeError, ValueError, nncf.ValidationError) as error:
-        raise ConversionError(
-            f"NNCF could not calibrate the graph: {error}. Leave calibration out, or report it."
-        ) from error
+    with _running_nncf():
+        model = nncf.compress_weights(
+            model,
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            ratio=1.0,
+            group_size=plan.group_size or -1,
+            all_layers=True,
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+            dataset=nncf.Dataset([list(call) for call in calls]),
+            awq=True,
+            scale_estimation=True,
+            advanced_parameters=nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=nncf.GroupSizeFallbackMode.IGNORE
+            ),
+        )
     constants = {op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"}
     done = {}
     for name in sorted(wanted):
@@ -89,3 +84,65 @@ def calibrate(
         axes = tuple(axis for axis, size in enumerate(scale.shape) if size != grouped[axis])
         done[names[name]] = Compressed("int4", name, f"{name}/scale", grouped, axes)
     return model, done
+
+
+def quantize_activations(
+    model: ov.Model,
+    module: torch.nn.Module,
+    names: Mapping[str, str],
+    plan: Plan,
+    calls: Sequence[Sequence[np.ndarray[Any, Any]]],
+) -> tuple[ov.Model, dict[str, Compressed]]:
+    """Return the graph with int8 weights and activations, and the weights by name; arguments are those of `compress`.
+
+    Ranges are symmetric, as NPUs want them. Weights use half of the range of int8: CPUs without VNNI add products of 8
+    bits in 16, which overflow otherwise (https://github.com/openvinotoolkit/nncf, `OverflowFix`).
+
+    Raises:
+        ConversionError: NNCF failed.
+    """
+    import nncf
+
+    chosen = choose(find_weights(model, module, names), plan)
+    ignored = {user for weight, precision in chosen if precision != "int8" for user in weight.users}
+    with _running_nncf():
+        model = nncf.quantize(
+            model,
+            nncf.Dataset([list(call) for call in calls]),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            subset_size=len(calls),
+            model_type=nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+        )
+    wanted = {user: weight for weight, precision in chosen if precision == "int8" for user in weight.users}
+    found = find_quantized(model, wanted)
+    return model, {names[unique]: one for unique, one in found.items()}
+
+
+def _has_attention(model: ov.Model) -> bool:
+    """Tell whether NNCF's rules for transformers apply: not to quantize what attention computes, and SmoothQuant."""
+    for operation in model.get_ordered_ops():
+        kind = operation.get_type_name()
+        if kind == "ScaledDotProductAttention":
+            return True
+        if kind == "Softmax":
+            users = [user.get_node().get_type_name() for user in operation.output(0).get_target_inputs()]
+            if "MatMul" in users:
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _running_nncf() -> Iterator[None]:
+    """Hide NNCF's progress bars and messages, and give its errors a type."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except (RuntimeError, ValueError, nncf.ValidationError) as error:
+        raise ConversionError(
+            f"NNCF could not calibrate the graph: {error}. Leave calibration out, or report it."
+        ) from error

@@ -29,7 +29,7 @@ from npu_persist.errors import PrecisionWarning, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from npu_persist.bundle.manifest import Difference, Precision
+    from npu_persist.bundle.manifest import Activations, Difference, Precision
 
 Stored: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
 """What one weight is stored as."""
@@ -51,11 +51,13 @@ class Plan(NamedTuple):
         group_size: How many inputs of a channel share a scale in "int4"; None is all of them.
         keep: Other precisions, by pattern of the weight's or its module's name in the state_dict, as `fnmatch` has
             them; the last pattern that fits counts.
+        activations: "int8" where activations are quantized, too.
     """
 
     precision: Stored
     group_size: int | None
     keep: Mapping[str, Stored]
+    activations: Activations | None = None
 
     def choose(self, name: str, *, may_be_int4: bool) -> Stored:
         """Return what a weight is stored as."""
@@ -144,6 +146,17 @@ def find_precision(model: ov.Model, asked: Precision) -> Precision:
     return max(counts, key=counts.__getitem__, default=asked)
 
 
+def find_activations(model: ov.Model) -> Activations | None:
+    """Return what the activations of a module that came quantized are, by NNCF for instance."""
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() == "FakeQuantize":
+            levels = operation.get_attributes()["levels"]
+            return "int8" if _HALF_OF_8_BITS < levels <= _ALL_OF_8_BITS else None
+    return None
+
+
+_HALF_OF_8_BITS, _ALL_OF_8_BITS = 128, 256
+"""Levels that a quantization may have; symmetric ones leave out one."""
 _BY_TYPE: dict[str, Precision] = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 
 
@@ -320,6 +333,40 @@ def _replace(weight: Weight, precision: Stored, group_size: int | None) -> Compr
     constant.set_friendly_name(f"{name}@float")
     constant.output(0).replace(result.output(0))
     return Compressed(precision, name, f"{name}@scale", tuple(floats.shape), axes)
+
+
+def find_quantized(model: ov.Model, users: Mapping[str, Weight]) -> dict[str, Compressed]:
+    """Name the int8 weights of a graph that NNCF has quantized, by the operations that read them, as `compress` does.
+
+    Their scales become half precision. Those that half precision does not hold are left as they are.
+    """
+    found: dict[str, Compressed] = {}
+    for operation in model.get_ordered_ops():
+        weight = users.get(operation.get_friendly_name())
+        if weight is None:
+            continue
+        for port, _ in _weight_ports(operation):
+            product = operation.input_value(port).get_node()
+            if product.get_type_name() != "Multiply" or product.input_value(0).get_node().get_type_name() != "Convert":
+                continue
+            values = product.input_value(0).get_node().input_value(0).get_node()
+            scale = product.input_value(1).get_node()
+            kinds = [node.get_type_name() for node in (values, scale)]
+            if kinds != ["Constant", "Constant"] or values.get_element_type() != ov.Type.i8:
+                continue
+            name, shape = weight.constant.get_friendly_name(), tuple(values.shape)
+            axes = scale.data.reshape((1,) * (len(shape) - scale.data.ndim) + scale.data.shape)
+            half = axes.astype(np.float16)
+            if name in found or not (np.abs(half.astype(np.float32) - axes) <= _LARGEST_ROUNDING * np.abs(axes)).all():
+                continue
+            scales = ops.constant(half)
+            scales.set_friendly_name(f"{name}@scale")
+            values.set_friendly_name(name)
+            float_values = ops.multiply(ops.convert(values, ov.Type.f16), scales)
+            product.output(0).replace(ops.convert(float_values, product.get_element_type()).output(0))
+            reduced = tuple(axis for axis, size in enumerate(half.shape) if size != shape[axis])
+            found[name] = Compressed("int8", name, f"{name}@scale", shape, reduced)
+    return found
 
 
 def _make_int4(packed: torch.Tensor, shape: tuple[int, ...]) -> ov.Node:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,8 +42,9 @@ class Example:
         padding: What inputs are padded with.
         states: Arguments that take a result of the call before.
         initial: What states are when a conversation begins.
-        calibration: Calls of real data, by which NNCF chooses int4 weights.
+        calibration: Calls of real data, by which NNCF chooses int4 weights, or ranges of activations.
         evaluate: Other calls to compare with torch.
+        metrics: Functions of the answers to these calls.
     """
 
     module: torch.nn.Module
@@ -57,6 +58,7 @@ class Example:
     initial: Mapping[str, Any] | None = None
     calibration: Iterable[Sequence[Any] | Mapping[str, Any]] = ()
     evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None
+    metrics: Mapping[str, Callable[[list[Any]], float]] | None = None
 
 
 class FoundExample(NamedTuple):

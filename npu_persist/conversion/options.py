@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
 
 import openvino as ov
 import torch
 
-from npu_persist.bundle.manifest import Padding, Precision, Tolerance
+from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
 from npu_persist.compilation.compile import check_toolchain, read_targets
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
@@ -52,18 +52,30 @@ class Options:
     calibration: Sequence[Sequence[Any] | Mapping[str, Any]]
     by_layer: bool
     evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None
+    metrics: Mapping[str, Callable[[list[Any]], float]]
     check: bool
     tolerance: Tolerance
     targets: tuple[Target, ...]
 
     def __post_init__(self) -> None:
         """Raise UsageError for options that contradict each other."""
+        activations = None if self.plan is None else self.plan.activations
+        if activations is not None and not self.calibration:
+            raise UsageError(
+                "activations are quantized by what flows through the graph: give calibration=, some dozens of calls of "
+                "real data, too."
+            )
         if self.calibration:
-            if self.precision != "int4":
-                raise UsageError('calibration chooses int4 weights: give precision="int4" too, or leave it out.')
+            if self.precision != "int4" and activations is None:
+                raise UsageError(
+                    'calibration is for int4 weights, or for int8 activations: give precision="int4", or '
+                    'precision="int8" and activations="int8", or leave it out.'
+                )
             require_nncf()
         if self.evaluate is not None and not self.check:
             raise UsageError("evaluate compares with torch, which check=False leaves out: give one of them only.")
+        if self.metrics and self.evaluate is None:
+            raise UsageError("metrics measure the answers to the calls of evaluate: give evaluate= too.")
         if self.by_layer and (self.plan is None or not self.check):
             raise UsageError(
                 'by_layer measures compressed weights: it needs precision="int8" or "int4", and the check.'
@@ -148,9 +160,18 @@ def read_precision(given: Precision) -> Precision:
 
 
 def read_plan(
-    modules: Sequence[torch.nn.Module], precision: Precision, group_size: int | None, keep: Mapping[str, Stored] | None
+    modules: Sequence[torch.nn.Module],
+    precision: Precision,
+    group_size: int | None,
+    keep: Mapping[str, Stored] | None,
+    activations: Activations | None = None,
 ) -> Plan | None:
     """Return how weights are to be compressed; None where they are not."""
+    if activations is not None and (activations not in get_args(Activations) or precision != "int8"):
+        raise UsageError(
+            f"activations must be None, or 'int8' with precision=\"int8\"; got {activations!r} with precision="
+            f'"{precision}".'
+        )
     if precision not in BITS:
         if group_size is not None or keep is not None:
             raise UsageError(
@@ -162,9 +183,18 @@ def read_plan(
     for pattern, stored in (keep or {}).items():
         if stored not in get_args(Precision) or (precision == "int8" and stored == "int4"):
             raise UsageError(f"keep: {pattern!r} must be kept as 'fp32', 'fp16' or 'int8'; got {stored!r}.")
-    plan = Plan(precision, group_size, dict(keep or {}))
+    plan = Plan(precision, group_size, dict(keep or {}), activations)
     check_keep(modules, plan)
     return plan
+
+
+def read_metrics(given: Mapping[str, Callable[[list[Any]], float]] | None) -> dict[str, Callable[[list[Any]], float]]:
+    """Return the user's metrics: functions by name."""
+    metrics: object = {} if given is None else given
+    items = [*metrics.items()] if isinstance(metrics, Mapping) else [(None, None)]
+    if not all(isinstance(name, str) and name and callable(function) for name, function in items):
+        raise UsageError(f'metrics must be functions by name, as in {{"accuracy": accuracy}}; got {given!r}.')
+    return dict(items)
 
 
 def read_compile_targets(given: str | Sequence[str] | None) -> tuple[Target, ...]:

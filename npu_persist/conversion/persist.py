@@ -26,6 +26,7 @@ from npu_persist.conversion.options import (
     read_compile_targets,
     read_examples,
     read_metadata,
+    read_metrics,
     read_plan,
     read_precision,
 )
@@ -37,11 +38,11 @@ from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from npu_persist.artifact.target import Target
-    from npu_persist.bundle.manifest import Padding, Precision, Tolerance
+    from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
     from npu_persist.conversion.compress import Stored
     from npu_persist.conversion.examples import Example
     from npu_persist.progress import ProgressCallback
@@ -68,9 +69,11 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     precision: Precision = "fp16",
     group_size: int | None = None,
     keep: Mapping[str, Stored] | None = None,
+    activations: Activations | None = None,
     calibration: Iterable[Sequence[Any] | Mapping[str, Any]] = (),
     by_layer: bool = False,
     evaluate: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None,
+    metrics: Mapping[str, Callable[[list[Any]], float]] | None = None,
     alias: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     assets: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
@@ -128,14 +131,18 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             larger. Layers whose number of inputs is no multiple of it have one scale for each channel.
         keep: What some weights are stored as, by pattern of their name in the state_dict, or of their module's:
             `{"lm_head": "fp16", "encoder.*.attention.*": "int8"}`. The last pattern that fits counts.
+        activations: "int8" quantizes what is multiplied by weights, too; it needs `precision="int8"` and `calibration`.
         calibration: Some dozens of calls of real data, like the example or of other sizes of its dynamic axes, by which
-            NNCF (extra `compress`) chooses int4 weights: closer to torch, and slower to persist. `weights` then gives
-            what the graph computes with, in which AWQ has moved factors between layers.
+            NNCF (extra `compress`) chooses int4 weights: closer to torch, and slower to persist; or the ranges of int8
+            activations. `weights` then gives what the graph computes with: NNCF moves factors between layers.
         by_layer: Whether to find out which compressed layers cost most, and what keeping them would give: a
             `PrecisionWarning` says so. It takes a forward of torch's for each layer, and the weights twice in memory.
         evaluate: Other calls to compare with torch, each a sequence of positional arguments or a dict of keyword
             arguments like the example. The worst difference of each output is in the manifest; one beyond tolerance
             is a ParityError.
+        metrics: Functions by name that turn the answers to these calls into a number, such as a perplexity. Each is
+            given a list, one answer for each call in their order, as a loaded model returns them: once torch's, once
+            the model's. Both numbers are in the manifest.
         alias: A name for this version, for instance "prod".
         metadata: Any JSON, kept in the manifest.
         assets: Files that the bundle carries for the program that loads it, by name: bytes, or a file's path.
@@ -159,10 +166,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         The published bundle, or the newest version if that is the same.
 
     Raises:
-        UsageError: an argument is invalid: a name, a precision, an example that does not fit the forward, a bucket. Its
-            subclasses: `InvalidNameError`, `ExampleInputsError` when there is no example, `TargetError`, and
-            `DynamicShapeError` when a bucket does not fit, padded outputs could not be cut back, or a target needs
-            fixed sizes.
+        UsageError: an argument is invalid: a name, a precision, an example that does not fit the forward, a bucket; or
+            a metric raised, or gave no finite number. Its subclasses: `InvalidNameError`, `ExampleInputsError` when
+            there is no example, `TargetError`, and `DynamicShapeError` when a bucket does not fit, padded outputs
+            could not be cut back, or a target needs fixed sizes.
         ConversionError: the forward raised; it takes or gives what a graph cannot; or neither way of capturing gave a
             graph that OpenVINO can hold and run, and that answers other inputs as torch does. The message begins
             with the operation, its module and line, where one is to blame.
@@ -200,12 +207,13 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             "initial": initial,
             "calibration": calibration,
             "evaluate": evaluate,
+            "metrics": metrics,
         },
     )
     opened = open_store(store)
     opened.check_names(name, alias)
     precision = read_precision(precision)
-    plan = read_plan([example.module for example in examples.values()], precision, group_size, keep)
+    plan = read_plan([example.module for example in examples.values()], precision, group_size, keep, activations)
     compile_for, kept = read_compile_targets(targets), read_metadata(metadata)
     work = [
         Options(
@@ -225,6 +233,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             calibration=tuple(example.calibration),
             by_layer=by_layer,
             evaluate=example.evaluate,
+            metrics=read_metrics(example.metrics),
             check=check,
             tolerance=read_tolerance(tolerance, default_tolerance(example.module, precision)),
             targets=compile_for,

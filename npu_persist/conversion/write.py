@@ -20,7 +20,7 @@ from npu_persist.bundle import weights as safetensors_file
 from npu_persist.bundle.manifest import Precision, Refresh, Weights
 from npu_persist.bundle.tensors import SCALE, CompressedTensor, describe_compressed
 from npu_persist.compilation.compiler_errors import first_lines
-from npu_persist.conversion.calibrate import calibrate
+from npu_persist.conversion.calibrate import calibrate, quantize_activations
 from npu_persist.conversion.compress import Compressed, Plan, compress
 from npu_persist.conversion.origins import OWN
 from npu_persist.conversion.rewrites import XML_REWRITES
@@ -102,7 +102,8 @@ def write_ir(  # noqa: PLR0913 - what is written, and how
     kept: list[ov.Node] = []
     if plan is not None:
         if calibration:
-            model, compressed = calibrate(model, module, names, plan, calibration)
+            run = quantize_activations if plan.activations else calibrate
+            model, compressed = run(model, module, names, plan, calibration)
         rest, kept = compress(model, module, names, plan)
         compressed = {**compressed, **rest}
     first: dict[str, np.ndarray[Any, Any]] = {}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Golden, Graph, Manifest
+    from npu_persist.bundle.manifest import Difference, Evaluation, Golden, Graph, Manifest
     from npu_persist.bundle.reference import HubReference
 
 CARD_FILE = "README.md"
@@ -109,7 +109,7 @@ def _graph(graph: Graph) -> list[str]:
     ports = [("input", port) for port in graph.inputs] + [("output", port) for port in graph.outputs]
     blocks = [
         f"## Graph {_text(graph.name)}",
-        f"Weights as {_text(graph.precision)}, in {_text(graph.path)}.",
+        f"Weights as {_text(graph.stored_as)}, in {_text(graph.path)}.",
         _table(
             ("", "Name", "Type", "Shape"),
             ((kind, port.name, port.dtype, describe_shape(port.shape)) for kind, port in ports),
@@ -137,20 +137,33 @@ def _compared(golden: Golden | None) -> list[str]:
     return [
         f"On one sample. Tolerance: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
         f"Share of integers that may be other ones: {golden.tolerance.mismatched:g}.",
-        _table(
-            ("Output", "Max absolute", "Max relative", "Cosine", "Mismatched"),
-            (
-                (
-                    found.output,
-                    f"{found.max_abs:.3g}",
-                    f"{found.max_relative:.3g}",
-                    f"{found.cosine:.7g}",
-                    "" if found.mismatched is None else f"{found.mismatched:.3g}",
-                )
-                for found in golden.differences
-            ),
-        ),
+        _differences(golden.differences),
+        *([] if golden.evaluation is None else _evaluation(golden.evaluation)),
     ]
+
+
+def _evaluation(evaluation: Evaluation) -> list[str]:
+    blocks = [f"The worst of {evaluation.calls} other calls:", _differences(evaluation.differences)]
+    if evaluation.metrics:
+        rows = ((one.name, f"{one.torch:.6g}", f"{one.model:.6g}") for one in evaluation.metrics)
+        blocks.append(_table(("Metric", "PyTorch", "This model"), rows))
+    return blocks
+
+
+def _differences(differences: Iterable[Difference]) -> str:
+    return _table(
+        ("Output", "Max absolute", "Max relative", "Cosine", "Mismatched"),
+        (
+            (
+                found.output,
+                f"{found.max_abs:.3g}",
+                f"{found.max_relative:.3g}",
+                f"{found.cosine:.7g}",
+                "" if found.mismatched is None else f"{found.mismatched:.3g}",
+            )
+            for found in differences
+        ),
+    )
 
 
 def _compiled(artifacts: Mapping[str, Artifact]) -> list[str]:

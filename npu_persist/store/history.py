@@ -12,7 +12,7 @@ import msgspec
 
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.field_changes import has_same_graphs, has_same_weights
-from npu_persist.bundle.manifest import Difference  # noqa: TC001 (a field of a record)
+from npu_persist.bundle.manifest import Difference, Metric  # noqa: TC001 (fields of a record)
 from npu_persist.errors import NpuPersistError
 from npu_persist.files.filesystem import store_errors
 from npu_persist.store.api import open_store
@@ -38,10 +38,12 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
         aliases: The aliases that point to it.
         size: Bytes on disk of everything in its folder, attached artifacts included. A file with two names counts once.
         added: How many of these no earlier version in the list has: what this version costs.
-        precision: What its float weights are stored as; where graphs differ, of each: "fp16, fp32".
+        precision: What its float weights are stored as, and its activations where they are quantized; where graphs
+            differ, of each: "fp16, fp32".
         differences: From torch, for each output of the golden sample, as `persist` measured them; None without check.
             Where there are several graphs, the names begin with theirs: `encoder.logits`.
         loss: The largest of these, relative to the output's scale; of an integer output, the share that differs.
+        metrics: What the user's metrics gave at persist, for torch and for the model.
         changed: What differs from the version before it in the list: "weights" or "graph" (with the call and its
             shapes), "both"; "rest": golden sample, tolerance, metadata, warnings or producer; "nothing"; of the first,
             "first". By digests: no file is read. None if one of the two cannot be opened.
@@ -57,6 +59,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
     precision: str | None
     differences: tuple[Difference, ...] | None
     loss: float | None
+    metrics: tuple[Metric, ...]
     changed: Change | None
     problem: str | None
 
@@ -96,9 +99,10 @@ def history(name: str, *, store: AnyStore = None) -> tuple[HistoryEntry, ...]:
                 aliases=stored.aliases,
                 size=sum(files.values()),
                 added=sum(size for inode, size in files.items() if inode not in counted),
-                precision=None if bundle is None else ", ".join(sorted({g.precision for g in bundle.manifest.graphs})),
+                precision=None if bundle is None else ", ".join(sorted({g.stored_as for g in bundle.manifest.graphs})),
                 differences=differences,
                 loss=_worst(differences),
+                metrics=() if bundle is None else _read_metrics(bundle.manifest),
                 changed="first"
                 if not entries
                 else None
@@ -130,6 +134,17 @@ def _read_differences(manifest: Manifest) -> tuple[Difference, ...] | None:
         for name, golden in manifest.goldens.items()
         for one in golden.differences or ()
     )
+
+
+def _read_metrics(manifest: Manifest) -> tuple[Metric, ...]:
+    """Return the metrics of all graphs; where there are several, under `graph.metric`."""
+    found: list[Metric] = []
+    for graph in manifest.graphs:
+        golden = manifest.golden_of(graph)
+        if golden is not None and golden.evaluation is not None:
+            prefix = f"{graph.name}." if len(manifest.graphs) > 1 else ""
+            found += [Metric(f"{prefix}{one.name}", one.torch, one.model) for one in golden.evaluation.metrics]
+    return tuple(found)
 
 
 def _worst(differences: tuple[Difference, ...] | None) -> float | None:

@@ -24,6 +24,7 @@ from npu_persist.conversion.rewrites.layer_names import name_layers
 from npu_persist.conversion.rewrites.masked_attention import zero_rows_without_key
 from npu_persist.conversion.rewrites.nan import keep_nan
 from npu_persist.conversion.rewrites.openvino_passes import clean_up_names, optimize
+from npu_persist.conversion.rewrites.packed_integers import keep_packed_integers
 from npu_persist.conversion.rewrites.promotion import convert_cumsum, convert_prod
 from npu_persist.conversion.rewrites.round_decimals import convert_round
 from npu_persist.conversion.rewrites.rounded_quotients import make_rounded_quotients_exact
@@ -72,6 +73,7 @@ OPERATIONS: dict[str, Callable[[Any], list[Any]]] = {
 
 MODEL_REWRITES: tuple[Callable[[ov.Model], None], ...] = (
     remove_empty_tensors,  # the CPU plugin ends the process
+    keep_packed_integers,  # of 4 bits, as NNCF packs them in torch modules; before divisions are rewritten
     guard_indices,  # plugins do not check indices; early, since it knows what the frontend makes of an index
     make_integer_divisions_exact,  # the CPU plugin divides integers in float32
     count_what_is_padded,  # the CPU plugin divides windows at the border by the whole kernel

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.manifest import Evaluation, Metric, Port
 from npu_persist.store import Store
 from tests.support.bundles import WEIGHTS, publish_tiny, tiny_manifest, write_tiny
 from tests.support.graphs import constant, make_model, parameter, publish_affine, publish_graph
@@ -36,6 +36,28 @@ def test_history_is_a_line_a_version(run: Run) -> None:
     assert first.split()[-4:] == ["0.0004", "fp16", "first", "prod"]
     assert second.split()[-3:] == ["0.0004", "fp16", "weights"]
     assert err.endswith("on disk; files that versions share count once\n")
+
+
+def test_metrics_are_shown_by_history_inspect_and_diff(run: Run) -> None:
+    store = Store()
+    for value in (0.5, 0.25):
+        manifest = tiny_manifest()
+        assert manifest.golden is not None
+        evaluation = Evaluation(3, (), (Metric("accuracy", 0.75, value),))
+        changed = replace(manifest, golden=replace(manifest.golden, evaluation=evaluation))
+        with store.stage() as staging:
+            write_tiny(staging)
+            (staging / "manifest.json").write_bytes(changed.to_json())
+            store.publish(staging)
+    lines = [line.split() for line in run("history", "tiny")[1].splitlines()]
+    assert lines[-3:] == [
+        ["REFERENCE", "METRIC", "TORCH", "MODEL"], ["tiny:1", "accuracy", "0.75", "0.5"],
+        ["tiny:2", "accuracy", "0.75", "0.25"],
+    ]  # fmt: skip
+    assert ["accuracy", "0.75", "0.25"] in [line.split() for line in run("inspect", "tiny:2")[1].splitlines()]
+    code, out, _ = run("diff", "tiny:1", "tiny:2", "--no-run")
+    assert code == 1
+    assert "metrics.accuracy" in out
 
 
 def test_history_as_json(run: Run) -> None:

@@ -73,6 +73,9 @@ def test_a_call_beyond_tolerance_publishes_nothing() -> None:
         ({"evaluate": [(call().double(),)]}, "call 0 has other arguments"),
         ({"evaluate": [(torch.randn(3, 8),)]}, "call 0 does not run: .*dynamic_shapes"),
         ({"evaluate": [(call(),)], "check": False}, "give one of them only"),
+        ({"metrics": {"m": len}}, "give evaluate= too"),
+        ({"metrics": {"m": 1.0}, "evaluate": [(call(),)]}, "metrics must be functions by name"),
+        ({"metrics": len, "evaluate": [(call(),)]}, "metrics must be functions by name"),
         ({"by_layer": True}, "by_layer measures compressed weights"),
         ({"by_layer": True, "precision": "int8", "check": False}, "and the check"),
     ],
@@ -80,6 +83,60 @@ def test_a_call_beyond_tolerance_publishes_nothing() -> None:
 def test_wrong_calls(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         npu_persist.persist(Sum().eval(), "sum", (call(),), **options)
+
+
+def test_metrics_are_measured_on_the_answers_to_all_calls() -> None:
+    seen: list[Any] = []
+
+    def share_of_first(answers: list[Any]) -> float:
+        seen.append(answers)
+        return float(np.mean([places == 0 for _, places in answers]))
+
+    calls = [(torch.randn(2, 8),) for _ in range(3)]
+    metrics = {"share of 0": share_of_first, "count": len, "largest": lambda answers: answers[0][0].max()}
+    module = Sum().eval()
+    bundle = npu_persist.persist(module, "sum", (call(),), evaluate=iter(calls), metrics=metrics)
+    assert bundle.manifest.golden is not None
+    assert bundle.manifest.golden.evaluation is not None
+    found = {one.name: one for one in bundle.manifest.golden.evaluation.metrics}
+    expected = np.mean([torch.argmax(one, -1).numpy() == 0 for (one,) in calls])
+    assert (found["share of 0"].torch, found["share of 0"].model) == (expected, expected)
+    assert (found["count"].torch, found["count"].model) == (3, 3)
+    assert 0 < abs(found["largest"].torch - found["largest"].model) < 0.01
+    of_torch, of_model = seen
+    for (one,), answer in zip(calls, of_torch, strict=True):
+        assert np.array_equal(answer[0], module(one)[0].detach().numpy())
+    with npu_persist.load(bundle.path, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"}) as model:
+        for (one,), answer in zip(calls, of_model, strict=True):
+            np.testing.assert_allclose(answer[0], model(one.numpy())[0], rtol=1e-5)
+    assert Manifest.from_json(bundle.manifest.to_json()) == bundle.manifest
+    assert npu_persist.history("sum")[0].metrics == bundle.manifest.golden.evaluation.metrics
+
+
+def test_metrics_that_differ_are_fields_of_diff() -> None:
+    module = Sum().eval()
+    for offset in (0.0, 1.0):
+        metrics: dict[str, Any] = {"mean": lambda answers, offset=offset: answers[0][0].mean() * 0 + offset}
+        npu_persist.persist(module, "sum", (torch.ones(2, 8),), evaluate=[(torch.ones(2, 8),)], metrics=metrics)
+    [change] = npu_persist.diff("sum:1", "sum:2", None).fields
+    assert (change.field, change.before) == ("metrics.mean", {"torch": 0.0, "model": 0.0})
+    assert change.after == {"torch": 1.0, "model": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda answers: answers[5], "metric 'm' raised IndexError for the answers of torch.*Nothing was published"),
+        (lambda _: "0.9", "metric 'm' gave '0.9' for the answers of torch"),
+        (lambda _: float("nan"), "has to give a finite number. Nothing was published"),
+        (lambda answers: answers[0][0], "metric 'm' gave array"),
+        (lambda _: None, "metric 'm' gave None"),
+    ],
+)
+def test_metrics_that_fail(metric: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        npu_persist.persist(Sum().eval(), "sum", (call(),), evaluate=[(call(),)], metrics={"m": metric})
+    assert npu_persist.list() == []
 
 
 def test_dynamic_axes_may_have_other_sizes() -> None:

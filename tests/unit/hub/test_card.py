@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from npu_persist.bundle.bundle import Bundle
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.manifest import Difference, Evaluation, Metric, Port
 from npu_persist.bundle.reference import HubReference
 from npu_persist.hub.card import BEGIN, CARD_FILE, END, make_section, renew_card
 from npu_persist.hub.push import push
@@ -68,6 +68,18 @@ def test_the_section_says_what_the_manifest_says() -> None:
         assert said.replace("[", r"\[").replace("]", r"\]") in section or said in section, said
     assert section.startswith(BEGIN)
     assert section.endswith(f"{END}\n")
+
+
+def test_the_section_has_other_calls_metrics_and_activations(tmp_path: Path) -> None:
+    manifest = tiny_manifest()
+    assert manifest.golden is not None
+    evaluation = Evaluation(12, (Difference("y", 0.5, 0.25, 0.75),), (Metric("accuracy", 0.5, 0.375),))
+    graphs = (replace(manifest.graphs[0], precision="int8", activations="int8"),)
+    bundle = _bundle_with(tmp_path / "b", golden=replace(manifest.golden, evaluation=evaluation), graphs=graphs)
+    section = make_section(bundle, TARGET, {})
+    for said in ("Weights as int8, activations int8", "of 12 other calls", "| y | 0.5 | 0.25 | 0.75 |"):
+        assert said in section
+    assert "| accuracy | 0.5 | 0.375 |" in section
 
 
 def test_a_bundle_that_was_not_checked_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from npu_persist import history
-from npu_persist.bundle.manifest import Difference, Golden, Graph, Manifest, Tolerance
+from npu_persist.bundle.manifest import Difference, Evaluation, Golden, Graph, Manifest, Metric, Tolerance
 from npu_persist.errors import BundleNotFoundError, InvalidNameError
 from npu_persist.store import Store
 from tests.support.bundles import GOLDEN, GRAPH, TINY_GRAPH, WEIGHTS, publish_tiny, tiny_files, tiny_manifest
@@ -72,6 +72,16 @@ def test_the_loss_is_the_worst_output(store_home: object) -> None:
     checked, unchecked = history("tiny")
     assert (checked.loss, checked.differences) == (0.02, measured)
     assert (unchecked.loss, unchecked.differences) == (None, None)
+
+
+def test_metrics_and_activations() -> None:
+    store, metrics = Store(), (Metric("accuracy", 0.5, 0.375),)
+    golden = Golden("golden.safetensors", Tolerance(0.02, 0.999), (), Evaluation(1, (), metrics))
+    publish(store, replace(TINY_GRAPH, precision="int8", activations="int8"), golden=golden)
+    publish_tiny(store)
+    quantized, plain = history("tiny")
+    assert (quantized.metrics, quantized.precision) == (metrics, "int8, activations int8")
+    assert (plain.metrics, plain.precision) == ((), "fp16")
 
 
 def test_aliases_time_and_precision() -> None:

@@ -55,7 +55,9 @@ def _rewrite(model: ov.Model, values: dict[str, Rewrite], sizes: dict[str, Rewri
     depends_on = inputs_by_node(model)
     of_values, of_sizes = Ranges(), Ranges(of_sizes=True)
     for operation in candidates:
-        is_value = is_body or depends_on[operation.get_name()]
+        # Constants, too: the CPU plugin rounds what it divides in 8 bits.
+        is_narrow_division = operation.get_type_name() in DIVISIONS and is_narrow(operation)
+        is_value = is_body or is_narrow_division or depends_on[operation.get_name()]
         rewrites, ranges = (values, of_values) if is_value else (sizes, of_sizes)
         rewrite = rewrites.get(operation.get_type_name())
         replacement = None

@@ -11,8 +11,9 @@ from torch.export import Dim
 
 import npu_persist
 from npu_persist.conversion.rewrites.integers import make_integer_divisions_exact, make_integers_exact
+from tests.support.as_torch import assert_as_torch
 from tests.support.captures import assert_equal_to_torch, convert_function
-from tests.support.modules import IntegerDivision
+from tests.support.modules import Calls, IntegerDivision
 
 GENERATOR = torch.Generator().manual_seed(0)
 SHAPE = (4, 33)
@@ -199,6 +200,14 @@ def test_integers_divide_exactly_in_a_loaded_model() -> None:
     ):
         for got, expected in zip(model(other), module(other), strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+def test_constants_of_few_bits_divide_exactly(dtype: torch.dtype) -> None:
+    low = 0 if dtype is torch.uint8 else -100
+    values = torch.arange(low, low + 200).to(dtype)
+    module = Calls(lambda x: (x + (values // 16), x + values % 7, x + (values >> 3)))
+    assert_as_torch(module, (torch.zeros(200),), (torch.ones(200),)).close()
 
 
 def test_what_computes_shapes_stays_as_it_is() -> None:
