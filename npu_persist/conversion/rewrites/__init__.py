@@ -17,6 +17,7 @@ from npu_persist.conversion.rewrites.empty_means import make_empty_means_nan
 from npu_persist.conversion.rewrites.empty_tensors import remove_empty_tensors
 from npu_persist.conversion.rewrites.first_of_equals import take_the_first_of_equals
 from npu_persist.conversion.rewrites.group_normalization import follow_joined_group_norms
+from npu_persist.conversion.rewrites.grouped_attention import add_masks_of_grouped_attention
 from npu_persist.conversion.rewrites.index_guards import guard_indices
 from npu_persist.conversion.rewrites.integers import make_integer_divisions_exact, make_integers_exact
 from npu_persist.conversion.rewrites.interpolation import interpolate_to_the_middle
@@ -89,6 +90,7 @@ MODEL_REWRITES: tuple[Callable[[ov.Model], None], ...] = (
     follow_joined_group_norms,  # the CPU plugin ends the process; after optimize, which would remove what is added
     fold_constant_results,  # the CPU plugin overwrites what it computed from constants
     zero_rows_without_key,  # NaN where a mask leaves attention no key; after folding, when constant masks are known
+    add_masks_of_grouped_attention,  # the NPU's compiler fails; after the rows without a key, whose masks are boolean
     clean_up_names,  # the last step of openvino.convert_model
 )
 
