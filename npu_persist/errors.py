@@ -248,6 +248,10 @@ class BlobError(ArtifactError):
     """The header of a compiled blob is damaged, truncated or of an unknown kind."""
 
 
+class WeightsInUseError(ArtifactError):
+    """The process holds other weights for a blob: those of another model, which was loaded from the same blob."""
+
+
 class IncompatibleError(NpuPersistError):
     """The bundle is intact, but this installation cannot read or run it."""
 

@@ -26,6 +26,13 @@ and the compilation's properties, but no path and no time.
       "seconds": 3.25,                              duration of the compilation
       "peak_memory": 267386880                      its most bytes of memory; null if not measured
     }
+
+A language or speech model that generates, compiled for an NPU, has these too; others leave them out:
+
+      "lengths": {"prompt": 1024, "response": 128}, tokens of the longest prompt, and of an answer that always fits
+      "options": {"NPU_USE_NPUW": "YES"},           properties that its compilation was given because it generates
+      "npuw": "0.31",                               version of the blob's serialization, which has to be the machine's
+      "notes": ["..."]                              what the compilation did otherwise than asked first, and why
 """
 
 from __future__ import annotations
@@ -43,6 +50,7 @@ from npu_persist.bundle.document import (
     Document,
     DocumentError,
     Name,
+    Part,
     Problems,
     Text,
     check_digest,
@@ -88,7 +96,22 @@ _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USE
 _ADVICE = "It is compiled again when it is missing; `npu-persist cache prune` removes quarantined ones"
 
 
-class Artifact(Document, frozen=True, kw_only=True, dict=True):
+class Lengths(Part, frozen=True):
+    """How long the conversations are that a generating model was compiled for.
+
+    Attributes:
+        prompt: Tokens of the longest prompt.
+        response: Tokens of an answer that fits after any prompt; together with the prompt at most one less than both.
+    """
+
+    prompt: Count
+    response: Count
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt}, response {self.response}"
+
+
+class Artifact(Document, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """The content of `artifact.json`.
 
     Attributes:
@@ -112,6 +135,10 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True):
         files: Size and digest of each file, by relative path.
         seconds: Duration of the compilation.
         peak_memory: Most bytes of memory that it took; None if it ran in the program's own process.
+        lengths: How long the conversations are, of a model that generates; None for others.
+        options: Properties that its compilation was given beside those, because it generates.
+        npuw: Version of the blob's serialization, of a model that generates.
+        notes: What the compilation did otherwise than asked first, and why.
     """
 
     subject: Digest
@@ -133,6 +160,10 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True):
     files: Mapping[str, FileEntry]
     seconds: float
     peak_memory: Count | None
+    lengths: Lengths | None = None
+    options: Mapping[str, str] = {}
+    npuw: Text | None = None
+    notes: tuple[Text, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -145,6 +176,7 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True):
             identity=self.identity,
             openvino=self.openvino,
             properties=self.properties,
+            lengths=self.lengths,
         )
 
     @property
@@ -174,7 +206,7 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True):
         return found
 
 
-def make_key(  # noqa: PLR0913 (seven things decide)
+def make_key(  # noqa: PLR0913 (eight things decide)
     *,
     subject: str,
     graph: str,
@@ -183,9 +215,10 @@ def make_key(  # noqa: PLR0913 (seven things decide)
     identity: Mapping[str, str],
     openvino: str,
     properties: Mapping[str, str],
+    lengths: Lengths | None = None,
 ) -> str:
     """Return the key of a compiled artifact: a BLAKE3 of all that decides whether it may be used, as 64 hex digits."""
-    document = {
+    document: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "subject": subject,
         "graph": graph,
@@ -195,6 +228,8 @@ def make_key(  # noqa: PLR0913 (seven things decide)
         "openvino": openvino,
         "properties": dict(properties),
     }
+    if lengths is not None:
+        document["lengths"] = [lengths.prompt, lengths.response]
     return digest_bytes(dump(document)).partition(":")[2]
 
 

@@ -358,9 +358,11 @@ def check_subject(bundle: Bundle, folder: Path, artifact: Artifact) -> None:
 
 
 def _slot(artifact: Artifact) -> str:
-    """Return a digest of what only one attached artifact can be for: target, graph, sizes and properties."""
+    """Return a digest of what only one attached artifact can be for: target, graph, sizes, properties and lengths."""
     shapes = {name: list(shape) for name, shape in (artifact.shapes or {}).items()}
-    document = [artifact.target, artifact.graph, shapes, dict(artifact.properties)]
+    document: list[object] = [artifact.target, artifact.graph, shapes, dict(artifact.properties)]
+    if artifact.lengths is not None:
+        document.append([artifact.lengths.prompt, artifact.lengths.response])
     return digest_bytes(dump({"for": document})).partition(":")[2]
 
 
@@ -370,6 +372,6 @@ def _name(artifact: Artifact, bundle: Bundle) -> str:
         return f"target-{_slot(artifact)[:_SUFFIX]}"
     if len(bundle.manifest.graphs) > 1:
         folder = f"{folder}-{_NOT_IN_NAMES.sub('-', artifact.graph.lower()).strip('-')}"[:_LONGEST_NAME]
-    if not artifact.shapes and not artifact.properties:
+    if not artifact.shapes and not artifact.properties and artifact.lengths is None:
         return folder
     return f"{folder}-{_slot(artifact)[:_SUFFIX]}"

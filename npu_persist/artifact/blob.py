@@ -1,7 +1,7 @@
 """A compiled blob's description of itself: the device, compiler and driver that it needs.
 
-Reads only the first twenty bytes of the payload, and never more than `MAX_TRAILER` bytes, whatever counts and lengths a
-file claims. Layouts newer than those below are reported as unknown; damaged or other files raise `BlobError`.
+Reads only the first twenty bytes of a payload, and never more than `MAX_TRAILER` bytes at once, whatever counts and
+lengths a file claims. Layouts newer than those below are reported as unknown; damaged or other files raise `BlobError`.
 
 A blob of OpenVINO's NPU plugin has its description at the end, little-endian, as `metadata.cpp` of the plugin has it
 (openvinotoolkit/openvino, src/plugins/intel_npu); the plugin's compiler writes the same:
@@ -20,6 +20,19 @@ A blob of OpenVINO's NPU plugin has its description at the end, little-endian, a
     u64       size of the payload
     "OVNPU"
 
+A model that NPUW compiled in parts, a language model for instance, is a container of such blobs:
+
+    13 37 "npuw"
+    6 bytes   "LLMCMO": one that generates; "COMPMO": another
+    3 i32     OpenVINO's version
+    u64, text version of the serialization: 0.31. OpenVINO refuses a container if this or its own version differs
+    "LLMCMO"  u8 1: encrypted; u8 1: it reads the weights file when it is imported
+    ...       among much else, each part's blob behind its u64 length
+    u64, text "LLMCMO" that reads the weights file: the name of what holds them in memory
+
+Of the parts that begin as ELF files each is read as above; they have to be for the same platform. Where NPUW compiled
+for the CPU there are none.
+
 A blob of the CPU plugin begins with "RR_UPCVO", u32 version (1), u64 length and its requirements as text.
 """
 
@@ -36,7 +49,7 @@ import msgspec
 from npu_persist.errors import BlobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from io import RawIOBase
     from pathlib import Path
     from typing import BinaryIO
@@ -48,6 +61,18 @@ NPU_MAGIC = b"OVNPU"
 
 CPU_MAGIC = b"RR_UPCVO"
 """First bytes of a CPU blob."""
+
+NPUW_MAGIC = b"\x13\x37npuw"
+"""First bytes of NPUW's container."""
+
+GENERATING = b"LLMCMO"
+"""What follows them in the container of a model that generates."""
+
+NPUW_VERSION = "0.31"
+"""The serialization that is known here: that of OpenVINO 2026.4."""
+
+MAX_PARTS = 10_000
+"""Most blobs in a container."""
 
 ELF_MAGIC = b"\x7fELF"
 """First bytes of an NPU blob's payload, if that is not encrypted."""
@@ -68,6 +93,11 @@ _FOOTER = struct.Struct("<Q5s")
 _CPU_HEAD = struct.Struct("<8sIQ")
 _CPU_VERSION = 1
 _SMALLEST_TRAILER = 4 + _FOOTER.size
+_LENGTH = struct.Struct("<Q")
+_OTHER = b"COMPMO"
+_NPUW_HEAD, _NPUW_TEXT = 64, 16
+_NPUW_NAME = struct.Struct("<Q32s")
+_CHUNK = 1024 * 1024
 
 _PART = re.compile(r"([A-Za-z0-9_]+)=(\[[^\[\]]*\]|[^;\[\]]*)(?:;|$)")
 _VERSION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,5}){0,3}")
@@ -121,6 +151,9 @@ class Blob(msgspec.Struct, frozen=True):
         batch: The batch size that the plugin adds or removes.
         encrypted: Whether the payload is encrypted.
         is_elf: Whether the payload begins as an ELF file does.
+        npuw: Version of the serialization of NPUW's container: "0.31"; None for other blobs.
+        generates: Whether the container is of a model that generates.
+        parts: The NPU's blobs in the container.
         unknown: Descriptions of what is newer than this module; empty if all is known.
     """
 
@@ -136,6 +169,9 @@ class Blob(msgspec.Struct, frozen=True):
     batch: int | None = None
     encrypted: bool | None = None
     is_elf: bool | None = None
+    npuw: str | None = None
+    generates: bool = False
+    parts: tuple[Blob, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
@@ -153,7 +189,9 @@ def read_blob_file(
     """Read the description of the blob in an open, seekable file; errors call it `source`."""
     head = _read_at(file, 0, min(size, _CPU_HEAD.size), source)
     tail = _read_at(file, max(0, size - _FOOTER.size), min(size, _FOOTER.size), source)
-    if tail.endswith(NPU_MAGIC):
+    if head.startswith(NPUW_MAGIC):
+        found = _read_npuw(file, size, source)
+    elif tail.endswith(NPU_MAGIC):
         found = _read_npu(file, size, head, tail, source)
     elif head.startswith(CPU_MAGIC):
         found = _read_cpu(file, size, head, source)
@@ -164,6 +202,96 @@ def read_blob_file(
     if kind not in {None, found.kind}:
         _fail(source, f"a blob for the {kind}", f"one for the {found.kind}")
     return found
+
+
+def _read_npuw(file: BinaryIO | RawIOBase, size: int, source: str) -> Blob:
+    data = _Bytes(_read_at(file, 0, min(size, _NPUW_HEAD), source), source)
+    data.skip(len(NPUW_MAGIC), "its first bytes")
+    kind = data.skip(len(GENERATING), "its kind")
+    if kind not in {GENERATING, _OTHER}:
+        return Blob("NPU", size, unknown=(f"its container is of the kind {kind!r}; LLMCMO and COMPMO are known",))
+    openvino = ".".join(map(str, data.take("III", "OpenVINO's version")))
+    version = data.skip(data.count(1, "characters of its version", _NPUW_TEXT), "its version").decode(
+        "ascii", "replace"
+    )
+    if not _VERSION.fullmatch(version) or not _VERSION.fullmatch(openvino):
+        _fail(source, "versions of OpenVINO and of the serialization", f"{openvino!r} and {version!r}")
+    generates = kind == GENERATING
+    fields: dict[str, Any] = {"openvino": openvino, "npuw": version, "generates": generates}
+    if version != NPUW_VERSION:
+        unknown = f"its serialization is of version {version}; {NPUW_VERSION} is known"
+        return Blob("NPU", size, **fields, unknown=(unknown,))
+    if generates:
+        encrypted, weightless = data.take("BB", "whether it is encrypted, and without weights")
+        if max(encrypted, weightless) > 1:
+            _fail(source, "0 or 1 for encrypted and for without weights", f"{encrypted} and {weightless}")
+        fields |= {"encrypted": encrypted == 1, "weightless": weightless == 1}
+        if encrypted:
+            return Blob("NPU", size, **fields)
+        if weightless:
+            _check_end(file, size, source)
+    parts = tuple(_read_parts(file, size, source))
+    needs = [part.requirements for part in parts if part.requirements is not None]
+    if len(platforms := sorted({str(each.platform) for each in needs})) > 1:
+        _fail(source, "parts for one platform of the NPU", f"parts for {', '.join(platforms)}")
+    newer = tuple(dict.fromkeys(text for part in parts for text in part.unknown))
+    most = max(needs, key=lambda each: each.tiles or 0, default=None)
+    compiler = None if most is None else most.compiler
+    return Blob("NPU", size, **fields, compiler=compiler, requirements=most, parts=parts, unknown=newer)
+
+
+def _check_end(file: BinaryIO | RawIOBase, size: int, source: str) -> None:
+    """Check that a container without weights ends as one does, and so is whole."""
+    end = _read_at(file, max(0, size - _NPUW_NAME.size), min(size, _NPUW_NAME.size), source)
+    length, name = _NPUW_NAME.unpack(end) if len(end) == _NPUW_NAME.size else (0, b"")
+    if length != len(name) or not name.isalnum():
+        _fail(source, f"a name of {_NPUW_NAME.size - 8} letters as its last bytes", f"{end[-8:]!r}: cut short")
+
+
+def _read_parts(file: BinaryIO | RawIOBase, size: int, source: str) -> Iterator[Blob]:
+    at, found, tried = 0, 0, 0
+    while (at := _find(file, at, size, ELF_MAGIC, source)) >= 0:
+        tried += 1
+        (length,) = _LENGTH.unpack(_read_at(file, at - _LENGTH.size, _LENGTH.size, source))
+        end = at + length
+        if not (_SMALLEST_TRAILER < length <= size - at) or (
+            _read_at(file, end - len(NPU_MAGIC), len(NPU_MAGIC), source) != NPU_MAGIC
+        ):
+            at += 1  # bytes of weights, by chance
+        else:
+            found += 1
+            window: Any = _Window(file, at)
+            head = _read_at(window, 0, min(length, _CPU_HEAD.size), source)
+            tail = _read_at(window, length - _FOOTER.size, _FOOTER.size, source)
+            yield _read_npu(window, length, head, tail, f"{source}, part {found}")
+            at = end
+        if max(found, tried - found) > MAX_PARTS:
+            _fail(source, f"at most {MAX_PARTS} parts", "more")
+
+
+def _find(file: BinaryIO | RawIOBase, start: int, size: int, what: bytes, source: str) -> int:
+    """Return where bytes are next in a file; -1 if they are not."""
+    while start < size:
+        data = _read_at(file, start, min(_CHUNK, size - start), source)
+        if (at := data.find(what)) >= 0:
+            return start + at
+        if start + len(data) == size:
+            break
+        start += len(data) - len(what) + 1
+    return -1
+
+
+class _Window:
+    """A part of a file, as a file."""
+
+    def __init__(self, file: BinaryIO | RawIOBase, start: int) -> None:
+        self._file, self._start = file, start
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(self._start + offset) - self._start
+
+    def read(self, length: int) -> bytes | None:
+        return self._file.read(length)
 
 
 def parse_requirements(text: str, source: str = "requirements") -> Requirements:

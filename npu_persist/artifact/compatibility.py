@@ -7,7 +7,8 @@ For the NPU, the platform has to be the same and the blob's tiles at most the ma
 mapped inference, the major version has to be the driver's and the minor one at most the driver's (otherwise loading
 fails as in intel/linux-npu-driver issue 28). Across versions of OpenVINO, Intel guarantees nothing ("Blob compatibility
 across different OpenVINO / NPU Driver versions is not guaranteed", OpenVINO's documentation of the NPU): such a blob is
-"unknown", and its import tells. The CPU's blobs need the same OpenVINO and instruction sets, all others the same device
+"unknown", and its import tells; only a model that generates, which NPUW packs, is "unsupported" then, since OpenVINO
+compares its version. The CPU's blobs need the same OpenVINO and instruction sets, all others the same device
 and driver too.
 """
 
@@ -161,7 +162,7 @@ def _compare_npu(artifact: Artifact, machine: Machine) -> Iterator[Finding]:
     yield _compare_newest("ELF format", needs.elf, machine.elf)
     yield _compare_newest("mapped inference", needs.mi, machine.mi)
     yield from _compare_openvino(artifact, needs, machine)
-    for port in artifact.inputs:
+    for port in artifact.inputs if artifact.lengths is None else ():
         for axis, size in enumerate(port.shape):
             if not isinstance(size, int):
                 most = "any number" if size.max is None else str(size.max)
@@ -216,6 +217,9 @@ def _compare_openvino(artifact: Artifact, needs: Requirements, machine: Machine)
         yield "unknown", f"OpenVINO {written_by} made it; the machine's OpenVINO is unknown."
     elif _UNNUMBERED < version_numbers(written_by, 3) == version_numbers(machine.openvino, 3):
         yield "supported", f"OpenVINO {written_by} made it, and {machine.openvino} is installed."
+    elif artifact.npuw is not None:
+        made = f"OpenVINO {written_by} made it, and {machine.openvino} is installed"
+        yield "unsupported", f"{made}: a model that generates runs with the version, up to its patch, that made it."
     else:
         made = f"OpenVINO {written_by} made it, and {machine.openvino} is installed"
         yield "unknown", f"{made}: Intel does not guarantee that a blob runs across versions."
@@ -319,6 +323,8 @@ def _combine(artifact: Artifact, blob: Blob) -> Artifact:
         raise _contradiction("a payload that is not encrypted", "one that is")
     if blob.weightless not in {None, artifact.weightless}:
         raise _contradiction(f"weightless {artifact.weightless}, as artifact.json says", f"{blob.weightless}")
+    if blob.npuw is not None or artifact.npuw is not None:
+        artifact = _combine_npuw(artifact, blob)
     if blob.requirements is None:
         return artifact
     if artifact.requirements is None:
@@ -329,6 +335,16 @@ def _combine(artifact: Artifact, blob: Blob) -> Artifact:
         if ours is not None and ours != theirs:
             raise _contradiction(f"{name} {ours}, as artifact.json says", f"{theirs}")
     return artifact
+
+
+def _combine_npuw(artifact: Artifact, blob: Blob) -> Artifact:
+    if artifact.npuw not in {None, blob.npuw}:
+        raise _contradiction(f"serialization {artifact.npuw}, as artifact.json says", f"{blob.npuw}")
+    if ":" in artifact.target and not blob.parts and not blob.unknown:
+        raise _contradiction(f"parts for {artifact.target}", "none for an NPU")
+    if blob.openvino is not None and version_numbers(artifact.openvino, 3) != version_numbers(blob.openvino, 3):
+        raise _contradiction(f"OpenVINO {artifact.openvino}, as artifact.json says", blob.openvino)
+    return replace(artifact, npuw=blob.npuw)
 
 
 def _contradiction(expected: str, got: str) -> BlobError:

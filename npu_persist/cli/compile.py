@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from npu_persist.artifact.artifact import Artifact
     from npu_persist.artifact.compatibility import Compatibility
     from npu_persist.cli.output import Output
     from npu_persist.compilation.jobs import CompileResult
@@ -53,6 +54,18 @@ def add_compile(verbs: Any) -> None:
         help="sizes for a graph whose axes vary, such as input_ids=1x128,attention_mask=1x128; may be repeated "
         "(default: the bundle's own)",
     )
+    parser.add_argument(
+        "--max-prompt",
+        type=int,
+        metavar="N",
+        help="tokens of the longest prompt of a model that generates, on an NPU (default: 1024; for speech 4)",
+    )
+    parser.add_argument(
+        "--min-response",
+        type=int,
+        metavar="M",
+        help="tokens of an answer that fits after any prompt (default: 128; for speech 444)",
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weightless",
@@ -85,6 +98,8 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
             graph=arguments.graph,
             config=parse_pairs("--config", arguments.config),
             buckets=parse_buckets(arguments.bucket),
+            max_prompt=arguments.max_prompt,
+            min_response=arguments.min_response,
             weightless=arguments.weightless,
             toolchain=arguments.toolchain,
             timeout=arguments.timeout,
@@ -96,6 +111,9 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
     except JobsError as error:
         failed, results = error, error.results
     output.show([_describe_result(result) for result in results], lambda: _compile_text(results))
+    for result in results:
+        for note in () if result.artifact is None else result.artifact.notes:
+            output.note(f"{result.label}: {note}")
     if failed is None:
         return 0
     output.error(str(failed))
@@ -105,21 +123,34 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
 def _describe_result(result: CompileResult) -> dict[str, Any]:
     return {
         **pick(result, "label", "graph", "target", "shapes", "path"),
-        **pick(result.artifact, "size", "weightless", "toolchain", "compiler", "requirements"),
+        **pick(result.artifact, "size", "weightless", "toolchain", "compiler", "requirements", "notes"),
+        **_describe_generation(result.artifact),
         **pick(result, "seconds", "peak_memory"),
         "problem": None if result.error is None else str(result.error),
     }
 
 
-def _compile_text(results: Sequence[CompileResult]) -> list[str]:
+def _describe_generation(artifact: Artifact | None) -> dict[str, Any]:
+    lengths = None if artifact is None else artifact.lengths
+    return {} if lengths is None else {"max_prompt": lengths.prompt, "min_response": lengths.response}
+
+
+def _describe_sizes(result: CompileResult) -> str:
     from npu_persist.bundle.buckets import describe_shapes
 
+    if result.shapes:
+        return describe_shapes(result.shapes)
+    lengths = None if result.artifact is None else result.artifact.lengths
+    return "-" if lengths is None else str(lengths)
+
+
+def _compile_text(results: Sequence[CompileResult]) -> list[str]:
     numbers = ["SIZE", "TIME", "MEMORY"]
     rows = [
         [
             result.target,
             result.graph,
-            describe_shapes(result.shapes) if result.shapes else "-",
+            _describe_sizes(result),
             format_size(result.artifact.size) if result.artifact else "-",
             format_seconds(result.seconds),
             "-" if result.peak_memory is None else format_size(result.peak_memory),

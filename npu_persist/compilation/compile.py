@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
 from npu_persist.bundle.states import require_fixed
+from npu_persist.compilation.generation import check_lengths, choose_lengths, find_kind
 from npu_persist.compilation.jobs import CompileResult, run_by, run_in_threads, verify
 from npu_persist.compilation.recipe import CompileJob
 from npu_persist.device.core import require_version
@@ -36,6 +37,8 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     graph: str | None = None,
     config: Mapping[str, Any] | None = None,
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    max_prompt: int | None = None,
+    min_response: int | None = None,
     weightless: bool | None = None,
     toolchain: str | None = None,
     timeout: float | None = None,
@@ -61,6 +64,9 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
         buckets: Shapes of inputs by name, for graphs with axes of varying size: one artifact each, as in
             `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out where its axes share their
             names with those of others. None: those of the bundle, if it was persisted with some.
+        max_prompt: Tokens of the longest prompt of a model that generates, on an NPU; a multiple of 64, or the next
+            one is taken. None: 1024, or 4 for speech.
+        min_response: Tokens of an answer that fits after any prompt, likewise. None: 128, or 444 for speech.
         weightless: Whether the blob leaves the weights to the bundle's weights file. None: as is best for the device;
             for an NPU the smaller blob, which may take two compilations.
         toolchain: What reaches the NPU's compiler: "plugin", "libraries" or "wine"; None: the first that can.
@@ -106,6 +112,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     bundle = open_store(store).resolve(reference)
     require_version(bundle.manifest.producer.openvino, bundle.reference)
     graphs = [bundle.graph(graph)] if graph is not None else bundle.manifest.graphs
+    check_lengths(graphs, properties, max_prompt=max_prompt, min_response=min_response)
     work = [
         CompileJob(
             bundle=str(bundle.path),
@@ -118,6 +125,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
             platform=target.platform,
             shapes=None if shapes is None else dict(shapes),
             config=properties,
+            lengths=choose_lengths(one, max_prompt, min_response) if target.kind == "NPU" else None,
             weightless=weightless,
             toolchain=toolchain,
             timeout=timeout,
@@ -173,7 +181,7 @@ def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) 
     found = graph.buckets if buckets is None else sizes.resolve(graph.inputs, buckets)
     if found is not None:
         return found.shapes
-    if target.kind == "NPU":
+    if target.kind == "NPU" and find_kind(graph) is None:
         sizes.require_bounds(graph.inputs, bundle.reference, str(target))
         require_fixed(graph.states, bundle.reference, str(target))
     return (None,)

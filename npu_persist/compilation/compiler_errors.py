@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
 from npu_persist.bundle.buckets import open_axes
+from npu_persist.compilation.generation import PIPELINE
 from npu_persist.errors import CompilationError
 
 if TYPE_CHECKING:
@@ -58,13 +59,18 @@ def explain_refusal(recipe: Recipe, label: str, error: CompilationError) -> Comp
         more = f" and {len(layers) - _MOST} more" if len(layers) > _MOST else ""
         text += f". It is about {', '.join(map(str, layers[:_MOST]))}{more}"
     opened = [port for port in recipe.graph.inputs if open_axes(port) and port.name not in (recipe.shapes or {})]
-    if opened:
+    if opened and recipe.lengths is None:
         shape = tuple(size if isinstance(size, int) else size.max for size in opened[0].shape)
         text += (
             f". The sizes of {', '.join(port.name for port in opened)} vary, which NPU compilers take in few graphs: "
             f"compile for fixed ones, as in buckets=[{{{opened[0].name!r}: {shape}}}]"
         )
     return CompilationError(text)
+
+
+def describe_whole(reason: str) -> str:
+    """Return what to say of a graph that NPUW compiled in one piece, since its parts failed."""
+    return f"compiled in one piece ({PIPELINE}=NONE); in parts it failed: {first_lines(reason)}"
 
 
 def find_layers(graph: Path, message: str) -> list[Layer]:

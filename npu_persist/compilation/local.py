@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
+from npu_persist.artifact.blob import read_blob
 from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.manifest import axis_bounds, derived_bin
 from npu_persist.bundle.signature import describe_port
+from npu_persist.compilation import weights_in_memory
+from npu_persist.compilation.compiler_errors import describe_whole
+from npu_persist.compilation.generation import PIPELINE, WHOLE, WITH_WEIGHTS
 from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.device.core import get_core, note_threads
 from npu_persist.device.devices import PRECISION, get_kind, name_precision
@@ -51,12 +55,14 @@ class Compiled:
         seconds: What the compilation took; 0 for an import.
         keep: What has to live as long as the model.
         pending: A thread that makes the cache's entry when the last device has finished, if there is one.
+        notes: What the compilation did otherwise than asked first, and why.
     """
 
     model: ov.CompiledModel
     seconds: float = 0.0
     keep: tuple[object, ...] = ()
     pending: Thread | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_graph(recipe: Recipe, verification: Verification) -> ov.Model:
@@ -116,12 +122,21 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
     """Compile a graph, as `read_graph` gave it, for the recipe's device; `extra` properties are not in the key."""
     core = get_core()
     note_threads()
-    properties = {**recipe.properties, **(extra or {})}
+    properties = {**recipe.options, **recipe.properties, **(extra or {})}
     if extra is None and recipe.is_weightless:
         properties |= _WEIGHTLESS
+    elif recipe.lengths is not None:
+        properties |= WITH_WEIGHTS
     began = time.perf_counter()
+    notes: tuple[str, ...] = ()
     try:
-        compiled = core.compile_model(model, recipe.device, properties)
+        try:
+            compiled = core.compile_model(model, recipe.device, properties)
+        except RuntimeError as error:
+            if recipe.lengths is None or PIPELINE in properties:
+                raise
+            notes = (describe_whole(str(error)),)
+            compiled = core.compile_model(model, recipe.device, properties | WHOLE)
     except (RuntimeError, TypeError, ValueError) as error:
         from npu_persist.device.doctor import explain_missing_device
         from npu_persist.device.properties import explain_rejected_property
@@ -131,7 +146,7 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
             or explain_rejected_property(core, recipe.device, recipe.properties, error)
             or CompilationError(f"OpenVINO could not compile {recipe}: {error}")
         ) from error
-    return Compiled(compiled, time.perf_counter() - began)
+    return Compiled(compiled, time.perf_counter() - began, notes=notes)
 
 
 def export_blob(recipe: Recipe, compiled: Compiled, staging: Path) -> Artifact:
@@ -142,9 +157,17 @@ def export_blob(recipe: Recipe, compiled: Compiled, staging: Path) -> Artifact:
         raise CompilationError(f"OpenVINO could not export {recipe}: {error}") from error
     with (staging / BLOB_FILE).open("xb") as file:
         file.write(blob.getbuffer())
-    return describe(
-        recipe, compiled.model, staging, seconds=compiled.seconds, kind="blob", is_weightless=recipe.is_weightless
+    artifact = describe(
+        recipe,
+        compiled.model,
+        staging,
+        seconds=compiled.seconds,
+        kind="blob",
+        is_weightless=recipe.is_weightless,
+        notes=compiled.notes,
     )
+    weights_in_memory.note(recipe, artifact, compiled.model)
+    return artifact
 
 
 def describe(  # noqa: PLR0913 (each is a member of the description)
@@ -155,6 +178,7 @@ def describe(  # noqa: PLR0913 (each is a member of the description)
     seconds: float,
     kind: Kind,
     is_weightless: bool = False,
+    notes: tuple[str, ...] = (),
 ) -> Artifact:
     """Return the description of what a folder holds; the model is None where another library compiled it."""
     return Artifact(
@@ -177,6 +201,10 @@ def describe(  # noqa: PLR0913 (each is a member of the description)
         files=describe_files(staging),
         seconds=round(seconds, 3),
         peak_memory=None,
+        lengths=recipe.lengths,
+        options=recipe.options | (WHOLE if notes else {}),
+        npuw=read_blob(staging / BLOB_FILE).npuw if kind == "blob" and recipe.lengths is not None else None,
+        notes=notes,
     )
 
 
@@ -197,6 +225,7 @@ def import_blob(
     properties = dict(recipe.properties)
     if artifact.weightless:
         properties |= _find_weights(recipe, verification)
+    weights_in_memory.check(recipe, artifact, path)
     tensor = ov.Tensor(blob, shared_memory=True)
     try:
         note_threads()
@@ -211,6 +240,7 @@ def import_blob(
             expected=f"a blob for {recipe.device}",
             got=reason,
         ) from error
+    weights_in_memory.note(recipe, artifact, model)
     return Compiled(model, keep=(tensor, blob))
 
 

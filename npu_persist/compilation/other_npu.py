@@ -27,7 +27,14 @@ from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.artifact.blob import read_blob
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.verification import Verification
-from npu_persist.compilation.compiler_errors import explain_refusal
+from npu_persist.compilation.compiler_errors import describe_whole, explain_refusal
+from npu_persist.compilation.generation import (
+    PIPELINE,
+    WHOLE,
+    WITH_WEIGHTS,
+    WITHOUT_WEIGHTS,
+    is_npuw,
+)
 from npu_persist.compilation.local import fix_inputs
 from npu_persist.compilation.probe import probe
 from npu_persist.compilation.recipe import CACHE_PROPERTIES
@@ -113,6 +120,10 @@ def compile_for_platform(job: CompileJob, platform: str, bundle: Bundle, staging
         files=describe_files(staging),
         seconds=round(compiled.seconds, 3),
         peak_memory=compiled.peak_memory,
+        lengths=recipe.lengths,
+        options=recipe.options | (WHOLE if compiled.notes else {}),
+        npuw=blob.npuw,
+        notes=compiled.notes,
     )
 
 
@@ -125,6 +136,7 @@ class _CompiledBlob(NamedTuple):
     blob: Blob
     seconds: float
     peak_memory: int | None
+    notes: tuple[str, ...] = ()
 
 
 class _BlobCompiler:
@@ -140,6 +152,7 @@ class _BlobCompiler:
         self._staging = staging
         self._limits = limits
         self._began = time.monotonic()
+        self._notes: tuple[str, ...] = ()
 
     def compile(self) -> _CompiledBlob:
         weights = self._recipe.bundle.manifest.weights.data_size
@@ -147,7 +160,8 @@ class _BlobCompiler:
             weights //= 2  # the compiler makes fp16 of them
         if self._job.weightless is not None:
             return self._compile(is_weightless=self._job.weightless)
-        if weights <= SMALL_WEIGHTS or self._platform in SLOW_WITHOUT_WEIGHTS:
+        is_slow = self._platform in SLOW_WITHOUT_WEIGHTS and self._recipe.lengths is None
+        if weights <= SMALL_WEIGHTS or is_slow:
             return self._compile(is_weightless=False)
         try:
             first = self._compile(is_weightless=True)
@@ -172,6 +186,22 @@ class _BlobCompiler:
         return kept._replace(seconds=first.seconds + second.seconds, peak_memory=max(peaks, default=None))
 
     def _compile(self, *, is_weightless: bool) -> _CompiledBlob:
+        if self._recipe.lengths is None:
+            return self._compile_once({}, is_weightless=is_weightless)
+        options = self._recipe.options | (WITHOUT_WEIGHTS if is_weightless else WITH_WEIGHTS)
+        if PIPELINE in options | dict(self._recipe.properties):
+            return self._compile_once(options, is_weightless=is_weightless)
+        if not self._notes:
+            try:
+                return self._compile_once(options, is_weightless=is_weightless)
+            except (*_LIMIT_ERRORS, ToolchainError):
+                raise
+            except CompilationError as error:
+                log.info("%s: not in parts: %s", self._job.label, error)
+                self._notes = (describe_whole(str(error).removeprefix(f"{self._job.label}: ")),)
+        return self._compile_once(options | WHOLE, is_weightless=is_weightless)
+
+    def _compile_once(self, options: dict[str, str], *, is_weightless: bool) -> _CompiledBlob:
         recipe, limits = self._recipe, self._limits
         output = self._staging / ("weightless.blob" if is_weightless else "full.blob")
         if limits.timeout is not None:  # both compilations share it
@@ -182,8 +212,9 @@ class _BlobCompiler:
             output=str(output),
             platform=self._platform,
             shapes=self._job.shapes,
-            properties={name: _write(value) for name, value in recipe.properties.items()},
-            weightless=is_weightless,
+            properties={name: _write(value) for name, value in recipe.properties.items() if not is_npuw(name)},
+            options=options | {name: _write(value) for name, value in recipe.properties.items() if is_npuw(name)},
+            weightless=is_weightless and recipe.lengths is None,
         )
         try:
             result = self._toolchain.compile(request, limits)
@@ -193,7 +224,7 @@ class _BlobCompiler:
             raise explain_refusal(recipe, self._job.label, error) from error
         blob = read_blob(output, "NPU")
         found = is_weightless if blob.weightless is None else blob.weightless
-        return _CompiledBlob(output, found, result, blob, result.seconds, result.peak_memory)
+        return _CompiledBlob(output, found, result, blob, result.seconds, result.peak_memory, self._notes)
 
 
 def _write(value: Any) -> str:

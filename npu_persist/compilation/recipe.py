@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from npu_persist.artifact.artifact import make_key
+from npu_persist.artifact.artifact import Lengths, make_key
 from npu_persist.bundle.buckets import describe_shapes
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.comparison import needs_f32
+from npu_persist.compilation.generation import make_options, read_lengths
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.devices import can_export, get_kind, identify
 from npu_persist.device.precision import ask_for_f32
@@ -48,6 +49,7 @@ class Recipe:
         properties: OpenVINO's properties for the compilation.
         shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
         runner: What changes the graph before OpenVINO compiles it, with its version; "" for nothing.
+        lengths: How long the conversations are, of a graph that generates, on an NPU.
     """
 
     bundle: Bundle
@@ -56,6 +58,7 @@ class Recipe:
     properties: Mapping[str, Any]
     shapes: Shapes | None = None
     runner: str = ""
+    lengths: Lengths | None = None
 
     def __post_init__(self) -> None:
         """Refuse properties that would let OpenVINO cache on its own."""
@@ -73,7 +76,12 @@ class Recipe:
     @property
     def is_weightless(self) -> bool:
         """Whether the exported blob leaves the weights in the bundle's weights file."""
-        return get_kind(self.device) in _WEIGHTLESS
+        return get_kind(self.device) in _WEIGHTLESS or self.lengths is not None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Properties that the compilation is given beside `properties`, because the graph generates."""
+        return {} if self.lengths is None else make_options(self.graph, self.lengths)
 
     @property
     def weights(self) -> Path:
@@ -117,6 +125,7 @@ class Recipe:
             identity=self.identity,
             openvino=self.openvino,
             properties=self.texts,
+            lengths=self.lengths,
         )
 
     def to_record(self) -> RecipeRecord:
@@ -129,6 +138,7 @@ class Recipe:
             device=self.device,
             properties={name: value for name, value in self.properties.items() if name not in unsendable},
             shapes=None if self.shapes is None else dict(self.shapes),
+            lengths=self.lengths,
         )
 
     def __str__(self) -> str:
@@ -147,6 +157,7 @@ class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):
         device: OpenVINO's device string.
         properties: OpenVINO's properties for the compilation.
         shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
+        lengths: How long the conversations are, of a graph that generates, on an NPU.
     """
 
     bundle: str
@@ -155,11 +166,12 @@ class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     properties: dict[str, Any]
     shapes: dict[str, tuple[int, ...]] | None
+    lengths: Lengths | None
 
     def open(self) -> Recipe:
         """Open the bundle, and return the recipe."""
         bundle = Bundle.open(self.bundle, version=self.version)
-        return Recipe(bundle, bundle.graph(self.graph), self.device, self.properties, self.shapes)
+        return Recipe(bundle, bundle.graph(self.graph), self.device, self.properties, self.shapes, lengths=self.lengths)
 
 
 def make_recipe(  # noqa: PLR0913 (the members of a recipe)
@@ -170,15 +182,21 @@ def make_recipe(  # noqa: PLR0913 (the members of a recipe)
     shapes: Shapes | None = None,
     *,
     runner: str = "",
+    lengths: Lengths | None = None,
 ) -> Recipe:
     """Return the recipe for a graph with a caller's properties.
 
     What was checked in float32, and has to be as exact as that, gets the property that asks for it, unless the caller's
     decide on the precision. As it is one of the recipe's properties, no artifact of another precision is used for it.
+    A graph that generates has lengths on an NPU: those that are given, else asked for by properties, else usual.
     """
     if needs_f32(bundle.manifest, graph):
         properties = ask_for_f32(get_core(), device, properties)
-    return Recipe(bundle, graph, device, properties, shapes, runner)
+    if get_kind(device) != "NPU" or runner:
+        lengths = None
+    elif lengths is None:
+        lengths = read_lengths(graph, properties)
+    return Recipe(bundle, graph, device, properties, shapes, runner, lengths)
 
 
 class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +213,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
         platform: Number of the NPU's platform; None for a device of this machine.
         shapes: Sizes for inputs that the graph leaves open; None: as in the graph.
         config: OpenVINO's properties.
+        lengths: How long the conversations are, of a graph that generates, on an NPU.
         weightless: Whether the blob leaves the weights in their file; None: what is best.
         toolchain: Name of the toolchain for another machine's NPU; None: the first that is usable.
         timeout: Seconds; None for no limit.
@@ -211,6 +230,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
     platform: str | None = None
     shapes: dict[str, tuple[int, ...]] | None = None
     config: dict[str, Any] = {}
+    lengths: Lengths | None = None
     weightless: bool | None = None
     toolchain: str | None = None
     timeout: float | None = None
@@ -220,11 +240,13 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """What to call the job: `unet:3 for NPU:4000`."""
         sizes = f", {describe_shapes(self.shapes)}" if self.shapes else ""
-        return f"{self.reference} for {self.target}{sizes}"
+        lengths = f", {self.lengths}" if self.lengths else ""
+        return f"{self.reference} for {self.target}{sizes}{lengths}"
 
     def make_recipe(self, bundle: Bundle) -> Recipe:
         """Return what OpenVINO is to compile."""
-        return make_recipe(bundle, bundle.graph(self.graph), self.device, self.config, self.shapes)
+        graph = bundle.graph(self.graph)
+        return make_recipe(bundle, graph, self.device, self.config, self.shapes, lengths=self.lengths)
 
 
 def _has_text(value: Any) -> bool:

@@ -91,7 +91,7 @@ def split(recipe: Recipe, buckets: Buckets | None) -> list[Recipe]:
     """Return a recipe for each bucket, smallest first; without buckets the one for the graph as it is."""
     if buckets is not None:
         return [replace(recipe, shapes=shapes) for shapes in buckets.shapes]
-    if get_kind(recipe.device) in _FIXED:
+    if get_kind(recipe.device) in _FIXED and recipe.lengths is None:
         require_bounds(recipe.graph.inputs, recipe.bundle.reference, recipe.device)
         if recipe.properties.get("NPU_USE_NPUW") != "YES":  # which fixes the sizes of states itself
             require_fixed(recipe.graph.states, recipe.bundle.reference, recipe.device)

@@ -30,6 +30,7 @@ from npu_persist.errors import (
     DeviceNotFoundError,
     StoreError,
     UsageError,
+    WeightsInUseError,
 )
 from npu_persist.runtime.report import Attempt, History, merge_notes
 
@@ -183,6 +184,9 @@ class _Search:
                 self._reject("cache", "nothing is there for this bundle, device and OpenVINO", began)
                 return None
             found = self._use_entry(cache, entry, entry.artifact, reason, began)
+        except WeightsInUseError as error:  # the entry is right
+            self._reject("cache", str(error), began)
+            return None
         except (ArtifactError, FileNotFoundError) as error:
             damage = str(error)
         except (StoreError, OSError) as error:
@@ -259,6 +263,8 @@ class _Search:
         with self._compiling():
             compiled = compile_graph(self._recipe, model)
         self._try(model, compiled)
+        for text in compiled.notes:
+            self._note(text)
         if cache is not None and self._may_keep():
             with self._phase("keep"):
                 try:
@@ -518,7 +524,7 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     differences = []
     if artifact.device != recipe.device and get_kind(artifact.device) == get_kind(recipe.device) != "NPU":
         differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
-    asked, given = recipe.texts, dict(artifact.properties)
+    asked, given = recipe.texts, {**artifact.options, **artifact.properties}
     if get_kind(artifact.device) == "NPU":
         # Other properties, such as how hard the compiler tries, change no answers; the precision does.
         given = {name: text for name, text in given.items() if name in asked or name == PRECISION}

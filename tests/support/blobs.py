@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NPU_TRAILERS = {
     "3720": (
@@ -84,3 +87,20 @@ def npu_trailer(  # noqa: PLR0913 (a line each of the format)
 def cpu_blob(text: str = "meta=1.0;ov=2026.4.1;isa=Intel AVX2", *, version: int = 1) -> bytes:
     """Return the head of a CPU blob, and a little more."""
     return b"RR_UPCVO" + struct.pack("<IQ", version, len(text)) + text.encode() + bytes(range(64))
+
+
+def npuw_blob(  # noqa: PLR0913 (what varies)
+    parts: Sequence[bytes] = (),
+    *,
+    kind: bytes = b"LLMCMO",
+    openvino: tuple[int, int, int] = (2026, 4, 1),
+    version: bytes = b"0.31",
+    encrypted: int = 0,
+    weightless: int = 1,
+    between: bytes = b"what is between the parts \x7fELF",
+) -> bytes:
+    """Return NPUW's container of blobs, as far as it is read."""
+    head = b"\x13\x37npuw" + kind + struct.pack("<IIIQ", *openvino, len(version)) + version
+    flags = struct.pack("<BB", encrypted, weightless) if kind == b"LLMCMO" else b""
+    body = b"".join(between + b"\1" + struct.pack("<Q", len(part)) + part for part in parts)
+    return head + flags + body + between + struct.pack("<Q", 32) + b"S70YVc0IhnDY1WBuBkvnaWRUEWEcHXBq"

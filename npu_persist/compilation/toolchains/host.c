@@ -9,6 +9,7 @@
  *     weights=model.bin             its weights
  *     output=out/model.blob         where the blob goes; the caller checks that all of it is there
  *     property.NPU_PLATFORM=4000    a property of the NPU; any number of them
+ *     option.NPU_USE_NPUW=YES       one that the plugin reads from the compilation alone; at most 32
  *     shape.input_ids=1,128         the shape of an input, by one of its names; all that change, together
  *     end
  *
@@ -39,6 +40,7 @@
 
 #define DEVICE "NPU"
 #define MAX_RANK 32
+#define MAX_OPTIONS 32
 
 /* A text that grows. */
 typedef struct {
@@ -281,6 +283,25 @@ static ov_status_e reshape(const ov_model_t *model, const Request *request) {
     return status;
 }
 
+/* OpenVINO's C API takes options as arguments, and reads as many of them as it is told. */
+static ov_status_e compile(const ov_core_t *core, const ov_model_t *model, const Request *request,
+                           ov_compiled_model_t **compiled) {
+    const char *o[2 * MAX_OPTIONS] = {0};
+    size_t count = 0;
+    for (size_t i = 0; i < request->count; i++) {
+        const char *name = strip(request->fields[i].key, "option.");
+        if (name == NULL)
+            continue;
+        if (count == 2 * MAX_OPTIONS)
+            die("host: more than 32 options");
+        o[count++] = name;
+        o[count++] = request->fields[i].value;
+    }
+#define EIGHT(n) o[n], o[n + 1], o[n + 2], o[n + 3], o[n + 4], o[n + 5], o[n + 6], o[n + 7]
+    return ov_core_compile_model(core, model, DEVICE, count, compiled, EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24),
+                                 EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56));
+}
+
 /* The text of a compiled model's property, or NULL where it has none. */
 static char *ask(const ov_compiled_model_t *compiled, const char *name) {
     char *value = NULL;
@@ -318,7 +339,7 @@ int main(void) {
     if ((status = reshape(model, &request)) != OK)
         return fail_with(status);
     begin("compile");
-    if ((status = ov_core_compile_model(core, model, DEVICE, 0, &compiled)) != OK)
+    if ((status = compile(core, model, &request, &compiled)) != OK)
         return fail_with(status);
     begin("export");
     if ((status = ov_compiled_model_export_model(compiled, find(&request, "output"))) != OK)

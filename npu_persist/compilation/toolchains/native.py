@@ -180,7 +180,7 @@ def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
         model = core.read_model(request.graph, request.weights)
         if request.shapes:
             model.reshape(request.shapes)
-        compiled = core.compile_model(model, _DEVICE)
+        compiled = core.compile_model(model, _DEVICE, request.options)
         blob = compiled.export_model()
     except RuntimeError as error:
         raise CompilationError(f"the NPU's compiler refused the graph: {extract_reason(str(error))}") from error

@@ -50,6 +50,7 @@ class CompilerRequest(msgspec.Struct, frozen=True):
         platform: Number of the NPU's platform; None for that of this machine's NPU.
         shapes: New shapes of inputs by one of their names; None: as in the graph.
         properties: OpenVINO's properties of the NPU, as text.
+        options: Those that the plugin reads from the compilation alone: NPUW's.
         weightless: Whether the blob leaves the weights to the weights file.
         libraries: The folder that OpenVINO's libraries are loaded from; None for where they are installed.
     """
@@ -60,6 +61,7 @@ class CompilerRequest(msgspec.Struct, frozen=True):
     platform: str | None
     shapes: dict[str, tuple[int, ...]] | None = None
     properties: dict[str, str] = {}
+    options: dict[str, str] = {}
     weightless: bool = False
     libraries: str | None = None
 

@@ -311,9 +311,10 @@ def _link(links: Path, request: CompilerRequest) -> None:
 def _write_request(request: CompilerRequest) -> str:
     fields = {"model": "model.xml", "weights": "model.bin", "output": f"out/{Path(request.output).name}"}
     fields |= {f"property.{name}": value for name, value in request.device_properties().items()}
+    fields |= {f"option.{name}": value for name, value in request.options.items()}
     fields |= {f"shape.{name}": ",".join(map(str, shape)) for name, shape in (request.shapes or {}).items()}
     for name, value in fields.items():
-        if {"\n", "\r", "\0"} & {*name, *value} or (name.startswith("property.") and "=" in name):
+        if {"\n", "\r", "\0"} & {*name, *value} or (name.startswith(("property.", "option.")) and "=" in name):
             raise UsageError(f"{name}={value}: the names of inputs and the properties cannot have line breaks here")
     return "".join(f"{name}={value}\n" for name, value in fields.items()) + "end\n"
 

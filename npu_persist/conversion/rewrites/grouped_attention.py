@@ -1,8 +1,8 @@
 """Let grouped attention add its mask, in place of a boolean one.
 
-Intel's NPU compiler of OpenVINO 2026.4 fails for NPU:4000 and NPU:5010 where heads of keys are repeated and the mask is
-boolean: "Value 'Operation result #1 for 'async.execute' ...' is not covered by aliases analysis". It takes the same mask
-as numbers: 0 for a key, -inf for none, which is what the operation's specification makes of a boolean one.
+Intel's NPU compiler of OpenVINO 2026.4 fails for NPU:4000 and NPU:5010 where heads of keys are repeated and the mask
+is boolean: "Value 'Operation result #1 for 'async.execute' ...' is not covered by aliases analysis". It takes the same
+mask as numbers: 0 for a key, -inf for none, which is what the operation's specification makes of a boolean one.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from npu_persist.artifact.artifact import Lengths
 from npu_persist.artifact.compatibility import Verdict, check_compatibility
 from npu_persist.bundle.manifest import Dimension, Port
 from npu_persist.device.machine import Machine
@@ -16,6 +17,7 @@ from tests.support.blobs import DESCRIPTOR
 if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
 
+OPEN = Dimension(None, 1, None)
 FULL = "2026.4.1-22982-e213a147257-releases/2026/4"
 LUNAR = Machine("NPU", FULL, "4000", 6, driver="32.0", elf="1.2", mi="11.4", is_here=True)
 GPU = {"FULL_DEVICE_NAME": "Arc", "GPU_DRIVER_VERSION": "25.1", "GPU_UARCH_VERSION": "20.4.4"}
@@ -97,6 +99,15 @@ class TestNpu:
         assert found.status == status
         if status == "unsupported":
             assert found.reasons == (f"Its metadata is of version 2.8; OpenVINO {openvino} reads it up to 2.7.",)
+
+    @pytest.mark.parametrize("installed", ["2026.4.0", "2026.4.2", "2026.5.1", "2025.4.1"])
+    def test_a_model_that_generates_needs_its_openvino_up_to_the_patch(self, installed: str) -> None:
+        generates = {"npuw": "0.31", "lengths": Lengths(128, 64), "inputs": (Port("input_ids", "int64", (OPEN, OPEN)),)}
+        assert of_npu(**generates).status == "supported"
+        found = of_npu(replace(LUNAR, openvino=installed), **generates)
+        assert found.status == "unsupported"
+        assert f"OpenVINO 2026.4.1 made it, and {installed} is installed" in found.reasons[-1]
+        assert of_npu(replace(LUNAR, openvino=None), **generates).status == "unknown"
 
     def test_a_machine_of_which_only_the_platform_is_known(self) -> None:
         found = of_npu(Machine("NPU", platform="4000", tiles=6))
