@@ -107,3 +107,18 @@ def test_persist_compiles_at_once() -> None:
     assert entry.artifact is not None
     assert entry.artifact.target == "NPU:4000"
     assert npu_persist.load(bundle.path, "CPU")(np.zeros((1, 8), np.float32)).shape == (1, 4)
+
+
+def test_grouped_queries_without_a_cache() -> None:
+    """Where heads of queries share one of keys, the compiler takes no boolean masks."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "vocab_size": 96}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, use_cache=False)
+    ids = torch.randint(0, 96, (1, 64))
+    module = LlamaForCausalLM(config).eval()
+    for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
+        bundle = npu_persist.persist(module, "grouped", kwargs={"input_ids": ids, **mask})
+        results = npu_persist.compile(bundle.path, ["NPU:4000", "NPU:5010"], toolchain="wine", jobs=2)
+        assert [result.error for result in results] == [None, None]

@@ -102,7 +102,11 @@ class TestNpu:
 
     @pytest.mark.parametrize("installed", ["2026.4.0", "2026.4.2", "2026.5.1", "2025.4.1"])
     def test_a_model_that_generates_needs_its_openvino_up_to_the_patch(self, installed: str) -> None:
-        generates = {"npuw": "0.31", "lengths": Lengths(128, 64), "inputs": (Port("input_ids", "int64", (OPEN, OPEN)),)}
+        generates: dict[str, Any] = {
+            "npuw": "0.31",
+            "lengths": Lengths(128, 64),
+            "inputs": (Port("input_ids", "int64", (OPEN, OPEN)),),
+        }
         assert of_npu(**generates).status == "supported"
         found = of_npu(replace(LUNAR, openvino=installed), **generates)
         assert found.status == "unsupported"

@@ -9,6 +9,7 @@ import pytest
 
 from npu_persist import Store
 from npu_persist.cli.main import main
+from tests.support.decoders import publish_llama
 from tests.support.graphs import publish_affine, publish_dynamic
 
 if TYPE_CHECKING:
@@ -68,6 +69,22 @@ def test_buckets_are_written_as_shapes(run: Run) -> None:
         {"x": [2, 4], "y": [2, 3], "z": [5]},
         {"x": [4, 4], "y": [4, 3], "z": [9]},
     ]
+
+
+def test_lengths_of_a_model_that_generates(run: Run, store: Store) -> None:
+    publish_llama(store)
+    on_the_cpu = ("--config", "NPUW_DEVICES=CPU", "NPUW_ONLINE_PIPELINE=NONE")
+    lengths = ("--max-prompt", "100", "--min-response", "64")
+    code, out, err = run("llama", "--target", "NPU", *lengths, *on_the_cpu, "--json")
+    assert code == 0, err
+    (result,) = json.loads(out)
+    assert (result["max_prompt"], result["min_response"], result["notes"]) == (128, 64, [])
+    code, out, _ = run("llama", "--target", "NPU", *lengths, *on_the_cpu)
+    assert code == 0
+    assert "prompt 128, response 64" in out
+    code, _, err = run("affine", "--target", "NPU:4000", *lengths)
+    assert code == 2
+    assert "max_prompt, min_response: expected a graph that generates" in err
 
 
 def test_of_several_those_that_failed_are_shown_beside_those_that_did_not(run: Run, store: Store) -> None:

@@ -18,6 +18,7 @@ from npu_persist.compilation import local
 from npu_persist.compilation.generation import choose_lengths, find_kind, make_options
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
 from npu_persist.compilation.recipe import Recipe, make_recipe
+from npu_persist.device.core import get_core
 from npu_persist.errors import ArtifactError, FileIntegrityError, PropertyError, UsageError, WeightsInUseError
 from npu_persist.store import Store
 from tests.support.decoders import SMALL, continue_greedily, publish_llama, with_seed
@@ -197,7 +198,7 @@ def test_a_graph_that_fails_in_parts_is_compiled_in_one_piece(
     bundle = store.resolve("llama:1")
     recipe = make_recipe(bundle, bundle.graph(), "NPU", {"NPUW_DEVICES": "CPU"}, lengths=LENGTHS)
     model = read_graph(recipe, verification)
-    real = local.get_core()
+    real = get_core()
     monkeypatch.setattr(local, "get_core", Core)
     compiled = compile_graph(recipe, model)
     monkeypatch.undo()
