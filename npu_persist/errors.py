@@ -12,7 +12,7 @@ the command line ends with, and is also the builtin that callers would expect. A
     │   └── BundleNotFoundError, DeviceNotFoundError, HubNotFoundError (a HubError too)
     ├── IntegrityError                                          4
     │   ├── ManifestError, GraphIntegrityError, SignatureError, OriginError, RollbackError
-    │   └── FileIntegrityError ── ArtifactError ── BlobError
+    │   └── FileIntegrityError ── ArtifactError ── BlobError, WeightsInUseError
     ├── IncompatibleError                                       5
     │   └── FormatVersionError, OpenVINOVersionError
     ├── ParityError                                             6
