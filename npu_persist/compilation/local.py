@@ -232,6 +232,9 @@ def import_blob(
         model = get_core().import_model(tensor, recipe.device, properties)
         graph = replace(recipe.graph, inputs=fix_inputs(recipe.graph, recipe.shapes))
         check_ports(recipe.bundle.reference, graph, model)
+        if artifact.lengths is not None:
+            # NPUW reads the weights' file as late as here: after the load, the path that was verified is gone.
+            model.create_infer_request()
     except (RuntimeError, GraphIntegrityError) as error:
         reason = str(error).strip()
         raise ArtifactError(

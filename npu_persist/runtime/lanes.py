@@ -33,7 +33,7 @@ class Lane:
         native: Any = super(ov.CompiledModel, compiled)
         self.request = native.create_infer_request()
         self.share = ov.Tensor
-        self.own = [_find_memory(self.request, native, index) for index in range(len(is_static))]
+        self.own = [self.request.get_input_tensor(index) for index in range(len(is_static))]
         self.views = [tensor.data if fixed else None for tensor, fixed in zip(self.own, is_static, strict=True)]
 
     def reset(self) -> None:
@@ -64,17 +64,6 @@ class Lane:
         finally:
             for index in lent:
                 request.set_input_tensor(index, self.own[index])
-
-
-def _find_memory(request: Any, native: Any, index: int) -> Any:
-    """Return an input's memory; NPUW gives a request for a model that generates none."""
-    import openvino as ov
-
-    try:
-        return request.get_input_tensor(index)
-    except RuntimeError:
-        port = native.input(index)
-        return ov.Tensor(port.get_element_type(), ov.Shape([0] * len(port.get_partial_shape())))
 
 
 class NewLane(Lane):

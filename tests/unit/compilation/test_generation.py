@@ -129,6 +129,9 @@ def test_what_compile_attaches_is_what_load_takes_for_any_lengths(store: Store) 
     assert sorted((one.prompt, one.response) for one in lengths if one) == [(64, 128), (128, 64)]
     model = npu_persist.load("llama:2", "NPU", config=ON_THE_CPU, store=store)
     assert any(attempt.source == "attached" and attempt.is_used for attempt in model.report.attempts)
+    count = len(PROMPT)
+    logits = model(np.array([PROMPT]), np.ones((1, count), np.int64), np.arange(count)[None], np.zeros(1, np.int32))
+    assert int(logits[0, -1].argmax()) == answer_on_cpu(store.resolve("llama:2"), 1)[0]
     model.close()
 
 
