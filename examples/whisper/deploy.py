@@ -55,13 +55,12 @@ def log_mel(audio: Array, bins: int, frames: int) -> Array:
     return scaled[None]
 
 
-def transcribe(encoder: npup.Model, decoder: npup.Model, audio: Array) -> list[int]:
+def transcribe(model: npup.Model, audio: Array) -> list[int]:
     """Return the most likely tokens, one after the other, until the text ends or fills the decoder's length."""
-    window = encoder.bundle.manifest.metadata
-    states = encoder(log_mel(audio, window["mel_bins"], window["frames"])).last_hidden_state
+    encoder, decoder, config = model.graphs["encoder"], model.graphs["decoder"], model.bundle.manifest.metadata
+    states = encoder(log_mel(audio, config["mel_bins"], config["frames"])).last_hidden_state
 
-    text = decoder.bundle.manifest.metadata
-    length, prompt, end_of_text = text["tokens"], text["prompt"], text["end_of_text"]
+    length, prompt, end_of_text = config["tokens"], config["prompt"], config["end_of_text"]
     ids = np.full((1, length), end_of_text)
     ids[0, : len(prompt)] = prompt
     for position in range(len(prompt) - 1, length - 1):
@@ -74,7 +73,7 @@ def transcribe(encoder: npup.Model, decoder: npup.Model, audio: Array) -> list[i
 
 
 def main() -> None:
-    """Load both bundles and transcribe; without a file, a chirp stands in."""
+    """Load both halves and transcribe; without a file, a chirp stands in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("audio", nargs="?", type=Path, help="16-bit mono WAV at 16 kHz")
     parser.add_argument("--tokenizer", metavar="FILE", help="the checkpoint's tokenizer.json, to print text")
@@ -83,14 +82,13 @@ def main() -> None:
     options = parser.parse_args()
 
     started = time.perf_counter()
-    encoder = npup.load("whisper-encoder", device=options.device, store=options.store)
-    decoder = npup.load("whisper-decoder", device=options.device, store=options.store)
+    model = npup.load("whisper", device=options.device, store=options.store)
     loaded = time.perf_counter()
-    print(f"{encoder.bundle.reference} and {decoder.bundle.reference} on {options.device} in {loaded - started:.1f} s")
+    print(f"{model.bundle.reference} on {options.device} in {loaded - started:.1f} s")
 
     seconds = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     audio = read_wav(options.audio) if options.audio else 0.1 * np.sin(2 * np.pi * (200 + 400 * seconds) * seconds)
-    tokens = transcribe(encoder, decoder, audio)
+    tokens = transcribe(model, audio)
     print(f"{len(tokens)} tokens in {time.perf_counter() - loaded:.1f} s: {tokens}")
     if options.tokenizer:
         from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""Persist Whisper as two bundles, encoder and decoder: the half that needs PyTorch and transformers."""
+"""Persist Whisper as one bundle of two graphs, encoder and decoder: the half that needs PyTorch and transformers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Decoder(torch.nn.Module):
 
 
 def main() -> None:
-    """Build Whisper and persist its halves, each with an example call."""
+    """Build Whisper and persist it, with an example call of each half."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", metavar="DIR", help="a local Whisper folder; without it, random weights")
     parser.add_argument("--small", action="store_true", help="a tiny config of the same shape, windows of 3 seconds")
@@ -78,27 +78,27 @@ def main() -> None:
     print(f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.0f}M parameters")
 
     frames = 2 * config.max_source_positions
-    encoder = npup.persist(
-        model.model.encoder,
-        "whisper-encoder",
-        (torch.randn(1, config.num_mel_bins, frames),),
-        metadata={"mel_bins": config.num_mel_bins, "frames": frames},
-        store=options.store,
-    )
-    print(f"{encoder.reference} at {encoder.path}")
-
-    decoder = npup.persist(
-        Decoder(model),
-        "whisper-decoder",
-        kwargs={
-            "input_ids": torch.full((1, TOKENS), END_OF_TEXT),
-            "position": torch.tensor([len(PROMPT) - 1]),
-            "audio_states": torch.randn(1, config.max_source_positions, config.d_model),
+    step = {
+        "input_ids": torch.full((1, TOKENS), END_OF_TEXT),
+        "position": torch.tensor([len(PROMPT) - 1]),
+        "audio_states": torch.randn(1, config.max_source_positions, config.d_model),
+    }
+    bundle = npup.persist(
+        {
+            "encoder": npup.Example(model.model.encoder, (torch.randn(1, config.num_mel_bins, frames),)),
+            "decoder": npup.Example(Decoder(model), kwargs=step),
         },
-        metadata={"prompt": PROMPT, "end_of_text": END_OF_TEXT, "tokens": TOKENS},
+        "whisper",
+        metadata={
+            "mel_bins": config.num_mel_bins,
+            "frames": frames,
+            "prompt": PROMPT,
+            "end_of_text": END_OF_TEXT,
+            "tokens": TOKENS,
+        },
         store=options.store,
     )
-    print(f"{decoder.reference} at {decoder.path}")
+    print(f"{bundle.reference} at {bundle.path}")
 
 
 if __name__ == "__main__":

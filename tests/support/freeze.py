@@ -104,6 +104,7 @@ def main() -> None:
     _freeze("states", Recurrent(), (row, torch.zeros(2, 3), torch.zeros(2, 2, 4)),
             (row * 3, torch.zeros(2, 3), torch.zeros(2, 0, 4)),
             states=states, dynamic_shapes={"x": None, "state": None, "past": {1: past}})  # fmt: skip
+    _freeze_graphs("graphs", row, row * -3)
     _freeze("attached", Affine(), (row,), (row * 7,), targets=["CPU"], metadata={"owner": "tests", "epochs": [1, 2]})
 
 
@@ -117,7 +118,7 @@ def _freeze(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             bundle = npup.persist(module.eval(), name, example, store=store, **options)
-        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("model.bin", "used", ".*"))
+        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("*.bin", "used", ".*"))
     with torch.no_grad():
         answer = module(*call)
     if "states" in options:  # the first call of a conversation
@@ -126,6 +127,23 @@ def _freeze(
     leaves = [leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
     arrays |= {f"output{index}": leaf.numpy() for index, leaf in enumerate(leaves)}
     np.savez(folder.parent / f"{name}.npz", digest=bundle.digest, **arrays)
+    sys.stdout.write(f"{folder}\n")
+
+
+def _freeze_graphs(name: str, example: torch.Tensor, call: torch.Tensor) -> None:
+    """Freeze a bundle of two graphs that take the same input; one tensor is of both."""
+    folder = FOLDER / FORMAT_VERSION / name
+    if folder.exists():
+        return
+    first, second = Affine().eval(), torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(4, 3)).eval()
+    second[1].weight = first.layer.weight
+    examples = {"first": npup.Example(first, (example,)), "second": npup.Example(second, (example,))}
+    with tempfile.TemporaryDirectory() as store:
+        bundle = npup.persist(examples, name, store=store)
+        shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("*.bin", ".*"))
+    with torch.no_grad():
+        answers = {"output0": first(call).numpy(), "output1": second(call).numpy()}
+    np.savez(folder.parent / f"{name}.npz", digest=bundle.digest, input0=call.numpy(), **answers)
     sys.stdout.write(f"{folder}\n")
 
 
