@@ -79,6 +79,11 @@ SOURCE = """
 
     class Holder:
         instance = seeded()
+
+    def several():
+        import npu_persist
+        x = (torch.ones(1, 4),)
+        return {"first": npu_persist.Example(seeded(), x), "second": npu_persist.Example(other(), x)}
 """
 
 
@@ -127,6 +132,17 @@ def test_persist_and_run(run: Run, tmp_path: Path) -> None:
         assert sorted(saved.files) == ["copy", "y"]
         np.testing.assert_allclose(saved["y"], expected(x), rtol=1e-2, atol=1e-2)
         np.testing.assert_array_equal(saved["copy"], x)
+
+
+def test_examples_of_several_graphs(run: Run) -> None:
+    code, out, err = run("persist", "user_models:several", "--name", "several")
+    assert (code, err) == (0, "")
+    assert [line.strip() for line in out.splitlines() if line.startswith("  graph ")] == ["graph first", "graph second"]
+    code, out, err = run("run", "several", "--device", "CPU", "--graph", "second")
+    assert (code, err) == (0, "")
+    code, _, err = run("persist", "user_models:several", "--name", "several", "--bucket", "x=1x4")
+    assert code == 2
+    assert "buckets: give this to the Example of the graph that it is for" in err
 
 
 def test_persisting_what_is_there_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
