@@ -29,7 +29,7 @@ def main(folder: str, steps: str, failed_steps: str, seconds: str) -> None:
     }
     text = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
     minutes, rest = divmod(int(seconds), 60)
-    print(f"===== {text} in {seconds}.00s ({minutes // 60}:{minutes % 60:02d}:{rest:02d}) =====")  # noqa: T201
+    print(f"===== {text} in {seconds}.00s ({minutes // 60}:{minutes % 60:02d}:{rest:02d}) =====")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,11 +71,55 @@ def crash(limits: Limits | None) -> ProcessResult[Any]:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs: Linux only."""
+    """Tell whether a process runs: on Linux and Windows."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.WinDLL("kernel32")
+        may_wait, timed_out = 0x100000, 0x102
+        kernel.OpenProcess.restype = ctypes.c_void_p
+        handle = ctypes.c_void_p(kernel.OpenProcess(may_wait, 0, pid))
+        if not handle:
+            return False
+        runs = kernel.WaitForSingleObject(handle, 0) == timed_out
+        kernel.CloseHandle(handle)
+        return bool(runs)
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+ENDS = ("interrupt", "terminate", "kill")
+"""How `end_caller` can end a process."""
+
+
+def interruptible(flag: Path) -> str:
+    """Return code for a program that `end_caller` is going to interrupt: by a file where there are no signals."""
+    if sys.platform == "win32":
+        return (
+            "import _thread, os, threading, time\n"
+            "def interrupt_when_told():\n"
+            f"    while not os.path.exists({str(flag)!r}): time.sleep(0.02)\n"
+            "    while True:  # Python ignores one that comes in a finalizer\n"
+            "        _thread.interrupt_main()\n"
+            "        time.sleep(5)\n"
+            "threading.Thread(target=interrupt_when_told, daemon=True).start()\n"
+        )
+    # A shell's background job ignores it.
+    return "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
+def end_caller(process: subprocess.Popen[Any], how: str, flag: Path) -> None:
+    """End a process that runs code of `interruptible` as Ctrl-C, a polite or an impolite kill does."""
+    if how == "interrupt" and sys.platform == "win32":
+        flag.touch()
+    elif how == "interrupt":
+        process.send_signal(signal.SIGINT)
+    elif how == "terminate":
+        process.terminate()
+    else:
+        process.kill()
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:

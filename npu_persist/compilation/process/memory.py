@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 _MAY_QUERY = 0x1010
@@ -64,6 +65,23 @@ def _read_usage(pid: int | None) -> Memory:
 
 
 def _read_windows(pid: int | None) -> Memory:
+    import ctypes
+
+    kernel, counters = _windows()
+    process = kernel.GetCurrentProcess() if pid is None else kernel.OpenProcess(_MAY_QUERY, 0, pid)
+    if not process:
+        return Memory(None, None)
+    found = counters(cb=ctypes.sizeof(counters))
+    known = kernel.K32GetProcessMemoryInfo(process, ctypes.byref(found), found.cb)
+    if pid is not None:
+        kernel.CloseHandle(process)
+    # One that has ended holds nothing.
+    return Memory(found.WorkingSetSize or None, found.PeakWorkingSetSize or None) if known else Memory(None, None)
+
+
+@cache
+def _windows() -> tuple[Any, Any]:
+    """Return kernel32 with the types of what is called, and the structure that tells a process's memory."""
     # https://learn.microsoft.com/windows/win32/api/psapi/ns-psapi-process_memory_counters
     import ctypes
     from ctypes import wintypes
@@ -82,17 +100,10 @@ def _read_windows(pid: int | None) -> Memory:
             ("PeakPagefileUsage", ctypes.c_size_t),
         )
 
-    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 (type checkers elsewhere do not know it)
+    # Not `windll.kernel32`, on whose functions any code of this process may set other types.
+    kernel: Any = getattr(ctypes, "WinDLL")("kernel32")  # noqa: B009 (type checkers elsewhere do not know it)
     kernel.GetCurrentProcess.restype = kernel.OpenProcess.restype = wintypes.HANDLE
     kernel.OpenProcess.argtypes = (wintypes.DWORD, wintypes.BOOL, wintypes.DWORD)
     kernel.CloseHandle.argtypes = (wintypes.HANDLE,)
-    query = kernel.K32GetProcessMemoryInfo
-    query.argtypes = (wintypes.HANDLE, ctypes.POINTER(Counters), wintypes.DWORD)
-    process = kernel.GetCurrentProcess() if pid is None else kernel.OpenProcess(_MAY_QUERY, 0, pid)
-    if not process:
-        return Memory(None, None)
-    counters = Counters(cb=ctypes.sizeof(Counters))
-    known = query(process, ctypes.byref(counters), counters.cb)
-    if pid is not None:
-        kernel.CloseHandle(process)
-    return Memory(counters.WorkingSetSize, counters.PeakWorkingSetSize) if known else Memory(None, None)
+    kernel.K32GetProcessMemoryInfo.argtypes = (wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD)
+    return kernel, Counters

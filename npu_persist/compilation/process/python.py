@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -78,10 +79,12 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
             "(sys.executable). Load without compile_timeout, and only what you trust (trust=); or compile ahead of "
             "time elsewhere"
         )
+    command, env = (make_command(module, name), None) if is_frozen() else _make_command(module)
     answer = supervise(
-        make_command(module, name) if is_frozen() else [sys.executable, "-c", _START, module, *sys.path],
+        command,
         _encode(request),
         limits,
+        env=env,
         name=name,
         on_message=None if on_message is None else lambda value: on_message(read_answer(value, message, name)),
         tidy=tidy,
@@ -89,6 +92,19 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
     if answer.failure is not None:
         raise _restore_error(read_answer(answer.failure, Failure, name))
     return replace(answer, result=read_answer(answer.result, result, name))
+
+
+def _make_command(module: str) -> tuple[list[str], dict[str, str] | None]:
+    """Return how an interpreter is started on a module, and its environment; None for this process's own.
+
+    On Windows a virtual environment's python.exe only starts the one that it was made from: what we would watch, and
+    put into a job object, would not be the process that does the work. `multiprocessing` starts its own as here.
+    """
+    interpreter, env = sys.executable, None
+    base: str = getattr(sys, "_base_executable", interpreter)
+    if sys.platform == "win32" and os.path.normcase(base) != os.path.normcase(interpreter):
+        interpreter, env = base, {**os.environ, "__PYVENV_LAUNCHER__": interpreter}
+    return [interpreter, "-c", _START, module, *sys.path], env
 
 
 def read_answer(value: Any, kind: type[ResultT], name: str) -> ResultT:
@@ -113,15 +129,21 @@ def serve(job: Callable[[RequestT, Send], Any], request: type[RequestT]) -> None
 
     _go_first()
     given = to_record(json.loads(sys.stdin.buffer.readline()), request)
-    waiting = threading.Thread(target=_end_with_caller, daemon=True)
-    waiting.start()
+    # On Windows the caller's job object ends this process. A read of a pipe that waits would block other calls on
+    # standard input, and loading a library makes one.
+    waiting = None if sys.platform == "win32" else threading.Thread(target=_end_with_caller, daemon=True)
+    if waiting is not None:
+        waiting.start()
     try:
         result = job(given, lambda message: send(message=message))
     except Exception as error:  # noqa: BLE001 (the caller raises it)
         send(failure=_describe_error(error))
     else:
         send(result=result)
-    waiting.join()
+    if waiting is None:
+        _end_with_caller()
+    else:
+        waiting.join()
 
 
 def _go_first() -> None:
@@ -142,6 +164,8 @@ def _encode(message: object) -> bytes:
 
 def _end_with_caller() -> None:
     sys.stdin.buffer.read()  # ends when the caller's end of the pipe is closed
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what it started
     os._exit(0)
 
 

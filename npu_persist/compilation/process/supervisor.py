@@ -4,7 +4,8 @@ When `supervise` returns or raises, the process and its children are gone and th
 doing; Ctrl-C ends it too. Its output is kept only as far as it is needed, however much there is.
 
 The protocol: the caller writes the request to the process's standard input and keeps that open. When standard input
-ends, the caller is dead, and the process must end as well. The process writes JSON objects to its standard output, one
+ends, the caller is dead, and the process must end as well; on Windows a job object ends it, with what it started after
+it had read the request. The process writes JSON objects to its standard output, one
 a line:
 
     {"stage": "compile"}                       what it does now, for progress; any number of them
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
 
+    from npu_persist.compilation.process.job_object import Job
+
 _TICK = 0.05
 """Seconds between two checks of the limits."""
+
+_EXCEPTION = 0xC0000000
+"""From here on an exit code is the exception that ended a process of Windows."""
 
 T = TypeVar("T")
 
@@ -142,7 +148,7 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
         )
     except OSError as error:
         raise CompilationError(f"cannot start {command[0]}: {error.strerror or error}") from error
-    end = partial(_end_one if shares_children else _end_all, process)
+    end = partial(_end_one, process) if shares_children else _hold(process)
     with OutputReader(process, request, end, tidy=tidy, messages=messages) as output:
         monitor = _ProcessMonitor(process, output, began, limits, name)
         while not output.answered.wait(_TICK) and not _has_ended(process):
@@ -230,7 +236,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 def _describe_exit(code: int) -> str:
     if code >= 0:
-        return f"exit code {code}"
+        # Windows' exceptions, such as 0xC0000005: https://learn.microsoft.com/openspecs/windows_protocols/ms-erref
+        return f"exit code {code:#010X}" if code >= _EXCEPTION else f"exit code {code}"
     name = signal.strsignal(-code) if -code in set(signal.Signals) else None
     return f"signal {-code} ({name})" if name else f"signal {-code}"
 
@@ -240,22 +247,30 @@ def _end_one(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _end_all(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children."""
+def _hold(process: subprocess.Popen[bytes]) -> Callable[[], None]:
+    """Return what ends a process that has just been started, and its children."""
     if sys.platform == "win32":
-        if process.poll() is None:
-            # https://learn.microsoft.com/windows-server/administration/windows-commands/taskkill: /t takes children.
-            subprocess.run(  # noqa: S603
-                ["taskkill", "/f", "/t", "/pid", str(process.pid)],  # noqa: S607 (a part of Windows)
-                capture_output=True,
-                check=False,
-            )
-            process.kill()
-    else:
+        from npu_persist.compilation.process.job_object import Job
+
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # reaped already
-            pass
-        except PermissionError:  # macOS, of a group of zombies
-            process.kill()
+            return partial(_end_job, process, Job(process))
+        except OSError as error:
+            with process:
+                process.kill()
+            raise CompilationError(f"cannot put a process into a job object: {error.strerror or error}") from error
+    return partial(_end_group, process)
+
+
+def _end_job(process: subprocess.Popen[bytes], job: Job) -> None:
+    job.end()
+    process.wait()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # reaped already
+        pass
+    except PermissionError:  # macOS, of a group of zombies
+        process.kill()
     process.wait()

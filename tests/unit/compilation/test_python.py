@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from npu_persist.errors import (
     NpuPersistError,
     StoreError,
 )
-from tests.support.processes import ROOT, is_alive, wait_for
+from tests.support.processes import ENDS, ROOT, end_caller, interruptible, is_alive, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +168,7 @@ def test_runs_nothing_of_the_working_directory(tmp_path: Path, monkeypatch: pyte
 
 
 def test_takes_texts_that_are_not_utf8() -> None:
-    name = os.fsdecode(b"\xff")
+    name = "\udcff"
     with pytest.raises(CompileTimeoutError):
         run("hang", Limits(timeout=0), note=name)
     assert run("add", a=1, note=name).sum == 1
@@ -195,8 +194,8 @@ def test_a_program_without_an_interpreter_cannot(monkeypatch: pytest.MonkeyPatch
 
 
 CALLER = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job has not
+{interruptible}
+import sys
 sys.path.insert(0, {folder!r})
 from jobs_of_a_test import Request
 from npu_persist.compilation.process.python import run_module
@@ -204,18 +203,25 @@ run_module("jobs_of_a_test", Request("hang", note={note!r}), str)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
-def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
-    note = tmp_path / "note"
+@pytest.mark.parametrize("how", ENDS)
+def test_ends_with_its_caller(tmp_path: Path, how: str) -> None:
+    note, flag = tmp_path / "note", tmp_path / "flag"
+    code = CALLER.format(interruptible=interruptible(flag), folder=str(tmp_path), note=str(note))
     with subprocess.Popen(
-        [sys.executable, "-c", CALLER.format(folder=str(tmp_path), note=str(note))],
+        [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as caller:
         assert wait_for(lambda: note.exists() and note.read_text().isdecimal())
         worker = int(note.read_text())
         assert is_alive(worker)
-        caller.send_signal(number)
+        end_caller(caller, how, flag)
         assert caller.wait(60) != 0
     assert wait_for(lambda: not is_alive(worker))
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere a virtual environment's interpreter is the interpreter")
+def test_of_a_virtual_environment_is_not_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "Scripts" / "python.exe"))  # there is none
+    assert run("add", a=1, b=2).sum == 3

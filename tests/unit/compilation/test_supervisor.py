@@ -16,12 +16,12 @@ from npu_persist.compilation.process import output, supervisor
 from npu_persist.compilation.process.memory import Memory, read_memory
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, supervise
 from npu_persist.errors import CompilationError, CompileMemoryError, CompileTimeoutError
-from tests.support.processes import ROOT, is_alive, wait_for
+from tests.support.processes import ENDS, ROOT, end_caller, interruptible, is_alive, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and groups are those of POSIX")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, groups and forks are those of POSIX")
 DONE = "print('{\"result\": 7}', flush=True); sys.stdin.read()"
 
 
@@ -32,7 +32,7 @@ MINUTE = Limits(timeout=60)
 def start(code: str, **options: Any) -> ProcessResult[Any]:
     """Supervise Python code, with `Limits` and options of `supervise` by their names."""
     limits = Limits(**{"timeout": 60, **{name: options.pop(name) for name in LIMITS if name in options}})
-    return supervise([sys.executable, "-c", f"import os, sys, time\n{code}"], b"", limits, **options)
+    return supervise([sys.executable, "-c", f"import os, sys, time\n{code}"], b"go on\n", limits, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +45,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def count_descriptors() -> int:
-    folder = Path("/proc/self/fd")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0  # noqa: PTH208
 
 
 class TestAnswer:
@@ -212,10 +211,10 @@ class TestMessages:
         assert received == [1]
 
 
-@posix
 class TestEnd:
     CHILDREN = """
 import subprocess
+sys.stdin.readline()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
 """
@@ -232,6 +231,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
             start(self.CHILDREN.format(note=str(note)) + "os.abort()")
         assert wait_for(lambda: not is_alive(int(note.read_text().split()[1])))
 
+    @posix
     def test_leaves_children_that_serve_others(self, tmp_path: Path) -> None:
         note = tmp_path / "note"
         with pytest.raises(CompileTimeoutError):
@@ -244,8 +244,9 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         process, child = map(int, note.read_text().split())
         assert not is_alive(process)
         assert is_alive(child)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGTERM)
 
+    @posix
     def test_does_not_wait_for_what_left_the_group(self, tmp_path: Path) -> None:
         # As wine's server does: a session of its own, and this process's pipes still open in it.
         note = tmp_path / "note"
@@ -255,6 +256,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         )
         os.kill(int(note.read_text()), signal.SIGKILL)
 
+    @posix
     def test_where_children_are_reaped_by_the_system(self) -> None:
         before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         try:
@@ -264,6 +266,7 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         finally:
             signal.signal(signal.SIGCHLD, before)
 
+    @posix
     @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1, 0.3])
     def test_killed_at_any_moment(self, delay: float) -> None:
         def kill_it(_: str) -> None:
@@ -277,36 +280,50 @@ with open({note!r}, "w") as file: file.write(f"{{os.getpid()}} {{child.pid}}")
         with pytest.raises(CompilationError, match="signal 9"):
             start("time.sleep(600)", report=kill_it)
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-    @pytest.mark.parametrize("moment", ["started", "at work"])
-    def test_comes_with_that_of_the_caller(self, tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    def test_killed_by_somebody_else(self, tmp_path: Path) -> None:
         note = tmp_path / "note"
+
+        def kill_it(_: str) -> None:
+            assert wait_for(lambda: note.exists() and len(note.read_text().split()) == 2)
+            os.kill(int(note.read_text().split()[0]), signal.SIGTERM)
+
+        with pytest.raises(CompilationError, match=r"signal 15|exit code 15"):
+            start(self.CHILDREN.format(note=str(note)) + "time.sleep(600)", report=kill_it)
+        assert wait_for(lambda: not is_alive(int(note.read_text().split()[1])))
+
+    @pytest.mark.parametrize("how", ENDS)
+    @pytest.mark.parametrize("moment", ["started", "at work"])
+    def test_comes_with_that_of_the_caller(self, tmp_path: Path, how: str, moment: str) -> None:
+        note, flag = tmp_path / "note", tmp_path / "flag"
         code = (
-            "import signal, sys\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"{interruptible(flag)}"
             "from npu_persist.compilation.process.python import run_module\n"
             f"print('started', flush=True)\nrun_module('a_job', {str(note)!r}, str)\n"
         )
         (tmp_path / "a_job.py").write_text(
-            "import os, time\nfrom npu_persist.compilation.process.python import serve\n"
-            "def hang(note, send):\n    open(note, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
+            "import os, subprocess, sys, time\nfrom npu_persist.compilation.process.python import serve\n"
+            "def hang(note, send):\n"
+            "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+            "    open(note, 'w').write(f'{os.getpid()} {child.pid} ')\n    time.sleep(600)\n"
             "serve(hang, str)\n"
         )
         path = os.pathsep.join([str(ROOT), str(tmp_path)])
         with subprocess.Popen(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as caller:
             assert caller.stdout is not None
             caller.stdout.readline()
             if moment == "at work":
-                assert wait_for(lambda: note.exists() and note.read_text().isdecimal())
-            caller.send_signal(number)
+                assert wait_for(lambda: note.exists() and note.read_text().endswith(" "))
+            end_caller(caller, how, flag)
             assert caller.wait(60) != 0
         if moment == "at work":
-            assert wait_for(lambda: not is_alive(int(note.read_text())))
+            for pid in map(int, note.read_text().split()):
+                assert wait_for(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
 
 
 def test_many_at_once() -> None:
@@ -328,4 +345,4 @@ def test_memory_of_another_process() -> None:
         memory = read_memory(process.pid)
         assert memory.now is None or memory.now > 1_000_000
         process.communicate(b"\n")
-    assert read_memory(process.pid) == Memory(None, None)
+    assert read_memory(process.pid).now is None
