@@ -59,12 +59,18 @@ def children(reference: str) -> dict[str, Any]:
     return {"answer": first["answer"], "same": first["answer"] == second["answer"]}
 
 
+def speak(reference: str) -> dict[str, Any]:
+    """Let a language model answer."""
+    pipe = npup.pipeline(reference, "CPU")
+    return {"text": str(pipe.generate("Well", max_new_tokens=8, apply_chat_template=False))}
+
+
 def store(_: str) -> dict[str, Any]:
     """Use what reads files of the package."""
     return {"devices": [device.name for device in npup.devices()], "bundles": len(npup.list())}
 
 
-JOBS = {job.__name__: job for job in (load, limited, late, ahead, children, store)}
+JOBS = {job.__name__: job for job in (load, limited, late, ahead, children, speak, store)}
 
 
 def main() -> None:

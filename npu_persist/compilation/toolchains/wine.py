@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from npu_persist.bundle.document import decode
+from npu_persist.compilation.process.frozen import is_frozen
 from npu_persist.compilation.process.python import read_answer
 from npu_persist.compilation.process.supervisor import Limits, ProcessResult, SilentError, supervise
 from npu_persist.compilation.toolchains.native import installed_version
@@ -278,8 +279,12 @@ def wine_environment(prefix: Path) -> dict[str, str]:
         "WINEDLLOVERRIDES": _BUILTIN_OFF,
         "LC_ALL": "C.UTF-8",
     }
-    others = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
-    return others | ours
+    unwanted = {"DISPLAY", "WAYLAND_DISPLAY"}
+    if is_frozen():  # where PyInstaller's program has its own libraries, which wine must not take
+        unwanted.add("LD_LIBRARY_PATH")
+        if before := os.environ.get("LD_LIBRARY_PATH_ORIG"):
+            ours["LD_LIBRARY_PATH"] = before
+    return {name: value for name, value in os.environ.items() if name not in unwanted} | ours
 
 
 def _run_host(

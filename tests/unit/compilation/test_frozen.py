@@ -12,6 +12,7 @@ import pytest
 
 from npu_persist.compilation.process import frozen
 from npu_persist.compilation.process.frozen import freeze_support, is_frozen, make_command
+from npu_persist.compilation.toolchains.wine import wine_environment
 from npu_persist.errors import CompilationError
 from tests.support.processes import ROOT
 
@@ -77,6 +78,16 @@ def test_is_nothing_to_a_program_that_is_not_frozen(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["program", "--npu-persist-worker", "npu_persist.runtime.fill_cache"])
     freeze_support()
     assert not is_frozen()
+
+
+@pytest.mark.parametrize("before", [None, "/opt/lib"])
+def test_wine_does_not_get_its_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str | None) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/program/_internal")
+    assert wine_environment(tmp_path)["LD_LIBRARY_PATH"] == "/program/_internal"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    if before is not None:
+        monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", before)
+    assert wine_environment(tmp_path).get("LD_LIBRARY_PATH") == before
 
 
 @pytest.mark.parametrize("freezer", ["PyInstaller", "Nuitka"])
