@@ -243,6 +243,17 @@ def persist(home: str, alias: str = "prod") -> None:
     npu_persist.persist(torch.nn.Linear(3, 2), "affine", (torch.ones(2, 3),), store=home, alias=alias)
 
 
+def persist_several(home: str) -> None:
+    """Persist two modules as one bundle."""
+    import torch
+
+    import npu_persist
+
+    torch.manual_seed(0)
+    examples = {name: npu_persist.Example(torch.nn.Linear(3, 2), (torch.ones(2, 3),)) for name in ("first", "second")}
+    npu_persist.persist(examples, "several", store=home)
+
+
 def load(home: str) -> int:
     """Load a version, run it, and return 0 if its answer is right."""
     import npu_persist
@@ -295,11 +306,12 @@ VERBS: dict[str, Verb] = {
     "persist what is here": Verb(
         f"{HERE}:persist", lambda place: [place / "home", "new"], make_store, first=PERSIST, slow=True, newest=3
     ),
+    "persist several": Verb(f"{HERE}:persist_several", lambda place: [place / "home"], make_store, slow=True),
 }  # fmt: skip
 """All of them, by what they do."""
 
 if find_spec("torch") is None:
-    del VERBS["persist"], VERBS["persist what is here"]
+    del VERBS["persist"], VERBS["persist what is here"], VERBS["persist several"]
 else:
     MODULES += ("torch", "npu_persist.conversion.persist")
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import npu_persist
 from npu_persist import Example, persist
-from npu_persist.bundle.weights import read_header
+from npu_persist.bundle.manifest import Golden, Weights
+from npu_persist.bundle.tensors import Tensors
+from npu_persist.bundle.weights import lay_out, read_header, write
+from npu_persist.conversion.build import Part
+from npu_persist.conversion.join import join
 from npu_persist.errors import ConversionError, ExampleInputsError, ParityError, PersistWarning, UsageError
 from npu_persist.store import Store
+from tests.support.bundles import TINY_GRAPH
 from tests.support.modules import Affine, Raises
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
 
 IDS = torch.arange(4)[None]
+TINY_GOLDEN = Golden("golden.safetensors", None, None)
 STATES = torch.linspace(-1, 1, 64).reshape(1, 4, 16)
 
 
@@ -166,6 +176,54 @@ def test_graphs_whose_names_have_dots_keep_their_tensors_apart(store: Store) -> 
             np.testing.assert_allclose(model.graphs[name](x), module(x).detach().numpy(), rtol=0, atol=0.01)
 
 
+NAMES = ("a", "b", "g.a", "h.a", "g.h.a", "constant.0", "constant.1")
+"""Names of tensors that get into each other's way, of graphs called `g` and `g.h`."""
+FILES = st.tuples(
+    st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3), min_size=1),
+    st.dictionaries(st.sampled_from(["a", "b", "c", "g.c"]), st.sampled_from(NAMES)),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(FILES, min_size=2, max_size=3))
+def test_whatever_the_names_are_each_leads_to_its_values(tmp_path_factory: pytest.TempPathFactory, files: Any) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    parts: list[Part] = []
+    expected: list[tuple[dict[str, int], list[str]]] = []
+    for graph, (tensors, aliases) in zip(("g", "g.h", "x"), files, strict=False):
+        (folder / graph).mkdir()
+        aliased = {name: to for name, to in aliases.items() if name not in tensors and to in tensors}
+        header, starts = lay_out(dict.fromkeys(tensors, ("I64", (1,), 8)), aliased)
+        chunks = [tensors[name].to_bytes(8, "little") for name in sorted(starts, key=starts.__getitem__)]
+        write(folder / graph / "weights.safetensors", header, chunks, lambda _: None)
+        layers = "".join(
+            f'<layer type="Const" name="{name}"><data offset="{start}" size="8"/></layer>'
+            for name, start in starts.items()
+        )
+        (folder / graph / "model.xml").write_text(f"<net><layers>{layers}</layers></net>")
+        (folder / graph / "golden.safetensors").write_bytes(b"")
+        described = replace(TINY_GRAPH, name=graph)
+        weights, golden = Weights("weights.safetensors", 4096, 8 * len(tensors), len(tensors)), TINY_GOLDEN
+        digests = {"golden.safetensors": ""}
+        parts.append(Part(folder / graph, described, weights, golden, digests, (), None))
+        expected.append(({**tensors, **{name: tensors[to] for name, to in aliased.items()}}, list(starts)))
+    joined = join(parts, folder, lambda _: None)
+    content = (folder / "weights.safetensors").read_bytes()
+    merged = Tensors(folder / "weights.safetensors")
+    assert joined.weights.tensors == len({value for values, _ in expected for value in values.values()})
+    for part, (values, order) in zip(parts, expected, strict=True):
+        graph = part.graph.name
+        root = ET.parse(folder / f"{graph}.xml").getroot()  # noqa: S314 - our own
+        for name, data in zip(order, root.iter("data"), strict=True):
+            start = int(data.get("offset", ""))
+            assert int.from_bytes(content[start : start + 8], "little") == values[name]
+        for name, value in values.items():
+            if not name.startswith("constant."):
+                is_same = all(other.get(name, value) == value for other, _ in expected)
+                called = [name] if is_same else [f"{graph}." * count + name for count in range(1, 5)]
+                assert any(one in merged and int(merged[one][0]) == value for one in called)
+
+
 def test_each_graph_has_its_own_sizes_and_comparisons(store: Store) -> None:
     encoder, decoder = make_halves()
     sizes = [{"ids": (1, 4)}, {"ids": (1, 8)}]
@@ -272,8 +330,6 @@ def test_what_the_arguments_may_not_be(store: Store) -> None:
 
 def test_a_pattern_of_keep_may_be_for_one_of_the_graphs(store: Store) -> None:
     persist_halves(store, precision="int8", keep={"head.weight": "fp16", "embedding.weight": "fp16"})
-    from npu_persist.bundle.tensors import Tensors
-
     weights = npu_persist.weights("halves", store=store)
     assert isinstance(weights, Tensors)
     assert (weights.precision("embedding.weight"), weights.precision("decoder.layer.weight")) == ("F16", "int8")
