@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 _IN_MEMORY = 64 * 1024 * 1024
 """Bytes up to which a blob is read rather than mapped."""
 
-_WEIGHTLESS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
+WEIGHTLESS = {"CACHE_MODE": "OPTIMIZE_SIZE"}
+"""Asks a device to leave the weights out of what it exports."""
 
 _TYPE_NAMES = {
     "bool": "boolean", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",
@@ -124,7 +125,7 @@ def compile_graph(recipe: Recipe, model: ov.Model, extra: Mapping[str, Any] | No
     note_threads()
     properties = {**recipe.options, **recipe.properties, **(extra or {})}
     if extra is None and recipe.is_weightless:
-        properties |= _WEIGHTLESS
+        properties |= WEIGHTLESS
     elif recipe.lengths is not None:
         properties |= WITH_WEIGHTS
     began = time.perf_counter()
@@ -251,7 +252,7 @@ def _find_weights(recipe: Recipe, verification: Verification) -> dict[str, str]:
     """Return the properties that let an import find the weights that a blob leaves out."""
     weights = verification.locate(recipe.weights)
     if get_kind(recipe.device) != "NPU":
-        return {**_WEIGHTLESS, "WEIGHTS_PATH": str(weights)}
+        return {**WEIGHTLESS, "WEIGHTS_PATH": str(weights)}
     # The NPU's plugin goes by the name's end, .bin, and by the offsets that the graph has, which are those of this file
     # too. It is the weights file by another name, or a copy that is compared with their digest.
     if weights != recipe.weights:

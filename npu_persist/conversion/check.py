@@ -61,8 +61,11 @@ def check_written(  # noqa: PLR0913 - the files, what they are compared with and
     precision: Precision,
     *,
     also: Callable[[ov.InferRequest, frozenset[str]], None] | None = None,
+    compiled: tuple[ov.Model, ov.CompiledModel] | None = None,
 ) -> tuple[Difference, ...]:
     """Run the example through the written graph and compare; then do `also`, given the outputs that are exact.
+
+    Where the graph is compiled already, it is one that has been checked before, with other weights: it runs once.
 
     Raises:
         StoreError: The graph cannot be read.
@@ -71,12 +74,11 @@ def check_written(  # noqa: PLR0913 - the files, what they are compared with and
         ParityError: A difference is beyond tolerance.
     """
     inputs, expected = [tensor.numpy() for tensor in capture.call.tensors], capture.results
-    model = read_written(graph, weights)
-    request = compile_for_check(model).create_infer_request()
+    model = read_written(graph, weights) if compiled is None else compiled[0]
+    request = (compile_for_check(model) if compiled is None else compiled[1]).create_infer_request()
     try:
-        request.infer(
-            inputs
-        )  # a plugin that overwrites what it computed at compile time is right in the first run only
+        if compiled is None:  # a plugin that overwrites what it computed at compile time is right in the first run only
+            request.infer(inputs)
         found = [*request.infer(inputs).values()]
     except RuntimeError as error:
         raise ConversionError(f"OpenVINO cannot run the graph on the CPU: {first_lines(str(error))}.") from error

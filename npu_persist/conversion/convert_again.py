@@ -73,7 +73,7 @@ def read_plan(bundle: Bundle) -> Plan | None:
             axis = next(n for n, size in enumerate(record.grouped) if record.shape[n] != size)
             group_size = record.grouped[axis + 1]
     [graph] = bundle.manifest.graphs
-    return Plan(graph.precision, group_size, kept)
+    return Plan(graph.precision, group_size, kept, graph.activations)
 
 
 class _Layer(NamedTuple):

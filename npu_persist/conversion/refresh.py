@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +32,7 @@ from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.capture import export, trace_example
 from npu_persist.conversion.check import check_written, default_tolerance, is_measured, moved_choices, refuse_nan
+from npu_persist.conversion.compile_as_loaded import AsLoaded, compile_as_loaded, keep
 from npu_persist.conversion.compress import warn_of_loss
 from npu_persist.conversion.convert_again import convert_again, read_plan
 from npu_persist.conversion.dynamic import axes_of, to_export_shapes
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.capture import Capture
     from npu_persist.errors import PersistWarning
-    from npu_persist.progress import ProgressCallback
+    from npu_persist.progress import ProgressCallback, Stage
     from npu_persist.store import Store
 
 _AGAIN = "Persist the module instead"
@@ -95,11 +99,12 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
         calibration: As for `persist`, for a bundle that was persisted with it.
         check: Whether to run the new bundle on the CPU and compare it with torch.
         tolerance: As for `persist`; by default that of the bundle.
-        progress: Called with each `Progress`, of the stages "trace", "write", "check" and "publish".
+        progress: Called with each `Progress`, of the stages "write", "trace", "check" and "publish".
 
     Returns:
-        The published bundle, or the newest version if that is the same. Precision, warnings, buckets and the graph's
-        file are those of the old one.
+        The published bundle, or the newest version if that is the same. Precision, buckets and the graph's file are
+        those of the old one. With the check, the first `load` for the CPU finds what it compiles in the compile cache,
+        unless the CPU computes in bf16 by default.
 
     Raises:
         UsageError: an argument is invalid.
@@ -131,55 +136,137 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
     bundle.verify()
     weights = bundle.manifest.weights.path
     reporter = Reporter(progress)
+    golden = Golden(old.path, allowed if check else None, None)
     with restoring(module), batching_experts(module), opened.stage() as staging:
-        tensors = tensors_of(module)
-        table = Tensors(bundle.file(weights), constants=False)
-        _compare_tensors(bundle, record, table, tensors)
-        with reporter.stage("trace"):
-            capture = _capture(bundle, graph, record, module)
-        folded = _find_folded(bundle, record, table, tensors, capture)
-        if check:
-            refuse_nan(capture.results)
-            if any(difference > allowed.max_relative for _, difference in capture.noise):
-                raise describe_noise(Repetition(capture.caveats, capture.noise))
-        made = {graph.path, weights, old.path}
-        for path in bundle.manifest.files:
-            (staging / path).parent.mkdir(parents=True, exist_ok=True)
-        with reporter.stage("write", total=1.0) as stage, store_errors(f"write {staging}"):
-            if folded is None:
-                digest = _write_again(bundle, record, tensors, staging, stage.update)
-                written = Written(bundle.manifest.weights, {weights: digest}, {}, record)
-                copy_file(bundle.file(graph.path), staging / graph.path)
-            else:
-                written = _convert_again(bundle, folded, capture, staging, calibration=calls, report=stage.update)
-            write_golden(capture.call, capture.results, staging / old.path)
-            for path in bundle.manifest.files.keys() - made:
-                copy_file(bundle.file(path), staging / path)
-        differences = None
-        if check:
-            with reporter.stage("check"):
-                files = staging / graph.path, staging / weights
-                differences = check_written(capture, *files, allowed, graph.precision)
+        made = _Refresher(bundle, graph, record, golden, module, staging, reporter, calls).run()
         entries = {
             **bundle.manifest.files,
-            weights: FileEntry((staging / weights).stat().st_size, written.digests[weights]),
+            weights: FileEntry((staging / weights).stat().st_size, made.written.digests[weights]),
             old.path: FileEntry((staging / old.path).stat().st_size, digest_file(staging / old.path)),
         }
-        notes = _describe_anew(bundle, capture, differences or ())
+        notes = _describe_anew(bundle, made.capture, made.differences or ())
         manifest = replace(
             bundle.manifest,
             name=name,
             producer=Producer(__version__, bundle.manifest.producer.openvino, torch.__version__),
-            weights=written.weights,
-            golden=Golden(old.path, allowed if check else None, differences),
+            weights=made.written.weights,
+            golden=replace(golden, differences=made.differences),
             files=dict(sorted(entries.items())),
             warnings=notes,
             metadata=kept,
-            refresh=_update(record, written, tensors),
+            refresh=_update(record, made.written, module),
         )
         with reporter.stage("publish"):
             staged = Bundle.write(staging, manifest)
-            return opened.reuse(staged, alias) or opened.publish(staged, alias=alias)
+            published = opened.reuse(staged, alias) or opened.publish(staged, alias=alias)
+            if made.compiled is not None:
+                keep(published, made.compiled, opened.home)
+            return published
+
+
+class _Made(NamedTuple):
+    """What is in the staging folder, and what the check found."""
+
+    capture: Capture
+    written: Written
+    differences: tuple[Difference, ...] | None
+    compiled: AsLoaded | None
+
+
+@dataclass(frozen=True)
+class _Refresher:
+    """Makes the files of the new version. What the check needs is compiled beside the trace."""
+
+    bundle: Bundle
+    graph: Graph
+    record: Refresh
+    golden: Golden
+    module: torch.nn.Module
+    staging: Path
+    reporter: Reporter
+    calibration: Sequence[Sequence[Any] | Mapping[str, Any]]
+
+    def run(self) -> _Made:
+        tensors, table = tensors_of(self.module), Tensors(self.bundle.file(self.weights), constants=False)
+        _compare_tensors(self.bundle, self.record, table, tensors)
+        for path in self.bundle.manifest.files:
+            (self.staging / path).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(1, "refresh") as pool:
+            folded = _find_folded(self.bundle, self.record, table, tensors)
+            if folded is None:
+                return self._replace(pool, tensors)
+            return self._convert(pool, self._capture(), folded)
+
+    @property
+    def weights(self) -> str:
+        return self.bundle.manifest.weights.path
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The graph and the weights."""
+        return self.staging / self.graph.path, self.staging / self.weights
+
+    def _replace(self, pool: ThreadPoolExecutor, tensors: Mapping[str, torch.Tensor]) -> _Made:
+        """Write the weights into the places of the old ones, unless the trace is another one."""
+        with self._writing() as stage:
+            digest = _write_again(self.bundle, self.record, tensors, self.staging, stage.update)
+            copy_file(self.bundle.file(self.graph.path), self.files[0])
+        compiling = self._compile(pool)
+        capture = self._capture()
+        if (other := _find_other_program(self.bundle, self.record, capture)) is not None:
+            compiling.exception()
+            del compiling  # and with it the mapping of the weights
+            for path in self.files:
+                path.unlink()
+            return self._convert(pool, capture, other)
+        with self._writing():
+            self._write_others(capture)
+        written = Written(self.bundle.manifest.weights, {self.weights: digest}, {}, self.record)
+        return self._check(capture, written, compiling)
+
+    def _convert(self, pool: ThreadPoolExecutor, capture: Capture, why: RefreshError) -> _Made:
+        with self._writing() as stage:
+            try:
+                written = convert_again(self.bundle, capture, self.staging, self.calibration, stage.update)
+            except RefreshError as error:
+                raise RefreshError(f"{why} {error}. {_AGAIN}.", tensor=why.tensor) from error
+            self._write_others(capture)
+        return self._check(capture, written, self._compile(pool))
+
+    def _capture(self) -> Capture:
+        with self.reporter.stage("trace"):
+            capture = _capture(self.bundle, self.graph, self.record, self.module)
+        if self.golden.tolerance is not None:
+            refuse_nan(capture.results)
+            if any(difference > self.golden.tolerance.max_relative for _, difference in capture.noise):
+                raise describe_noise(Repetition(capture.caveats, capture.noise))
+        return capture
+
+    def _compile(self, pool: ThreadPoolExecutor) -> Future[AsLoaded | None]:
+        if self.golden.tolerance is None:
+            return pool.submit(lambda: None)
+        return pool.submit(compile_as_loaded, *self.files)
+
+    def _check(self, capture: Capture, written: Written, compiling: Future[AsLoaded | None]) -> _Made:
+        allowed = self.golden.tolerance
+        if allowed is None:
+            return _Made(capture, written, None, None)
+        with self.reporter.stage("check"):
+            compiled = compiling.result()
+            ready = None if compiled is None else (compiled.model, compiled.compiled.model)
+            differences = check_written(capture, *self.files, allowed, self.graph.precision, compiled=ready)
+        return _Made(capture, written, differences, compiled)
+
+    def _write_others(self, capture: Capture) -> None:
+        write_golden(capture.call, capture.results, self.staging / self.golden.path)
+        made = {self.graph.path, self.weights, self.golden.path}
+        for path in self.bundle.manifest.files.keys() - made:
+            copy_file(self.bundle.file(path), self.staging / path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Stage]:
+        with self.reporter.stage("write", total=1.0) as stage, store_errors(f"write {self.staging}"):
+            yield stage
 
 
 def _read_record(bundle: Bundle, *, has_calibration: bool) -> tuple[Refresh, Graph, Golden]:
@@ -249,7 +336,7 @@ def _compare_tensors(bundle: Bundle, record: Refresh, table: Tensors, tensors: M
 
 
 def _find_folded(
-    bundle: Bundle, record: Refresh, table: Tensors, tensors: Mapping[str, torch.Tensor], capture: Capture
+    bundle: Bundle, record: Refresh, table: Tensors, tensors: Mapping[str, torch.Tensor]
 ) -> RefreshError | None:
     """Return why new weights cannot take the places of the old ones: that they do more than to be held."""
     if record.program is None:
@@ -268,6 +355,11 @@ def _find_folded(
             return RefreshError(
                 f"{bundle.reference}: {name} is no longer equal to {target}; the graph holds both as one.", tensor=name
             )
+    return None
+
+
+def _find_other_program(bundle: Bundle, record: Refresh, capture: Capture) -> RefreshError | None:
+    """Return why new weights cannot take the places of the old ones: that the module computes something else."""
     program, torchs = capture.program, bundle.manifest.producer.torch
     if not isinstance(program, torch.jit.ScriptModule) or digest_program(program) != record.program:
         version = "" if torchs == torch.__version__ else f", or torch traces otherwise ({torchs} then)"
@@ -305,24 +397,9 @@ def _make_call(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.M
         ) from error
 
 
-def _convert_again(  # noqa: PLR0913 - what `convert_again` takes, and why
-    bundle: Bundle,
-    why: RefreshError,
-    capture: Capture,
-    staging: Path,
-    *,
-    calibration: Sequence[Sequence[Any] | Mapping[str, Any]],
-    report: Callable[[float], None],
-) -> Written:
-    try:
-        return convert_again(bundle, capture, staging, calibration, report)
-    except RefreshError as error:
-        raise RefreshError(f"{why} {error}. {_AGAIN}.", tensor=why.tensor) from error
-
-
-def _update(record: Refresh, written: Written, tensors: Mapping[str, torch.Tensor]) -> Refresh:
+def _update(record: Refresh, written: Written, module: torch.nn.Module) -> Refresh:
     """Return what the new bundle says of its graph's weights."""
-    found = written.refresh or describe_dtypes(tensors)
+    found = written.refresh or describe_dtypes(tensors_of(module))
     return replace(found, bfloat16=record.bfloat16, calibrated=record.calibrated)
 
 

@@ -23,6 +23,7 @@ def name_layers(root: ET.Element) -> None:
             if kind not in {"Parameter", "Result", "Const"}:
                 name = re.sub(r"^(__module\.)?module\b\.?", "", name.removeprefix("__module."))
                 name = re.sub(r"(_\d+)+$", "", name)
+                name = re.sub(r"^((?:Slice|Gather)Assign)_\d+/", r"\1/", name)  # of the frontend, for x[...] = y
                 name = kind if "#" in name or not name or "/" not in name else name
             count = taken[name] = taken.get(name, 0) + 1
             layer.set("name", name if count == 1 else f"{name}:{count}")

@@ -15,7 +15,16 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import npu_persist
 from npu_persist.bundle.manifest import Dimension, FileEntry
-from npu_persist.errors import FileIntegrityError, NotFoundError, ParityError, RefreshError, UsageError
+from npu_persist.cache import CompileCache
+from npu_persist.conversion import compile_as_loaded
+from npu_persist.errors import (
+    FileIntegrityError,
+    NotFoundError,
+    ParityError,
+    RefreshError,
+    StoreError,
+    UsageError,
+)
 from npu_persist.files.digest import digest_bytes
 from npu_persist.store import Store
 
@@ -102,6 +111,19 @@ class Tokens(torch.nn.Module):
         return answer
 
 
+class Assigns(torch.nn.Module):
+    """Writes into a slice, for which the frontend makes names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(x).clone()
+        y[:, 1:3] = x[:, :2] * 2
+        return y
+
+
 class Sized(torch.nn.Module):
     """Computes with a size, which a trace freezes and torch.export does not."""
 
@@ -165,6 +187,7 @@ FOLDED_BY_NAME: list[tuple[str, Callable[[], torch.nn.Module], torch.Tensor]] = 
     ("weight norm", lambda: weight_norm(torch.nn.Linear(4, 2)), X),
     ("spectral norm", lambda: spectral_norm(torch.nn.Linear(4, 2)), X),
     ("weight norm of old", old_weight_norm, X),
+    ("a slice that is written to", Assigns, X),
     ("tokens", Tokens, torch.randn(2, 5, 4)),
     ("a recurrent network", lambda: torch.nn.LSTM(4, 3, batch_first=True), X[None]),
     ("gates", lambda: torch.nn.GRU(4, 3, batch_first=True, bidirectional=True), X[None]),
@@ -308,10 +331,11 @@ class TestConvertedAgain:
         bundle = same_as_persisted(module, WIDE, **options, tolerance=2.0)
         assert bundle.manifest.graphs[0].precision == options["precision"]
 
-    def test_calibrated_weights(self) -> None:
+    @pytest.mark.parametrize("options", [{"precision": "int4"}, {"precision": "int8", "activations": "int8"}], ids=str)
+    def test_calibrated_weights(self, options: Any) -> None:
         pytest.importorskip("nncf", reason="the extra `compress` is not installed")
         calls = [(WIDE * scale,) for scale in (0.5, 1, 2)]
-        bundle = same_as_persisted(Wide(), WIDE, precision="int4", calibration=calls, tolerance=2.0)
+        bundle = same_as_persisted(Wide(), WIDE, calibration=calls, tolerance=2.0, **options)
         assert bundle.manifest.refresh is not None
         assert bundle.manifest.refresh.calibrated
 
@@ -393,7 +417,7 @@ class TestOptions:
         module, stages = train(torch.nn.Linear(4, 2)), []
         npu_persist.persist(module, "m", (X,))
         npu_persist.refresh("m", module, progress=lambda event: stages.append(event.stage))
-        assert list(dict.fromkeys(stages)) == ["trace", "write", "check", "publish"]
+        assert list(dict.fromkeys(stages)) == ["write", "trace", "check", "publish"]
 
     def test_what_is_no_module_or_bundle(self) -> None:
         with pytest.raises(UsageError):
@@ -553,7 +577,42 @@ class TestArtifacts:
         module = train(Encoder())
         npu_persist.persist(module, "m", (IDS,), precision="fp32", targets=["CPU"])
         npu_persist.load("m:1", device="CPU").close()
-        npu_persist.refresh("m", train(module, 2))
+        npu_persist.refresh("m", train(module, 2), check=False)
         with npu_persist.load("m:2", device="CPU") as model:
             assert [attempt.source for attempt in model.report.attempts][-1] == "graph"
             np.testing.assert_allclose(model(IDS.numpy()), module(IDS).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(("make", "example"), MODULES, ids=["encoder", "picture", "transformer", "groups"])
+    @pytest.mark.filterwarnings("ignore:.*stay in half precision")
+    @pytest.mark.parametrize("precision", ["fp16", "fp32", "int8"])
+    def test_the_next_load_takes_what_the_check_compiled(
+        self, make: Callable[[], torch.nn.Module], example: torch.Tensor, precision: Any
+    ) -> None:
+        module = train(make().eval())
+        npu_persist.persist(module, "m", (example,), precision=precision)
+        npu_persist.refresh("m", train(module, 2))
+        others = [example, example.flip(-1)]
+        with npu_persist.load("m:2", device="CPU") as model:
+            assert model.report.from_cache
+            found = [model(other.numpy()) for other in others]
+        with npu_persist.load("m:2", device="CPU", cache=False) as model:
+            for one, other in zip(found, others, strict=True):
+                np.testing.assert_array_equal(one, model(other.numpy()))
+
+    def test_a_cpu_that_computes_in_bf16_compiles_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The check is in float32, which such a load is not."""
+        monkeypatch.setattr(compile_as_loaded, "name_precision", lambda _: "bf16")
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        npu_persist.refresh("m", train(module, 2))
+        with npu_persist.load("m:2", device="CPU") as model:
+            assert not model.report.from_cache
+
+    def test_a_cache_that_cannot_be_written_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse_to(*_: object) -> None:
+            raise StoreError("the disk is full")
+
+        monkeypatch.setattr(CompileCache, "stage", refuse_to)
+        module = train(torch.nn.Linear(4, 2))
+        npu_persist.persist(module, "m", (X,))
+        assert npu_persist.refresh("m", train(module, 2)).version == 2
