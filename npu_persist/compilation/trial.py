@@ -49,7 +49,10 @@ def call_with(where: str, model: ov.Model, compiled: ov.CompiledModel, inputs: S
         if model.is_dynamic():
             model.reshape({port: list(array.shape) for port, array in zip(model.inputs, inputs, strict=True)})
             check_shapes(where, model)
-        compiled.create_infer_request().infer(inputs)
+        request = compiled.create_infer_request()
+        request.infer(inputs)
+        if any(node.get_type_name() == "ReadValue" for node in model.get_ops()):  # what it holds, the next call uses
+            request.infer(inputs)
     except RuntimeError as error:
         log.info("%s: OpenVINO refused to call it once: %s", where, error)
 

@@ -99,6 +99,21 @@ def test_an_operation_that_the_compiler_refuses_is_named_with_its_place_in_the_m
         npu_persist.compile(bundle.path, ["NPU:4000"], toolchain="wine")
 
 
+def test_a_cache_with_a_position_is_compiled_as_a_state() -> None:
+    import torch
+
+    class Memory(torch.nn.Module):
+        def forward(self, x: torch.Tensor, past: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            past = past.index_copy(1, position, x)
+            return past.mean(1), past, position + 1
+
+    example = torch.randn(1, 1, 8), torch.zeros(1, 16, 8), torch.zeros(1, dtype=torch.int64)
+    states = {"past": "output.1", "position": "output.2"}
+    bundle = npu_persist.persist(Memory(), "memory", example, states=states, targets=TARGETS)
+    entries = npu_persist.compatibility(bundle.path, "NPU:4000")
+    assert [entry.artifact.target for entry in entries if entry.artifact is not None] == TARGETS
+
+
 def test_persist_compiles_at_once() -> None:
     import torch
 

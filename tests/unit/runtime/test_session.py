@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino.opset13 as ops
 import pytest
+from msgspec.structs import replace
 
+import npu_persist
 from npu_persist import Model, check, load
 from npu_persist.bundle.manifest import Port, State, Tolerance
+from npu_persist.bundle.reference import HubReference
+from npu_persist.bundle.states import describe_state, require_fixed
 from npu_persist.errors import (
+    DynamicShapeError,
     GraphIntegrityError,
     InferenceError,
     InputError,
@@ -22,6 +27,7 @@ from npu_persist.errors import (
     StateError,
     UsageError,
 )
+from npu_persist.hub.card import make_section
 from npu_persist.store import Store
 from tests.support.graphs import (
     GRID,
@@ -34,6 +40,7 @@ from tests.support.graphs import (
     publish_sum,
 )
 from tests.support.second_device import SECOND
+from tests.support.signers import pulled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,6 +223,44 @@ class TestEnd:
 
 
 class TestBundle:
+    def test_has_no_buckets_and_no_fixed_sizes(self, store: Store) -> None:
+        bundle = publish_memory(store)
+        with pytest.raises(UsageError, match="memory:1 has states, and each bucket would have its own"):
+            load("memory", "CPU", buckets=[{"x": (1, 1, 2)}], store=store)
+        with pytest.raises(DynamicShapeError, match="axis 0 of the state past varies") as caught:
+            require_fixed(bundle.graph().states, bundle.reference, "NPU")
+        assert (caught.value.input, caught.value.axis) == ("past", 0)
+        require_fixed(publish_sum(store).graph().states, "sum:1", "NPU")
+
+    def test_is_compiled_and_called_in_a_process_of_its_own(self, store: Store) -> None:
+        publish_memory(store)
+        npu_persist.compile("memory", "CPU", store=store)
+        with load("memory", "CPU", compile_timeout=300, store=store) as model:
+            assert model.report.attempts[-1].source == "attached"
+            assert [model(ones())[0, 0] for _ in range(2)] == [1, 2]
+
+    def test_of_a_stranger_is_tried_in_a_process_of_its_own(self, store: Store) -> None:
+        bundle = publish_memory(store)
+        pulled(bundle.path)
+        with load("memory", "CPU", store=store) as model:
+            assert "in a process of its own" in str(model.report)
+            assert [model(ones(3))[2, 0] for _ in range(2)] == [1, 2]
+
+    def test_says_what_it_keeps(self, store: Store) -> None:
+        bundle = publish_memory(store)
+        assert describe_state(bundle.graph().states[0]) == (
+            "float32[batch:1..8, past:0..6, 2] from present, grows by time on axis 1"
+        )
+        card = make_section(bundle, HubReference("org/memory"), {})
+        assert "grows by time on axis 1" in card
+        publish_memory(store, states=(replace(MEMORY, initial=1.0),))
+        (change,) = [one for one in npu_persist.diff("memory:1", "memory:2", store=store).fields if "past" in one.field]
+        assert (change.field, change.before, change.after) == (
+            "states.past",
+            "float32[batch:1..8, past:0..6, 2] from present, grows by time on axis 1, at first 0.0",
+            "float32[batch:1..8, past:0..6, 2] from present, grows by time on axis 1, at first 1.0",
+        )
+
     def test_whose_graph_has_no_state_is_refused(self, store: Store) -> None:
         port = Port("x", "float32", (1, 2))
         x = parameter(port)
