@@ -52,11 +52,9 @@ WITH_WEIGHTS, WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SPEED"}, {"CACHE_MODE":
 def find_kind(graph: Graph) -> Kind | None:
     """Return what a graph generates, by the names that OpenVINO GenAI gives its inputs; None if nothing."""
     names = {port.name for port in graph.inputs}
-    if not {"input_ids", "beam_idx"} <= names:
-        return None
-    if "encoder_hidden_states" in names:
+    if names == {"input_ids", "encoder_hidden_states", "beam_idx"}:
         return "speech"
-    return "text" if {"attention_mask", "position_ids"} <= names else None
+    return "text" if {"input_ids", "attention_mask", "position_ids", "beam_idx"} <= names else None
 
 
 def choose_lengths(graph: Graph, max_prompt: int | None = None, min_response: int | None = None) -> Lengths | None:

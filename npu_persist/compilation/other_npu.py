@@ -13,7 +13,9 @@ weights (fp16), of the full and of the weightless blob, and of the compiler's pe
 
 A full blob is never smaller than its weights in fp16. So little is compiled twice: small weights are always inside, and
 so are those for NPU:3720, where leaving them out can take the compiler very long; a weightless blob that is smaller
-than the weights is kept; only beyond that both are compiled, and the smaller one stays.
+than the weights is kept; only beyond that both are compiled, and the smaller one stays. The blob of a model that
+generates leaves them out: NPUW puts what is not compiled into it behind the same blob (86.57 MB without, 86.53 with for
+SmolLM2's shape).
 """
 
 from __future__ import annotations
@@ -160,8 +162,9 @@ class _BlobCompiler:
             weights //= 2  # the compiler makes fp16 of them
         if self._job.weightless is not None:
             return self._compile(is_weightless=self._job.weightless)
-        is_slow = self._platform in SLOW_WITHOUT_WEIGHTS and self._recipe.lengths is None
-        if weights <= SMALL_WEIGHTS or is_slow:
+        if self._recipe.lengths is not None:
+            return self._compile(is_weightless=True)
+        if weights <= SMALL_WEIGHTS or self._platform in SLOW_WITHOUT_WEIGHTS:
             return self._compile(is_weightless=False)
         try:
             first = self._compile(is_weightless=True)

@@ -1,4 +1,4 @@
-"""Decoders of language models and of Whisper, with their caches as states, made of OpenVINO's operations alone."""
+"""Decoders of language models with their caches as states, made of OpenVINO's operations alone."""
 
 from __future__ import annotations
 
@@ -47,20 +47,6 @@ class Llama:
 SMALL = Llama()
 SMOLLM2_135M = Llama(30, 576, 9, 3, 1536, 49152, 100_000.0, precision="int4")
 TINYLLAMA = Llama(22, 2048, 32, 4, 5632, 32000, precision="int4")
-
-
-@dataclass(frozen=True)
-class Whisper:
-    """The config of a decoder like Whisper's; the defaults are tiny.en's."""
-
-    layers: int = 4
-    hidden: int = 384
-    heads: int = 6
-    vocabulary: int = 51864
-    positions: int = 448
-    frames: int = 1500
-    precision: Stored = "fp16"
-    seed: int = 0
 
 
 class Weights:
@@ -126,12 +112,6 @@ def _norm(x: Any, weight: Any, epsilon: float) -> Any:
     mean = ops.reduce_mean(ops.power(x, constant(2)), _ints(-1), keep_dims=True)
     root = ops.sqrt(ops.add(mean, constant(epsilon)))
     return ops.multiply(weight, ops.multiply(x, ops.divide(constant(1), root)))
-
-
-def _layer_norm(x: Any, weights: Weights, name: str, hidden: int) -> Any:
-    normal = ops.mvn(x, _ints(-1), True, 1e-5, "inside_sqrt")  # noqa: FBT003
-    scaled = ops.multiply(normal, weights.vector(f"{name}.weight", hidden))
-    return ops.add(scaled, weights.vector(f"{name}.bias", hidden, offset=0))
 
 
 def _rotate(x: Any, cos: Any, sin: Any, size: int) -> Any:

@@ -185,7 +185,7 @@ def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
     except RuntimeError as error:
         raise CompilationError(f"the NPU's compiler refused the graph: {extract_reason(str(error))}") from error
     with store_errors(f"write {request.output}"):
-        Path(request.output).write_bytes(blob)
+        Path(request.output).write_bytes(blob.getbuffer())
     return NativeResult(_ask(compiled, "RUNTIME_REQUIREMENTS"), get_version())
 
 

@@ -12,12 +12,14 @@ import npu_persist
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, Lengths
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import read_blob
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.manifest import Port, derived_bin
 from npu_persist.bundle.verification import Verification
 from npu_persist.compilation import local
-from npu_persist.compilation.generation import choose_lengths, find_kind, make_options
+from npu_persist.compilation.generation import WITH_WEIGHTS, choose_lengths, find_kind, make_options
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
 from npu_persist.compilation.recipe import Recipe, make_recipe
+from npu_persist.compilation.toolchains import native
+from npu_persist.compilation.toolchains.toolchain import CompilerRequest
 from npu_persist.device.core import get_core
 from npu_persist.errors import ArtifactError, FileIntegrityError, PropertyError, UsageError, WeightsInUseError
 from npu_persist.store import Store
@@ -261,3 +263,19 @@ def test_the_hand_made_decoder_is_right_with_and_without_its_cache(store: Store,
     model = npu_persist.load(bundle.path, "CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
     logits = model(np.array([ids]), np.ones((1, 8), np.int64), np.arange(8)[None])
     assert logits[0, len(PROMPT) - 1 : -1].argmax(-1).tolist() == ids[len(PROMPT) :]
+
+
+def test_toolchains_of_this_interpreter_hand_the_options_on(store: Store, tmp_path: Path) -> None:
+    bundle = store.resolve("llama:1")
+    recipe = on_npuw(bundle)
+    bundle.ensure_bin()
+    request = CompilerRequest(
+        graph=str(bundle.file(recipe.graph.path)),
+        weights=str(bundle.path / derived_bin(recipe.graph.path)),
+        output=str(tmp_path / BLOB_FILE),
+        platform=None,
+        options=recipe.options | ON_THE_CPU | WITH_WEIGHTS,
+    )
+    native.compile_here(request)
+    blob = read_blob(tmp_path / BLOB_FILE)
+    assert (blob.generates, blob.weightless, blob.npuw) == (True, False, "0.31")
