@@ -63,7 +63,8 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
             it is given the same.
         buckets: Shapes of inputs by name, for graphs with axes of varying size: one artifact each, as in
             `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out where its axes share their
-            names with those of others. None: those of the bundle, if it was persisted with some.
+            names with those of others. None: those of the bundle, if it was persisted with some. Where the bundle has
+            several graphs, name the one that they are for.
         max_prompt: Tokens of the longest prompt of a model that generates, on an NPU; a multiple of 64, or the next
             one is taken. None: 1024, or 4 for speech.
         min_response: Tokens of an answer that fits after any prompt, likewise. None: 128, or 444 for speech.
@@ -112,6 +113,9 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     bundle = open_store(store).resolve(reference)
     require_version(bundle.manifest.producer.openvino, bundle.reference)
     graphs = [bundle.graph(graph)] if graph is not None else bundle.manifest.graphs
+    if buckets is not None and len(graphs) > 1:
+        names = ", ".join(one.name for one in graphs)
+        raise UsageError(f"buckets: {bundle.reference} has several graphs: say for which one, graph= of {names}")
     check_lengths(graphs, properties, max_prompt=max_prompt, min_response=min_response)
     work = [
         CompileJob(

@@ -216,7 +216,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             compile_timeout=compile_timeout,
             progress=progress,
         )
-        loaded = {name: _load_first(recipes[name], each[name], sources) for name in recipes}
+        loaded = {name: _load_graph(name, recipes[name], each[name], sources) for name in recipes}
         verification.finish()
         try:
             verification.write_stamps()
@@ -387,6 +387,16 @@ class _Loaded(msgspec.Struct, frozen=True):
     found: Sequence[Found]
     history: History
     error: CompilationError | DeviceNotFoundError | DynamicShapeError | None = None
+
+
+def _load_graph(name: str, recipes: Sequence[Recipe], options: LoadOptions, sources: Sources) -> _Loaded:
+    """Return one graph, compiled; an error of sizes says of which graph they are, where there are several."""
+    try:
+        return _load_first(recipes, options, sources)
+    except DynamicShapeError as error:
+        if len(recipes[0].bundle.manifest.graphs) > 1:
+            error.args = (f"graph {name}: {error}",)
+        raise
 
 
 def _load_first(recipes: Sequence[Recipe], options: LoadOptions, sources: Sources) -> _Loaded:

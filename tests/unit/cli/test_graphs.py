@@ -108,6 +108,12 @@ def test_compile_takes_one(run: Run, bundle: Bundle) -> None:
     assert not npu_persist.is_compiled("two", "CPU")
 
 
+def test_compile_wants_to_know_whose_buckets_they_are(run: Run) -> None:
+    code, _, err = run("compile", "two", "--target", "CPU", "--bucket", "x=2x3")
+    assert code == 2
+    assert "say for which one, graph= of scale, shift" in err
+
+
 def test_diff_names_the_graph(run: Run) -> None:
     publish_two(Store(), answers={"shift": ANSWERS["shift"] + 1})
     code, out, _ = run("diff", "two:1", "two:2", "--json")

@@ -21,7 +21,14 @@ from npu_persist.bundle.tensors import Tensors
 from npu_persist.bundle.weights import lay_out, read_header, write
 from npu_persist.conversion.build import Part
 from npu_persist.conversion.join import join
-from npu_persist.errors import ConversionError, ExampleInputsError, ParityError, PersistWarning, UsageError
+from npu_persist.errors import (
+    ConversionError,
+    DynamicShapeError,
+    ExampleInputsError,
+    ParityError,
+    PersistWarning,
+    UsageError,
+)
 from npu_persist.store import Store
 from tests.support.bundles import TINY_GRAPH
 from tests.support.modules import Affine, Raises
@@ -244,6 +251,8 @@ def test_each_graph_has_its_own_sizes_and_comparisons(store: Store) -> None:
         assert model.graphs["encoder"](np.zeros((1, 6), np.int64)).shape == (1, 6, 16)
     with npu_persist.load("sizes", "CPU", buckets={"encoder": [{"ids": (1, 6)}]}, store=store) as model:
         assert [one["ids"] for one in model.graphs["encoder"].buckets] == [(1, 6)]
+    with pytest.raises(DynamicShapeError, match=r"^graph encoder: "):
+        npu_persist.load("sizes", "CPU", buckets={"encoder": [{"ids": (1, 16)}]}, store=store)
 
 
 def test_one_of_the_graphs_may_have_a_state(store: Store) -> None:
