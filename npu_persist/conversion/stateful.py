@@ -77,7 +77,7 @@ def _feed(sink: ov.Node, source: ov.Output) -> None:
     kind = sink.get_input_element_type(0)
     if source.get_element_type() != kind:
         source = _compute(ops.convert(source, kind).output(0)).output(0)
-    elif not _reads_state(source):
+    elif source.get_node().get_type_name() == "ReadValue" or not _reads_state(source):
         source = _compute(source).output(0)
     sink.input(0).replace_source_output(source)
 
@@ -96,8 +96,8 @@ def _make_first(value: torch.Tensor) -> tuple[ov.Node, Any]:
 def _compute(source: ov.Output) -> ov.Node:
     """Return a node that gives the same values, and that no plugin leaves out.
 
-    OpenVINO 2026.4's CPU plugin gives a state its new value too early where that is an input as it came, and cannot
-    keep what it converts at the border of the graph.
+    OpenVINO 2026.4's CPU plugin gives a state its new value too early where that is an input as it came, does not
+    compile a state that is only handed on, and cannot keep what it converts at the border of the graph.
     """
     if source.get_element_type() == ov.Type.boolean:
         return ops.logical_or(source, source)

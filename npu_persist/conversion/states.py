@@ -124,6 +124,10 @@ def find_states(
                 f"states: {pair.name} is {_describe(example)}, and {pair.output}, which it takes in the next call, "
                 f"{_describe(result)}"
             )
+        if not model.get_parameters()[pair.argument].output(0).get_target_inputs():
+            raise UsageError(
+                f"states: the forward makes nothing of {pair.name}, so there is nothing to keep: leave it out."
+            )
         shape = axes.shape(pair.argument, example)
         for axis, size in enumerate(shape):
             if isinstance(size, int) and result.shape[axis] != size:

@@ -329,6 +329,52 @@ class TestSignature:
             assert isinstance(results[0], ModelOutput)
             assert list(results[0]) == ["y"]
 
+    @pytest.mark.parametrize("is_open", [False, True])
+    @pytest.mark.parametrize(
+        "step",
+        [
+            lambda x, a, b: (b, x, a),  # a delay line
+            lambda x, a, b: (a + x * 0, b, a),
+            lambda x, a, b: (torch.cat([a, b], -1), b, a + x),
+            lambda x, a, b: (x + a, a, b),  # states that never change
+            lambda x, a, b: (a * b, x.flip(0), x * 2),
+        ],
+    )
+    def test_as_they_came_or_of_each_other(self, store: Store, step: Any, is_open: bool) -> None:  # noqa: FBT001
+        class Module(nn.Module):
+            def forward(self, x: Any, a: Any, b: Any) -> Any:
+                return step(x, a, b)
+
+        axes = {name: {0: BATCH} for name in "xab"} if is_open else None
+        x = torch.randn(2, 3)
+        npu_persist.persist(
+            Module(),
+            "places",
+            (x, x + 1, x + 2),
+            states={"a": "output.1", "b": "output.2"},
+            initial={"a": 1.0, "b": 2.0},
+            dynamic_shapes=axes,
+            precision="fp32",
+            store=store,
+        )
+
+        def carry(x: Any, state: Any) -> Any:
+            y, *state = step(x, *state)
+            return y, state
+
+        for batch in (2, 5) if is_open else (2,):
+            talk(store, carry, torch.randn(4, batch, 3), (torch.full((batch, 3), 1.0), torch.full((batch, 3), 2.0)))
+
+    def test_one_that_the_module_makes_nothing_of_is_refused(self, store: Store) -> None:
+        class Module(nn.Module):
+            def forward(self, x: Any, state: Any) -> Any:
+                del state
+                return x + 1, x * 2
+
+        x = torch.ones(2)
+        with pytest.raises(UsageError, match="makes nothing of state"):
+            npu_persist.persist(Module(), "unused", (x, x), states={"state": "output.1"}, store=store)
+
     @pytest.mark.parametrize("dtype", [*DTYPES])
     def test_of_each_dtype(self, store: Store, dtype: torch.dtype) -> None:
         class Keep(nn.Module):
