@@ -13,7 +13,7 @@ from torch import nn
 
 import npu_persist
 from npu_persist.bundle.manifest import Manifest
-from npu_persist.errors import MissingExtraError, ParityError, UsageError
+from npu_persist.errors import ConversionError, MissingExtraError, ParityError, UsageError
 
 if TYPE_CHECKING:
     from npu_persist import Bundle
@@ -78,6 +78,49 @@ def test_layers_that_are_kept_are_not_calibrated() -> None:
     bundle = persist(Block(), "kept", keep={"up": "fp16", "down": "int8"}, calibration=[(tokens(),)])
     tensors = npu_persist.weights(bundle.path)
     assert (tensors.precision("up.weight"), tensors.precision("down.weight")) == ("F16", "int8")
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_embeddings_and_the_last_layer_may_be_int4_too(calibrated: bool) -> None:  # noqa: FBT001 - a parameter
+    keep = {"emb*": "int4", "head": "int4"}
+    calls = [(tokens(),) for _ in range(4)] if calibrated else []
+    tensors = npu_persist.weights(persist(Block(), "all", keep=keep, calibration=calls).path)
+    assert {tensors.precision(f"{name}.weight") for name in ("embed", "up", "down", "head")} == {"int4"}
+
+
+class LeftOperand(nn.Module):
+    """A weight that stands before what it is multiplied by, which NNCF's GPTQ refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.randn(24, 48))
+        self.right = nn.Linear(16, 16)
+        self.last = nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last(torch.relu(self.right(self.left @ x)))
+
+
+def test_what_one_way_of_calibrating_refuses_another_one_does() -> None:
+    torch.manual_seed(0)
+    calls = [(torch.randn(2, 48, 16),) for _ in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bundle = npu_persist.persist(LeftOperand().eval(), "left", calls[0], precision="int4", calibration=calls)
+    tensors = npu_persist.weights(bundle.path)
+    assert (tensors.precision("right.weight"), tensors.precision("last.weight")) == ("int4", "int8")
+
+
+def test_an_error_of_nncf_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nncf
+
+    def refuse(*_: object, **__: object) -> None:
+        raise nncf.UnsupportedModelError("no such layer")
+
+    monkeypatch.setattr(nncf, "compress_weights", refuse)
+    with pytest.raises(ConversionError, match=r"NNCF could not calibrate the graph: no such layer"):
+        persist(Block(), "refused", calibration=[(tokens(),)])
+    assert npu_persist.list() == []
 
 
 def test_wrong_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
