@@ -122,6 +122,6 @@ def _list_graph_fields(graph: Graph) -> dict[str, Any]:
     for kind, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
         fields[kind] = [port.name for port in ports]  # their order
         for port in ports:
-            allowed = "" if port.bounds is None else f", {port.bounds.low} to {port.bounds.high}"
+            allowed = "" if port.bounds is None else f", {port.bounds.low} to {port.bounds.below or port.bounds.high}"
             found[f"{kind}.{port.name}"] = f"{describe_port(port)}{allowed}"
     return {**found, **fields, **{f"buckets.{name}": value for name, value in buckets.items()}}

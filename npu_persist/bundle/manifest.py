@@ -160,16 +160,19 @@ class Dimension(Part, frozen=True):
     max: Count | None
 
 
-class Bounds(Part, frozen=True):
+class Bounds(Part, frozen=True, omit_defaults=True):
     """The values that an integer input may have, because the graph uses it as an index; torch raises for others.
 
     Attributes:
         low: Smallest allowed value: 0, or less where a negative index counts from the end; None is unbounded.
         high: Largest allowed value, at least `low`; None is unbounded.
+        below: Name of a dimension of the input, whose size each value is less than, such as "batch" for indices of
+            sequences; None, and left out, where there is none.
     """
 
     low: Integer | None
     high: Integer | None
+    below: Text | None = None
 
 
 class Port(Part, frozen=True, omit_defaults=True):
@@ -605,6 +608,15 @@ def allows(bounds: Bounds | None, value: float) -> bool:
     )
 
 
+def below_axis(port: Port | State) -> int | None:
+    """Return the axis whose size each value of an input is less than; None where there is none."""
+    name = None if port.bounds is None else port.bounds.below
+    if name is None:
+        return None
+    named = (axis for axis, size in enumerate(port.shape) if isinstance(size, Dimension) and size.name == name)
+    return next(named, None)
+
+
 def check_listed_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
     """Check that paths and digests are well-formed, and that the files can stand side by side on every platform."""
     for path, entry in files.items():
@@ -776,6 +788,8 @@ def _check_bounds(port: Port | State, bounds: Bounds, where: str, problems: Prob
         problems.add(where, f"expected bounds of an integer input only, got those of {port.dtype} {show(port.name)}")
     elif low is None and high is None:
         problems.add(where, "expected low or high, got neither")
+    elif bounds.below is not None and below_axis(port) is None:
+        problems.add(f"{where}.below", f"expected the name of a dimension of the input, got {show(bounds.below)}")
     elif low is not None and high is not None and high < low:
         problems.add(f"{where}.high", f"expected at least low, {low}, got {high}")
 

@@ -311,9 +311,11 @@ def describe_bounds(dimension: Dimension) -> str:
 def describe_values(bounds: Bounds) -> str:
     """Return the values that an input may have.
 
-    >>> describe_values(Bounds(-5, 4)), describe_values(Bounds(0, None))
-    ('-5 to 4', '0 to any')
+    >>> describe_values(Bounds(-5, 4)), describe_values(Bounds(0, None)), describe_values(Bounds(0, None, "batch"))
+    ('-5 to 4', '0 to any', '0 to batch - 1')
     """
+    if bounds.below is not None:
+        return f"{bounds.low} to {bounds.below} - 1"
     low, high = ("any" if value is None else str(value) for value in (bounds.low, bounds.high))
     return f"{low} to {high}"
 

@@ -18,7 +18,7 @@ from npu_persist.bundle.comparison import needs_f32
 from npu_persist.compilation.generation import make_options, read_lengths
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.devices import can_export, get_kind, identify
-from npu_persist.device.precision import ask_for_f32
+from npu_persist.device.precision import ask_for_exact_cache, ask_for_f32
 from npu_persist.errors import PropertyError
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ def make_recipe(  # noqa: PLR0913 (the members of a recipe)
     """
     if needs_f32(bundle.manifest, graph):
         properties = ask_for_f32(get_core(), device, properties)
+        if graph.states:
+            properties = ask_for_exact_cache(get_core(), device, properties)
     if get_kind(device) != "NPU" or runner:
         lengths = None
     elif lengths is None:

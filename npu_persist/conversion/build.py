@@ -41,6 +41,7 @@ from npu_persist.conversion.evaluate import bind_like
 from npu_persist.conversion.evaluate import evaluate as evaluate_calls
 from npu_persist.conversion.examples import describe_guess, find_example
 from npu_persist.conversion.experts import batching_experts
+from npu_persist.conversion.generation.build import GOLDEN, GRAPH, WEIGHTS, build_decoder
 from npu_persist.conversion.large_integers import warn_of_integers
 from npu_persist.conversion.layer_losses import measure_layers
 from npu_persist.conversion.origins import Origins, describe_dtypes, tensors_of
@@ -69,14 +70,13 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Refresh, State, Weights
     from npu_persist.conversion.conversation import Step
+    from npu_persist.conversion.generation.build import Decoder
     from npu_persist.conversion.options import Options
     from npu_persist.conversion.probes import Probe
     from npu_persist.conversion.states import States
     from npu_persist.progress import Reporter
 
 log = logging.getLogger(__name__)
-
-GRAPH, WEIGHTS, GOLDEN = "model.xml", "weights.safetensors", "golden.safetensors"
 
 
 class Part(NamedTuple):
@@ -107,6 +107,11 @@ def build(options: Options, folder: Path, reporter: Reporter) -> Part:
     Warnings are shown where `persist` was called, which calls this.
     """
     module = options.module
+    if options.is_generation:
+        decoder = build_decoder(options, folder, reporter)
+        for caveat in decoder.caveats:
+            warnings.warn(f"{options.label}: {caveat}", type(caveat), stacklevel=3)
+        return _describe_decoder(decoder, folder)
     with restoring(module), batching_experts(module):
         with reporter.stage("example"):
             example = find_example(module, options.args, options.kwargs)
@@ -137,6 +142,12 @@ def build(options: Options, folder: Path, reporter: Reporter) -> Part:
     tolerance = options.tolerance if options.check else None
     golden = Golden(GOLDEN, tolerance, built.differences, built.evaluation, max(len(built.steps), 1))
     return Part(folder, built.graph, built.written.weights, golden, digests, notes, _describe_origins(built, options))
+
+
+def _describe_decoder(decoder: Decoder, folder: Path) -> Part:
+    digests = {**decoder.written.digests, GOLDEN: digest_file(folder / GOLDEN)}
+    notes = tuple(map(str, decoder.caveats))
+    return Part(folder, decoder.graph, decoder.written.weights, decoder.golden, digests, notes, None)
 
 
 def _read_sizes(call: Call, options: Options) -> tuple[Axes, Buckets | None]:

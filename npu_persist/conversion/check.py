@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.capture import Capture
 
+_FULL = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+"""What makes a CPU compute in full precision; by default it keeps a decoder's keys and values in 8 bits."""
 _SIZED_BY_VALUES = frozenset({"NonZero", "Unique", "Multinomial"})
 """Operations whose result has a shape that depends on values."""
 
@@ -203,7 +205,7 @@ def compile_for_check(model: ov.Model, **properties: str) -> ov.CompiledModel:
     """Compile a model for the CPU at full precision."""
     try:
         note_threads()
-        return get_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **properties})
+        return get_core().compile_model(model, "CPU", {**_FULL, **properties})
     except RuntimeError as error:
         layers = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _SIZED_BY_VALUES]
         likely = f" The shape of some results depends on values, at {', '.join(layers[:5])}." if layers else ""

@@ -26,7 +26,7 @@ from npu_persist.conversion.rewrites import MODEL_REWRITES, OPERATIONS
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes
@@ -45,15 +45,20 @@ _TYPES = {
 }
 
 
-def convert(capture: Capture, axes: Axes, origins: Origins | None = None) -> ov.Model:
+def convert(
+    capture: Capture,
+    axes: Axes,
+    origins: Origins | None = None,
+    rewrites: Sequence[Callable[[ov.Model], None]] = MODEL_REWRITES,
+) -> ov.Model:
     """Convert a captured call; `origins` follows where its constants come from."""
     program = capture.program
     try:
         if isinstance(program, torch.export.ExportedProgram):
             with _quiet_decoder():
-                return _convert(TorchFXPythonDecoder.from_exported_program(program), capture, axes, None)
+                return _convert(TorchFXPythonDecoder.from_exported_program(program), capture, axes, None, rewrites)
         decoder = TorchScriptPythonDecoder(program, example_input=capture.call.tensors, shared_memory=True)
-        return _convert(decoder, capture, axes, origins)
+        return _convert(decoder, capture, axes, origins, rewrites)
     except Exception as error:
         raise explain(program, error) from error
 
@@ -80,7 +85,11 @@ def _quiet_decoder() -> Iterator[None]:
 
 
 def _convert(
-    decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder, capture: Capture, axes: Axes, origins: Origins | None
+    decoder: TorchScriptPythonDecoder | TorchFXPythonDecoder,
+    capture: Capture,
+    axes: Axes,
+    origins: Origins | None,
+    rewrites: Sequence[Callable[[ov.Model], None]],
 ) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
     for operation, conversion in OPERATIONS.items():
@@ -95,7 +104,7 @@ def _convert(
     model = frontend.convert(loaded)
     if origins is not None:
         origins.start(model)
-    for rewrite in MODEL_REWRITES:
+    for rewrite in rewrites:
         rewrite(model)
     _name_ports(model, capture)
     return model

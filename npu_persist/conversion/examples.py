@@ -136,6 +136,14 @@ def find_example(model: torch.nn.Module, args: Sequence[Any] | None, kwargs: Map
     )
 
 
+def has_example(example: Example) -> bool:
+    """Tell whether somebody said how a module is called: the caller, `record`, or the module."""
+    given = (example.args, example.kwargs, example.dynamic_shapes, example.buckets, example.states)
+    module = example.module
+    recorded = module in _recorded or getattr(module, "example_input_array", None) is not None
+    return recorded or any(one is not None for one in given)
+
+
 def describe_guess(example: FoundExample, shapes: Mapping[str, tuple[int, ...]], *, are_fixed: bool) -> str | None:
     """Return what a caller should know about an example that nobody gave; None where somebody did."""
     origin = {"config": "the module's config", "dummy_inputs": "the module's dummy_inputs"}.get(example.source)

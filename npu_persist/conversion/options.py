@@ -56,6 +56,8 @@ class Options:
     check: bool
     tolerance: Tolerance
     targets: tuple[Target, ...]
+    is_generation: bool = False
+    """Whether the module is one of transformers that generates, and the graph is to keep its past."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for options that contradict each other."""
@@ -87,6 +89,16 @@ class Options:
         if self.padding is not None and self.buckets is None:
             raise UsageError("padding is for calls smaller than a bucket: give buckets too, or leave it out")
         self._check_states()
+        self._check_generation()
+
+    def _check_generation(self) -> None:
+        if self.is_generation:
+            for name in ("calibration", "by_layer", "evaluate", "initial"):
+                if getattr(self, name):
+                    raise UsageError(
+                        f"{name} takes single calls, and a model that generates is persisted with its past: leave it "
+                        "out, or give an example to persist the plain forward."
+                    )
 
     def _check_states(self) -> None:
         if self.states is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from npu_persist.conversion.assets import collect_assets, write_assets
 from npu_persist.conversion.build import build
 from npu_persist.conversion.check import default_tolerance
 from npu_persist.conversion.examples import unwrap
+from npu_persist.conversion.generation.encoder_decoder import split
+from npu_persist.conversion.generation.models import is_generation
 from npu_persist.conversion.join import describe_one, join
 from npu_persist.conversion.options import (
     Options,
@@ -38,7 +41,7 @@ from npu_persist.store.api import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from npu_persist.artifact.target import Target
@@ -96,6 +99,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
 
     The module is traced in evaluation mode with one example call, and restored. Numbers, flags and None in the call
     become part of the graph; tensors become its inputs, with the example's shapes and dtypes (bfloat16 as float32).
+
+    A model of transformers that `generate` works on needs no example: without one, and without `dynamic_shapes`,
+    `buckets` or `states`, it becomes a decoder that keeps the keys and values of earlier tokens, called as OpenVINO
+    GenAI calls one: see `Model.session`. One with an encoder becomes two graphs, "encoder" and "decoder".
 
     Args:
         model: The module, on any device; `torch.compile` and data-parallel wrappers are looked through. Or several, as
@@ -210,6 +217,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             "metrics": metrics,
         },
     )
+    if not isinstance(model, Mapping):
+        examples = split(examples)
     opened = open_store(store)
     opened.check_names(name, alias)
     precision = read_precision(precision)
@@ -237,6 +246,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             check=check,
             tolerance=read_tolerance(tolerance, default_tolerance(example.module, precision)),
             targets=compile_for,
+            is_generation=is_generation(example),
         )
         for graph, example in examples.items()
     ]

@@ -23,6 +23,10 @@ _DECIDES = frozenset({PRECISION, "EXECUTION_MODE_HINT"})
 _BY_DEVICE = "DEVICE_PROPERTIES"
 
 
+CACHE_PRECISION = "KV_CACHE_PRECISION"
+"""What a device keeps the keys and values of a decoder in; by default CPUs take 8 bits."""
+
+
 def has_f32(core: ov.Core, device: str) -> bool:
     """Tell whether a real device computes in float32 if it is asked to; an NPU does not."""
     return "FP32" in (read_property(core, device, "OPTIMIZATION_CAPABILITIES") or ()) and PRECISION in (
@@ -58,3 +62,11 @@ def ask_for_f32(core: ov.Core, device: str, properties: Mapping[str, Any]) -> di
         return {**given, PRECISION: FULL}  # AUTO, MULTI and HETERO pass it on to each of their devices
     more = {name: {**by_device.get(name, {}), PRECISION: FULL} for name in asked}
     return {**given, _BY_DEVICE: {**by_device, **more}}
+
+
+def ask_for_exact_cache(core: ov.Core, device: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties, with keys and values in float32 where the device has that and they leave it open."""
+    given = dict(properties)
+    if CACHE_PRECISION in given or CACHE_PRECISION not in (read_property(core, device, "SUPPORTED_PROPERTIES") or ()):
+        return given
+    return {**given, CACHE_PRECISION: FULL}

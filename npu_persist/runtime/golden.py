@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npu_persist.bundle.golden import read_golden_tensors, tensor_name
+from npu_persist.bundle.manifest import below_axis
 from npu_persist.bundle.signature import rebuild
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import store_errors
@@ -33,8 +34,10 @@ def make_random(ports: Iterable[Port], seed: int, shapes: Shapes | None = None) 
             inputs[port.name] = np.asarray(generator.standard_normal(shape), dtype=port.dtype)
         else:
             values = np.asarray(generator.integers(0, 2, shape), dtype=port.dtype)
-            bounds = port.bounds
-            inputs[port.name] = values if bounds is None else np.clip(values, bounds.low, bounds.high)
+            bounds, axis = port.bounds, below_axis(port)
+            if bounds is not None:
+                values = np.clip(values, bounds.low, bounds.high if axis is None else shape[axis] - 1)
+            inputs[port.name] = values
     return inputs
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.manifest import Bounds, Dimension
+from npu_persist.bundle.manifest import Bounds, Dimension, below_axis
 from npu_persist.bundle.signature import describe_bounds, describe_port, describe_value, describe_values, read_symbol
 from npu_persist.errors import InputError
 
@@ -157,11 +157,16 @@ class Limits:
         self.low = lowest if bounds.low is None else max(bounds.low, _INT32.min)
         self.high = highest if bounds.high is None else min(bounds.high, _INT32.max)
         self._is_index = port.bounds is not None
+        self._axis = below_axis(port)
         # As unsigned numbers negative ones are the largest: then one look at all values is enough.
         self._unsigned = np.dtype(port.dtype.replace("int", "uint")) if self.low == 0 and port.dtype[0] == "i" else None
 
     def check(self, array: Array, port: Port, signature: object) -> None:
         """Raise InputError for a value outside."""
+        if self._axis is not None and array.size:
+            size, worst = array.shape[self._axis], int(array.max())
+            if worst >= size:
+                raise _error(port, f"values below {size}, its size on axis {self._axis}", f"{worst}", signature)
         if array.size <= _FEW:
             values = array.ravel().tolist()
             if not values or self._allows(min(values), max(values)):

@@ -33,7 +33,9 @@ def add_masks_of_grouped_attention(model: ov.Model) -> None:
         dtype = attention.input_value(_QUERY).get_element_type()
         key = (mask.get_node().get_name(), mask.get_index())
         if key not in added:
-            values = (ops.constant(np.array(value, np.float32), dtype) for value in (0, -np.inf))
+            values = [ops.constant(np.array(value, np.float32)) for value in (0, -np.inf)]
+            if dtype != ov.Type.f32:  # OpenVINO makes no constant of -inf in bfloat16
+                values = [ops.convert(value, dtype) for value in values]
             added[key] = ops.select(mask, *values)
         attention.input(_MASK).replace_source_output(added[key].output(0))
     if added:

@@ -47,6 +47,20 @@ def zero_rows_without_key(model: ov.Model) -> None:
         model.validate_nodes_and_infer_types()
 
 
+def fill_rows_without_key(model: ov.Model) -> None:
+    """Give rows without a key all of them, where nobody reads what they answer: it stays finite, at no cost."""
+    filled: dict[tuple[str, int], _Mask | None] = {}
+    for attention in masked_attentions(model):
+        source = attention.input_value(_MASK)
+        key = (source.get_node().get_name(), source.get_index())
+        if key not in filled:
+            filled[key] = _fill(source)
+        if (mask := filled[key]) is not None:
+            attention.input(_MASK).replace_source_output(mask.filled)
+    if any(filled.values()):
+        model.validate_nodes_and_infer_types()
+
+
 def masked_attentions(model: ov.Model) -> Iterator[Any]:
     """Return the fused attentions that have a mask, those in bodies of loops and branches, too."""
     for operation in model.get_ordered_ops():

@@ -351,6 +351,7 @@ def _set(*place: Any, to: Any) -> Callable[[Any], None]:
         (("inputs", 1), {"low": 0.5, "high": 4}, ".low"),
         (("inputs", 1), {"low": 0}, ".high"),
         (("inputs", 1), {"low": 0, "high": 4, "step": 2}, ".step"),
+        (("inputs", 1), {"low": 0, "high": None, "below": "no such"}, ".below"),
         (("inputs", 1), [0, 4], ""),
         (("inputs", 0), {"low": 0, "high": 4}, ""),
         (("outputs", 0), {"low": 0, "high": 4}, ""),

@@ -8,7 +8,7 @@ import openvino as ov
 import pytest
 
 from npu_persist.device.devices import list_devices, name_precision
-from npu_persist.device.precision import ask_for_f32, has_f32, list_without_f32
+from npu_persist.device.precision import ask_for_exact_cache, ask_for_f32, has_f32, list_without_f32
 from tests.support.fake_core import FakeCore
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ def test_a_caller_who_decides_for_one_device_leaves_the_others_open() -> None:
 def test_a_device_without_the_property_is_left_alone() -> None:
     old: Any = FakeCore(OLD={"OPTIMIZATION_CAPABILITIES": ["FP32"], "SUPPORTED_PROPERTIES": ["NUM_STREAMS"]})
     assert ask_for_f32(old, "OLD", {"NUM_STREAMS": 2}) == {"NUM_STREAMS": 2}
+
+
+def test_a_decoders_cache_is_asked_for_where_there_is_one() -> None:
+    asked = {"NUM_STREAMS": 2, "KV_CACHE_PRECISION": "f32"}
+    assert ask_for_exact_cache(ov.Core(), "CPU", {"NUM_STREAMS": 2}) == asked
+    assert ask_for_exact_cache(ov.Core(), "CPU", {"KV_CACHE_PRECISION": "u8"}) == {"KV_CACHE_PRECISION": "u8"}
+    assert ask_for_exact_cache(SERVER, "GPU.0", {}) == {}
 
 
 def test_which_devices_cannot() -> None:

@@ -334,3 +334,12 @@ def test_an_index_out_of_range_is_refused(dtype: Any, low: int | None, high: int
             for count in (1, 100):
                 with pytest.raises(InputError, match=rf"argument ids: expected values from .*; got {value}\."):
                     limits.check(np.array([least, value, *[least] * count]).astype(dtype), port, "()")
+
+
+def test_an_index_of_sequences_is_below_their_number() -> None:
+    port = Port("beam_idx", "int32", (Dimension("batch", 1, None),), Bounds(0, None, "batch"))
+    limits = Limits(port)
+    limits.check(np.array([1, 0], np.int32), port, "f(beam_idx)")
+    for value in (2, -1):
+        with pytest.raises(InputError, match=str(value)):
+            limits.check(np.array([0, value], np.int32), port, "f(beam_idx)")

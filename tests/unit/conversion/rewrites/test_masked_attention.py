@@ -16,6 +16,7 @@ from npu_persist.conversion.capture import export, trace
 from npu_persist.conversion.check import compile_for_check
 from npu_persist.conversion.convert import convert
 from npu_persist.conversion.dynamic import read_dynamic_shapes
+from npu_persist.conversion.rewrites import DECODER_REWRITES
 from npu_persist.conversion.rewrites.masked_attention import zero_rows_without_key
 from tests.support.as_torch import assert_as_torch
 
@@ -196,3 +197,13 @@ def test_attention_in_a_branch() -> None:
     value = np.ones((1, 2, 4, 8), np.float32)
     got = compile_for_check(model)([np.ones((), np.bool_), value, np.zeros((1, 1, 4, 4), np.bool_)])[0]
     np.testing.assert_array_equal(got, np.zeros_like(value))
+
+
+def test_rows_that_nobody_reads_are_finite_at_no_cost() -> None:
+    call = bind_call(Attention(), (*tensors(1, 2, 4, 8), mask("bool", 1, 1, 4, 4, empty=(0,))), {})
+    capture = trace(call, fix_sizes=True)
+    model = convert(capture, read_dynamic_shapes(None, call), rewrites=DECODER_REWRITES)
+    (found,) = compile_for_check(model)([tensor.numpy() for tensor in call.tensors]).values()
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[:, :, 1:], capture.results.tensors[0].numpy()[:, :, 1:], atol=1e-5)
+    assert "Transpose" not in {operation.get_type_name() for operation in model.get_ops()}

@@ -1,0 +1,1 @@
+"""Language models that generate: stateful decoders with the names that OpenVINO GenAI expects."""

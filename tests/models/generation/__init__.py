@@ -1,0 +1,1 @@
+"""Small language models of many architectures, with random weights."""
