@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -24,7 +25,7 @@ import msgspec
 from npu_persist.errors import FileIntegrityError
 from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_mapped, digest_stream
 from npu_persist.files.filesystem import store_errors
-from npu_persist.files.stamps import Stamps
+from npu_persist.files.stamps import Stamps, find_status
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -237,7 +238,7 @@ class Verification:
         path, digest = opened.path, opened.entry.digest
         if opened.source == path:
             with store_errors(f"look at {path}"):
-                now = path.lstat()
+                now = find_status(path)
             if _identity(now) != _identity(opened.found):
                 raise _damaged(path, f"{digest}, untouched while it was loaded", "a file that was replaced or changed")
             return
@@ -257,6 +258,8 @@ class Verification:
 
 def _find(file: FileIO, path: Path) -> Path:
     """Return a path that leads to an open file whatever happens to its name; the name itself where there is none."""
+    if sys.platform != "linux":  # on Windows it would be a folder that anybody may make on this drive
+        return path
     descriptor = Path(f"/proc/self/fd/{file.fileno()}")
     with suppress(OSError):
         if os.path.samestat(descriptor.stat(), os.fstat(file.fileno())):

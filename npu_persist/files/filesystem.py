@@ -88,6 +88,9 @@ _PASSED = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
 HAS_DESCRIPTORS = {os.open, os.rename, os.rmdir, os.unlink} <= os.supports_dir_fd and os.scandir in os.supports_fd
 """Whether the system has calls that take a folder's descriptor, which no exchange of that folder can deceive."""
 
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Seconds between attempts at what another program of Windows may be in the way of."""
+
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _WRITE_BITS = stat.S_IWUSR | _OTHERS_WRITE
@@ -308,13 +311,26 @@ def fsync_directory(path: Path) -> None:
 def rename(source: Path, target: Path, *, below: Path) -> None:
     """Rename whatever is at `source`."""
     with _opened_parent(source, below) as (name, folder), _opened_parent(target, below) as (new_name, new_folder):
-        os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+        _patiently(lambda: os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder))
 
 
 def replace(source: Path, target: Path, *, below: Path) -> None:
     """Rename a file, also over an existing one."""
     with _opened_parent(source, below) as (name, folder), _opened_parent(target, below) as (new_name, new_folder):
-        os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+        if os.name == "nt":  # where no read-only file can be replaced
+            with suppress(OSError):
+                os.chmod(new_name, stat.S_IWRITE)  # noqa: PTH101
+        _patiently(lambda: os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder))
+
+
+def _patiently(step: Callable[[], None]) -> None:
+    """Do a step that a virus scanner or an indexer of Windows, which opens what is new, may refuse for a moment."""
+    for pause in _PAUSES if os.name == "nt" else ():
+        try:
+            return step()
+        except PermissionError:
+            time.sleep(pause)
+    return step()
 
 
 def rename_new(source: Path, target: Path, *, below: Path) -> None:
@@ -514,7 +530,7 @@ def _unlink(name: str, folder: int | None) -> None:
                 raise
             # Windows deletes no read-only file. Other hard links lose the flag too; verification still sees changes.
             os.chmod(name, stat.S_IWRITE)  # noqa: PTH101
-            os.unlink(name)  # noqa: PTH108
+            _patiently(lambda: os.unlink(name))  # noqa: PTH108
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

@@ -61,13 +61,28 @@ class Stamps:
         for stamp in (self.path / name for name in list_directory(self.path) if _NAME.fullmatch(name)):
             with suppress(OSError, ValueError, TypeError, IndexError):
                 path, digest = _read(stamp)[:2]
-                if self.has(path, digest, os.lstat(path)):
+                if self.has(path, digest, find_status(path)):
                     continue
             remove_file(stamp, below=self._home)
             yield stamp
 
     def _stamp_path(self, path: Path) -> Path:
         return self.path / digest_bytes(os.fsencode(path)).partition(":")[2][:32]
+
+
+def find_status(path: str | os.PathLike[str]) -> os.stat_result:
+    """Return what `os.lstat` does, with the times that `os.fstat` gives for the file once it is open.
+
+    On Windows, from Python 3.12 on, `st_ctime` is the time of the last change for an open file only, and else that of
+    the file's creation.
+    """
+    if os.name != "nt":
+        return os.lstat(path)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(stamp: Path) -> Any:

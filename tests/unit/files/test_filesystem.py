@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import stat
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,35 @@ def test_replace_file_replaces_the_whole_content(tmp_path: Path) -> None:
     files.replace_file(target, b"4\n", temporary=tmp_path / "new", below=tmp_path)
     assert target.read_bytes() == b"4\n"
     assert [path.name for path in tmp_path.iterdir()] == ["alias"]
+
+
+def test_a_read_only_file_is_replaced(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    files.make_read_only(old)
+    files.replace(new, old, below=tmp_path)
+    assert old.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "nt", reason="elsewhere an open file can be renamed and removed")
+def test_what_another_program_has_open_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    for change in (
+        lambda path: files.rename(path, tmp_path / "other", below=tmp_path),
+        lambda path: files.replace(path, tmp_path / "other", below=tmp_path),
+        lambda path: files.remove_file(path, below=tmp_path),
+    ):
+        path = tmp_path / "scanned"
+        path.write_bytes(b"x")
+        scanner = path.open("rb")
+        closing = threading.Timer(0.2, scanner.close)
+        closing.start()
+        change(path)
+        closing.join()
+        assert not path.exists()
+        (tmp_path / "other").unlink(missing_ok=True)
+    with path.open("wb"), pytest.raises(PermissionError):
+        files.remove_file(path, below=tmp_path)
 
 
 def test_replace_file_makes_the_folder_even_if_another_process_takes_it_away(
