@@ -93,7 +93,10 @@ def build(rig: Path) -> None:
     if os.geteuid() != 0:
         raise UnavailableError("namespaces and chroot want root")
     make_wine(rig)
-    make_python(rig / "python")
+    try:
+        make_python(rig / "python")
+    except subprocess.CalledProcessError as error:
+        raise UnavailableError(f"pip cannot fetch Windows' Python and its packages: {error}") from error
     if run_python(rig, ["-c", "import openvino; print('OpenVINO', openvino.__version__)"], []):
         raise SystemExit("Windows' Python does not run")
     stamp.write_text(parts, encoding="ascii")

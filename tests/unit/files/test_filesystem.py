@@ -82,17 +82,18 @@ def test_a_read_only_file_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "nt", reason="elsewhere an open file can be renamed and removed")
 def test_what_another_program_has_open_for_a_moment_is_waited_for(tmp_path: Path) -> None:
-    for change in (
-        lambda path: files.rename(path, tmp_path / "other", below=tmp_path),
-        lambda path: files.replace(path, tmp_path / "other", below=tmp_path),
-        lambda path: files.remove_file(path, below=tmp_path),
-    ):
-        path = tmp_path / "scanned"
+    path = tmp_path / "scanned"
+    changes: list[Callable[[], object]] = [
+        lambda: files.rename(path, tmp_path / "other", below=tmp_path),
+        lambda: files.replace(path, tmp_path / "other", below=tmp_path),
+        lambda: files.remove_file(path, below=tmp_path),
+    ]
+    for change in changes:
         path.write_bytes(b"x")
         scanner = path.open("rb")
         closing = threading.Timer(0.2, scanner.close)
         closing.start()
-        change(path)
+        change()
         closing.join()
         assert not path.exists()
         (tmp_path / "other").unlink(missing_ok=True)
