@@ -17,7 +17,7 @@ CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 """What this model's chat template makes of a question, without its system prompt."""
 
 
-def decode(model: npup.Model, ids: list[int], end: int, longest: int) -> list[int]:
+def decode(model: npup.Model, ids: list[int], end: int | None, longest: int) -> list[int]:
     """Return the most likely tokens that follow, up to the one that ends an answer."""
     made: list[int] = []
     tokens, count = np.array([ids]), 0
