@@ -52,17 +52,7 @@ def collect_assets(
         UsageError: An asset's name or file cannot be used, two have one name, or a tokenizer cannot be saved.
         ConversionError: openvino_tokenizers cannot convert the tokenizer.
     """
-    found: dict[str, bytes] = {}
-    if tokenizer is not None or processor is not None:
-        for one in (getattr(module, "config", None), getattr(module, "generation_config", None)):
-            if hasattr(one, "save_pretrained"):
-                found |= _save(one, "config")
-    if processor is not None:
-        found |= _save(processor, "processor")
-        tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
-    if tokenizer is not None:
-        found |= _save(tokenizer, "tokenizer")
-        found |= _convert_tokenizer(tokenizer)
+    found = _save_all(module, tokenizer, processor)
     for name, given in (assets or {}).items():
         if (problem := name_problem(name)) is not None:
             raise UsageError(f"assets: {name!r}: {problem}; a name is a relative path such as labels.txt")
@@ -80,6 +70,24 @@ def write_assets(assets: Mapping[str, bytes], folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def _save_all(module: torch.nn.Module, tokenizer: Any, processor: Any) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    if tokenizer is not None or processor is not None:
+        for one in (getattr(module, "config", None), getattr(module, "generation_config", None)):
+            if hasattr(one, "save_pretrained"):
+                found |= _save(one, "config")
+    if processor is not None:
+        found |= _save(processor, "processor")
+        for part in ("feature_extractor", "image_processor"):  # in a file of their own, where GenAI looks for it
+            if (one := getattr(processor, part, None)) is not None:
+                found |= _save(one, "processor")
+        tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
+    if tokenizer is not None:
+        found |= _save(tokenizer, "tokenizer")
+        found |= _convert_tokenizer(tokenizer)
+    return found
 
 
 def _read(name: str, given: bytes | str | os.PathLike[str]) -> bytes:

@@ -48,7 +48,9 @@ class DecoderCall(Call):
     @property
     def axes(self) -> Axes:
         """Which sizes vary."""
-        batch, tokens, source = Dim("batch", min=1), Dim("tokens", min=1), Dim("source", min=1)
+        # GenAI gives the request a tensor of no sequences when it has heard a recording, so that its memory is free.
+        batch = Dim("batch", min=0 if "encoder_hidden_states" in self.input_names else 1)
+        tokens, source = Dim("tokens", min=1), Dim("source", min=1)
         known: dict[str, dict[int, Any]] = {
             "input_ids": {0: batch, 1: tokens},
             "position_ids": {0: batch, 1: tokens},

@@ -74,6 +74,15 @@ def test_a_processor_brings_its_files_and_the_config_of_the_module(caplog: pytes
     assert not caplog.records
 
 
+def test_a_feature_extractor_also_has_the_file_that_genai_looks_for() -> None:
+    processor: Any = Saved("processor_config.json")
+    processor.feature_extractor = Saved("preprocessor_config.json")
+    assert set(collect_assets(MODULE, None, processor=processor)) == {
+        "processor_config.json",
+        "preprocessor_config.json",
+    }
+
+
 def test_what_cannot_be_saved_is_refused() -> None:
     class Slow:
         def save_pretrained(self, folder: str) -> None:
