@@ -143,9 +143,9 @@ def _has_attention(model: ov.Model) -> bool:
 @contextlib.contextmanager
 def _running_nncf() -> Iterator[None]:
     """Hide NNCF's progress bars and messages, and give its errors a type."""
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # not nncf.set_log_level: it sets that of handlers, too, which others may share
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -153,3 +153,5 @@ def _running_nncf() -> Iterator[None]:
         raise ConversionError(
             f"NNCF could not calibrate the graph: {error}. Leave calibration out, or report it."
         ) from error
+    finally:
+        logger.setLevel(level)
