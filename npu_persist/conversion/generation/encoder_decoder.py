@@ -47,7 +47,8 @@ def encoder_example(module: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any
     """
     encoder, config = module.get_encoder(), module.config
     name = encoder.main_input_name
-    batch, source = Dim("batch", min=1), Dim("source", min=1)
+    # Beyond its positions a model fails, or makes more of them, which a graph cannot.
+    batch, source = Dim("batch", min=1), Dim("source", min=1, max=getattr(config, "max_position_embeddings", None))
     if name == "input_ids":
         ids, mask = make_tokens(module.get_input_embeddings().weight.shape[0], _SOURCE)
         mask[1, -2:] = 0
