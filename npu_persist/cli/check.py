@@ -1,4 +1,4 @@
-"""The verb `check`: whether a bundle's answers on a device are torch's. Its exit code is the verdict."""
+"""The verb `check`: compare a bundle's outputs on a device with torch's; the exit code is the verdict."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _ALLOWED = {
     "given": "as given",
-    "manifest": "as persist demanded",
-    "default": "the default for its precision: it was persisted without a check",
+    "manifest": "the tolerance of persist",
+    "default": "the default for its precision, since it was persisted without a check",
 }
 _SOURCES = {"attached": "an attached artifact", "cache": "the compile cache", "graph": "its graph"}
 
@@ -38,8 +38,8 @@ def add_verbs(verbs: Any) -> None:
         verbs,
         "check",
         run_check,
-        "run the golden sample on a device, loaded as `load` does, and compare the answers with torch's; exit code 6 "
-        "where they differ",
+        "run the golden sample on a device, loaded as `load` does, and compare the outputs with torch's; exit code 6 "
+        "if they differ",
     )
     add_reference(parser)
     parser.add_argument(
@@ -50,14 +50,14 @@ def add_verbs(verbs: Any) -> None:
         "--tolerance",
         type=float,
         metavar="T",
-        help="largest difference from torch, relative to an output's scale (default: what persist demanded)",
+        help="largest difference from torch, relative to an output's scale (default: the tolerance of persist)",
     )
     parser.add_argument(
         "--bucket",
         metavar="INPUT=SHAPE",
         action="append",
         default=[],
-        help="sizes to load it for, such as input_ids=1x128 (default: as `load`); may be repeated",
+        help="sizes to load it for, for example input_ids=1x128 (default: as `load`); may be repeated",
     )
     add_config(parser)
     add_load_options(parser)
@@ -90,7 +90,7 @@ def run_check(arguments: argparse.Namespace, output: Output) -> int:
     )
     for result in results:
         for shapes in result.skipped:
-            output.note(f"not checked: {describe_shapes(shapes)}, which the golden sample does not fit into")
+            output.note(f"not checked: {describe_shapes(shapes)}, because the golden sample does not fit into it")
     for warning in () if is_right else first.warnings:
         output.note(f"persist warned: {warning}")
     for result in results:
@@ -110,12 +110,12 @@ def _advise(result: CheckResult, output: Output) -> None:
 
 def _check_text(result: CheckResult) -> list[str]:
     report = result.report
-    verdict = "answers as torch does" if result.is_right else "differs from torch"
+    verdict = "matches torch" if result.is_right else "differs from torch"
     places = [
         f"{name} in {report.execution_precisions[name]}" if name in report.execution_precisions else name
         for name in report.execution_devices
     ]
-    where = ", ".join(places) or "a device that OpenVINO does not name"
+    where = ", ".join(places) or "an unnamed device"
     sources = dict.fromkeys(_SOURCES[attempt.source] for attempt in report.attempts if attempt.is_used)
     allowed = f"{result.tolerance.max_relative:g} of an output's scale, cosine {result.tolerance.cosine:g} and above"
     if any(one.difference.mismatched is not None for run in result.runs for one in run.outputs):

@@ -43,9 +43,9 @@ def test_right_is_0(run: Run) -> None:
     code, out, err = run("product:1", "--device", "CPU")
     assert (code, err) == (0, "")
     first, where, allowed, *rest = out.splitlines()
-    assert first == "product:1 on CPU: answers as torch does"
+    assert first == "product:1 on CPU: matches torch"
     assert where.startswith("  runs on CPU in f32; from its graph, loaded in ")
-    assert allowed == "  allowed: 0.001 of an output's scale, cosine 0.99999 and above, as persist demanded"
+    assert allowed == "  allowed: 0.001 of an output's scale, cosine 0.99999 and above, the tolerance of persist"
     assert " ".join(rest[2].split()) == "OUTPUT TYPE MAX ABSOLUTE MAX RELATIVE AT PERSIST COSINE VERDICT"
     assert rest[3].split()[:3] == ["y", "float32[4,", "64]"]
     assert rest[3].endswith("  right")

@@ -39,8 +39,8 @@ def test_inspect_shows_each(run: Run) -> None:
 def test_check_tries_all_or_one(run: Run) -> None:
     code, out, _ = run("check", "two", "--device", "CPU")
     assert code == 0
-    assert "two:1 scale on CPU: answers as torch does" in out
-    assert "two:1 shift on CPU: answers as torch does" in out
+    assert "two:1 scale on CPU: matches torch" in out
+    assert "two:1 shift on CPU: matches torch" in out
     code, out, _ = run("check", "two", "--device", "CPU", "--graph", "shift", "--json")
     assert (code, json.loads(out)["graph"]) == (0, "shift")
 
@@ -49,7 +49,7 @@ def test_check_says_which_is_wrong(run: Run) -> None:
     publish_two(Store(), answers={"shift": ANSWERS["scale"]})
     code, out, err = run("check", "two", "--device", "CPU")
     assert code == 6
-    assert "two:2 scale on CPU: answers as torch does" in out
+    assert "two:2 scale on CPU: matches torch" in out
     assert "two:2 shift on CPU: differs from torch" in out
     assert "--graph" not in err.replace("--graph shift", "")
     code, out, _ = run("check", "two", "--device", "CPU", "--json")
