@@ -275,11 +275,12 @@ def check_layout(directory: Path, artifact: Artifact) -> None:
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
     """Return size and digest of the files in a folder, except for those that are not part of an artifact."""
-    return {
-        relative: FileEntry(path.stat().st_size, digest_file(path))
-        for relative, path in _walk(directory, "")
-        if relative not in _OWN_FILES
-    }
+    return {relative: FileEntry(path.stat().st_size, digest_file(path)) for relative, path in list_files(directory)}
+
+
+def list_files(directory: Path) -> list[tuple[str, Path]]:
+    """Return the files in a folder with their relative paths, except for those that are not part of an artifact."""
+    return [(relative, path) for relative, path in _walk(directory, "") if relative not in _OWN_FILES]
 
 
 def _read(data: bytes) -> tuple[Artifact, object]:

@@ -3,7 +3,8 @@
 Each file is opened once. What is verified is that open file, and OpenVINO reads the same one, by the path that `locate`
 gives: on Linux `/proc/self/fd/N`, which leads to the open file whatever happens to its name; a graph is a sealed copy
 in memory. Elsewhere OpenVINO opens the file by its name, and `finish` raises unless the name leads to the verified
-file, untouched since before it was verified.
+file, untouched since before it was verified. Where another library goes by names, it gets links in a folder of this
+process's own, `at`: what is verified and read is what these lead to, whatever happens to the file's own name.
 
 Only weights are read beside the load: their size and header are checked first, so they can do no harm before. With
 "stamp" a file counts as checked when size, times and inode are those of an earlier check; with "none" nothing is read.
@@ -68,6 +69,8 @@ class _Opened(msgspec.Struct, eq=False):
     """What it was before it was read."""
     source: Path
     """Where OpenVINO reads it."""
+    is_link: bool
+    """Whether that is a link of this process's own, which nobody else renames."""
     is_read: bool = False
     is_copy: bool = False
 
@@ -126,18 +129,21 @@ class Verification:
             text = text.replace(str(opened.source), str(path)) if opened.source != path else text
         return text
 
-    def check(self, path: Path, entry: FileEntry) -> None:
-        """Check a graph now, before anything reads it; FileIntegrityError if it is not what it should be."""
+    def check(self, path: Path, entry: FileEntry, *, at: Path | None = None) -> None:
+        """Check a graph now, before anything reads it, by its own name or a link to it.
+
+        FileIntegrityError if it is not what it should be.
+        """
         began = time.perf_counter()
         try:
-            if (opened := self._open(path, entry)) is not None and not opened.is_read:
+            if (opened := self._open(path, entry, at)) is not None and not opened.is_read:
                 self._read_copy(opened)
         finally:
             self.seconds += time.perf_counter() - began
 
-    def start(self, path: Path, entry: FileEntry) -> None:
+    def start(self, path: Path, entry: FileEntry, *, at: Path | None = None) -> None:
         """Begin to check weights in a thread of its own; `finish` raises what it found."""
-        if (opened := self._open(path, entry)) is None:
+        if (opened := self._open(path, entry, at)) is None:
             return
         thread = threading.Thread(target=self._run, args=(opened,), name=f"verify {path.name}", daemon=True)
         self._threads.append(thread)
@@ -183,16 +189,18 @@ class Verification:
         for opened in self._opened.values():
             opened.file.close()
 
-    def _open(self, path: Path, entry: FileEntry) -> _Opened | None:
+    def _open(self, path: Path, entry: FileEntry, at: Path | None) -> _Opened | None:
         """Open a file; None if there is nothing more to check."""
         if self.mode == "none":
             return None
-        if path in self._opened:
-            return self._opened[path]
+        name = path if at is None else at
+        if name in self._opened:
+            return self._opened[name]
         with store_errors(f"read {path}"):
-            file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115
+            file = open(name, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115
         found = os.fstat(file.fileno())
-        opened = self._opened[path] = _Opened(path, entry, file, found, path if self._by_name else _find(file, path))
+        source = name if self._by_name or at is not None else _find(file, path)
+        opened = self._opened[name] = _Opened(path, entry, file, found, source, is_link=at is not None)
         if not stat.S_ISREG(found.st_mode):
             raise _damaged(path, "a regular file", "something else")
         if self.mode == "stamp" and self._stamps is not None and self._stamps.has(path, entry.digest, found):
@@ -214,7 +222,7 @@ class Verification:
     def _read_copy(self, opened: _Opened) -> None:
         """Read a graph and verify it; where there is `memfd_create`, what OpenVINO reads is a copy of just that."""
         copy = None
-        if opened.source != opened.path and opened.entry.size <= _MAX_COPY and hasattr(os, "memfd_create"):
+        if opened.source not in self._opened and opened.entry.size <= _MAX_COPY and hasattr(os, "memfd_create"):
             with suppress(OSError):
                 copy = open(os.memfd_create(opened.path.name, os.MFD_ALLOW_SEALING), "w+b", buffering=0)  # noqa: PTH123, SIM115
         if copy is None:
@@ -236,12 +244,14 @@ class Verification:
         if opened.is_copy:
             return
         path, digest = opened.path, opened.entry.digest
-        if opened.source == path:
+        if opened.source in self._opened:
             with store_errors(f"look at {path}"):
-                now = find_status(path)
-            if _identity(now) != _identity(opened.found):
+                now = find_status(opened.source)
+            is_same = _identity(now) == _identity(opened.found)
+            if not is_same and not (opened.is_link and os.path.samestat(now, opened.found)):
                 raise _damaged(path, f"{digest}, untouched while it was loaded", "a file that was replaced or changed")
-            return
+            if is_same:
+                return
         now = os.fstat(opened.file.fileno())
         if _content(now) != _content(opened.found):
             raise _damaged(path, f"{digest}, unchanged while it was loaded", "a file that was written to")

@@ -4,6 +4,10 @@ OpenVINO writes the files of a CACHE_DIR in place and under their final names. S
 the checked files of a cache entry, which no other process writes to. The folder becomes the new entry when OpenVINO
 does not write to it any more: right after the load, or, where AUTO still compiles for an accelerator while it answers
 from the CPU, when that is done.
+
+OpenVINO 2026.4 cannot load what it compiled with paged attention, as GenAI does for language models on a CPU: the blob
+lacks the sizes of the heads, and its name depends on the model's path. So each load compiles and writes another file.
+An entry without files records that, so that later loads neither read nor write any.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, check_layout, describe_files
+from npu_persist.artifact.artifact import CACHE_FOLDER, check_files, check_layout, describe_files, list_files
 from npu_persist.compilation.local import Compiled, compile_graph, describe, executing_devices, is_settled
 from npu_persist.errors import ArtifactError, NpuPersistError
 from npu_persist.files.filesystem import link_or_copy, make_folder, store_errors
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from npu_persist.compilation.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+_REFUSED = "OpenVINO did not take back what it had compiled."
 
 _POLL = 0.25
 """Seconds between two checks of what AUTO executes on."""
@@ -51,6 +57,20 @@ def _named_in_utf_8(folder: Path) -> Iterator[Path]:
         yield link
 
 
+def is_refused(entry: CacheEntry) -> bool:
+    """Tell whether an entry stands for what OpenVINO does not take back."""
+    return entry.artifact is not None and entry.artifact.kind == "cache_dir" and not entry.artifact.files
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that was written in its place, or into it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class CacheDir:
     """The CACHE_DIR for one recipe, in a staging folder of its own."""
 
@@ -61,6 +81,7 @@ class CacheDir:
         self._staging = self._stack.enter_context(cache.stage())
         self._folder = self._staging / CACHE_FOLDER
         self._known: Mapping[str, FileEntry] = {}
+        self._linked: dict[Path, tuple[int, ...]] = {}
         self._entry: CacheEntry | None = None
         self._stop = threading.Event()
         try:
@@ -87,9 +108,19 @@ class CacheDir:
                 target = self._staging / relative
                 make_folder(target.parent, parents=True)
                 link_or_copy(entry.path / relative, target)
+                self._linked[target] = _identify(target)
             check_files(self._staging, artifact)  # what OpenVINO reads, and not what was in the entry
         self._known = artifact.files
         self._entry = entry
+
+    @property
+    def size(self) -> int:
+        """Bytes of the entry's files."""
+        return sum(entry.size for entry in self._known.values())
+
+    def list_written(self) -> list[Path]:
+        """Return the files that OpenVINO wrote: those that are not the entry's, untouched."""
+        return [path for _, path in list_files(self._staging) if _identify(path) != self._linked.get(path)]
 
     def compile(self, model: ov.Model) -> Compiled:
         """Compile a graph with this cache."""
@@ -117,9 +148,14 @@ class CacheDir:
     def publish(self, model: ov.CompiledModel | None, seconds: float) -> None:
         """Make a cache entry of what OpenVINO wrote, which it does not write to any more, and close.
 
-        The model is None where another library compiled it.
+        The model is None where another library compiled it, and all of it at once. If that wrote as many files as it
+        was given, it took none, and the new entry has none.
         """
         try:
+            if model is None and self._linked:
+                if len(self.list_written()) >= len(self._linked):
+                    self._publish_refusal(seconds)
+                return
             files = describe_files(self._staging)
             if files and files != self._known:
                 artifact = describe(self._recipe, model, self._staging, seconds=seconds, kind="cache_dir")
@@ -128,6 +164,11 @@ class CacheDir:
             log.warning("could not cache the compilation of %s: %s", self._recipe, error)
         finally:
             self.close()
+
+    def _publish_refusal(self, seconds: float) -> None:
+        with self._cache.stage() as staging:
+            artifact = describe(self._recipe, None, staging, seconds=seconds, kind="cache_dir", notes=(_REFUSED,))
+            self._cache.publish(artifact, staging, instead_of=self._entry)
 
     def close(self) -> None:
         """Remove the staging folder."""

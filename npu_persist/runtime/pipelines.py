@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npu_persist.bundle.bundle import gone_errors
+from npu_persist.bundle.verification import Verification
 from npu_persist.cache import CompileCache
-from npu_persist.compilation.cache_dir import CacheDir
+from npu_persist.compilation.cache_dir import CacheDir, is_refused
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.device.core import check_fork, get_core, note_threads, require_version
 from npu_persist.device.devices import check_device, get_kind, resolve_auto
@@ -22,12 +23,12 @@ from npu_persist.errors import (
     SignatureError,
     UsageError,
 )
-from npu_persist.files.filesystem import store_errors
+from npu_persist.files.filesystem import link_or_copy, make_folder, store_errors
 from npu_persist.runtime.load import find_bundle
 from npu_persist.runtime.options import check_options
 from npu_persist.runtime.report import Attempt, Report
 from npu_persist.store import Store
-from npu_persist.store.export import place_files, write_files
+from npu_persist.store.export import place_files
 from npu_persist.trust.policy import Policy
 
 if TYPE_CHECKING:
@@ -107,14 +108,23 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     if distrust := policy.find_distrust(bundle):
         raise SignatureError(f"{bundle.reference}: OpenVINO GenAI would read its graph in this process. {distrust}")
     name = choose_pipeline(bundle)
-    recipe = _make_recipe(bundle, device, options.properties, name)
-    with gone_errors(bundle), store_errors(f"load {bundle.reference}"):
-        verified = time.perf_counter()
-        bundle.verify()
-        phases["verify"] = time.perf_counter() - verified
-        made = _make(recipe, name, source, cache=cache)
-    phases |= made.phases
-    phases["load"] = time.perf_counter() - began
+    with (
+        gone_errors(bundle),
+        store_errors(f"load {bundle.reference}"),
+        Verification("full") as verification,
+        ExitStack() as failing,
+    ):
+        stack = ExitStack()
+        failing.push(stack.__exit__)
+        folder = stack.enter_context(source.stage()) / "pipeline"
+        _place(bundle, folder, verification)
+        imported = time.perf_counter()
+        recipe = _make_recipe(bundle, device, options.properties, name)
+        phases["import"] = time.perf_counter() - imported
+        made = _make(recipe, name, folder, verification, _open_cache(recipe, source, failing, cache=cache))
+        weakref.finalize(made.pipeline, stack.close)
+        failing.pop_all()
+    phases |= {**made.phases, "verify": verification.seconds, "load": time.perf_counter() - began}
     made.pipeline.report = Report(
         reference=bundle.reference,
         device=device,
@@ -123,8 +133,8 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
         from_cache=made.attempts[-1].source == "cache",
         key=recipe.key if cache else None,
         attempts=made.attempts,
-        verification="full",
-        verified_bytes=bundle.size,
+        verification=verification.mode,
+        verified_bytes=verification.bytes,
         phases=phases,
         notes=made.notes,
     )
@@ -168,14 +178,26 @@ def _require_genai() -> None:
 
 
 def _make_recipe(bundle: Bundle, device: str, properties: Mapping[str, Any], name: str) -> Recipe:
+    core = get_core()  # first: it imports OpenVINO without what no pipeline needs
     import openvino_genai
 
-    core = get_core()
     require_version(bundle.manifest.producer.openvino, bundle.reference)
     check_device(core, device)
     resolved = resolve_auto(core, device, properties)
     runner = f"{name} of openvino_genai {openvino_genai.__version__}"
     return make_recipe(bundle, bundle.manifest.graphs[0], resolved, properties, runner=runner)
+
+
+class _Cache(NamedTuple):
+    """The pipeline's CACHE_DIR, and what is to be reported of it."""
+
+    folder: CacheDir | None = None
+    attempts: tuple[Attempt, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_filled(self) -> bool:
+        return bool(self.attempts) and self.attempts[-1].is_used
 
 
 class _Made(NamedTuple):
@@ -185,69 +207,89 @@ class _Made(NamedTuple):
     phases: dict[str, float]
 
 
-def _make(recipe: Recipe, name: str, store: Store, *, cache: bool) -> _Made:
-    """Make a pipeline over links to the bundle's files, which stay as long as it does."""
-    stack = ExitStack()
-    with ExitStack() as failing:
-        failing.push(stack.__exit__)
-        folder = stack.enter_context(store.stage()) / "pipeline"
-        placed = place_files(recipe.bundle, "genai")
-        write_files([(recipe.bundle.file(path), place) for place, path in placed.items()], folder, link=True)
-        compiled, attempts, notes = _open_cache(recipe, store, cache=cache)
-        began = time.perf_counter()
-        extra = {} if compiled is None else {"CACHE_DIR": str(compiled.folder)}
-        try:
-            note_threads()
-            made = _subclass(name)(str(folder), recipe.device, **{**recipe.properties, **extra})
-        except (RuntimeError, TypeError, ValueError) as error:
-            if compiled is not None:
-                compiled.close()
-            raise (
-                explain_missing_device(get_core(), recipe.device, error)
-                or CompilationError(f"OpenVINO GenAI could not load {recipe}: {error}")
-            ) from error
-        seconds = time.perf_counter() - began
-        if compiled is not None:
-            compiled.publish(None, seconds)
-        failing.pop_all()
-    weakref.finalize(made, stack.close)
-    if attempts and attempts[-1].is_used:
-        return _Made(made, attempts, notes, {"import_blob": seconds})
+def _place(bundle: Bundle, folder: Path, verification: Verification) -> None:
+    """Link a bundle's files into a folder, by the names that GenAI looks for, and check what is there.
+
+    The weights are checked beside the load. All others before: they say what GenAI reads, and where.
+    """
+    placed = place_files(bundle, "genai")
+    first: dict[str, Path] = {}
+    for name, path in placed.items():
+        target = folder / name
+        make_folder(target.parent, parents=True)
+        # The weights of several graphs are one file with several names.
+        is_link = link_or_copy(first.get(path) or bundle.file(path), target)
+        if path not in first or not is_link:
+            first.setdefault(path, target)
+            check = verification.start if path == bundle.manifest.weights.path else verification.check
+            check(bundle.path / path, bundle.manifest.files[path], at=target)
+
+
+def _make(recipe: Recipe, name: str, folder: Path, verification: Verification, cache: _Cache) -> _Made:
+    """Make a pipeline of a folder's files; what it compiled is kept once all of them are checked."""
+    began = time.perf_counter()
+    extra = {} if cache.folder is None else {"CACHE_DIR": str(cache.folder.folder)}
+    try:
+        note_threads()
+        made = _subclass(name)(str(folder), recipe.device, **{**recipe.properties, **extra})
+    except (RuntimeError, TypeError, ValueError) as error:
+        verification.finish()  # which names the damaged file, if that is the cause
+        raise (
+            explain_missing_device(get_core(), recipe.device, error)
+            or CompilationError(f"OpenVINO GenAI could not load {recipe}: {error}")
+        ) from error
+    seconds = time.perf_counter() - began
+    verification.finish()
+    attempts, notes = cache.attempts, cache.notes
+    if cache.folder is not None:
+        written = len(cache.folder.list_written())
+        if cache.is_filled and not written:
+            verification.count(cache.folder.size)
+            cache.folder.close()
+            return _Made(made, attempts, notes, {"import_blob": seconds})
+        if cache.is_filled:
+            reason = f"OpenVINO did not take what is there: it wrote {written} more"
+            attempts = (*attempts[:-1], attempts[-1].reject(reason))
+        cache.folder.publish(None, seconds)
     used = Attempt(source="graph", device=recipe.device, is_used=True, reason="compiled", seconds=seconds)
     return _Made(made, (*attempts, used), notes, {"compile": seconds})
 
 
-def _open_cache(
-    recipe: Recipe, store: Store, *, cache: bool
-) -> tuple[CacheDir | None, tuple[Attempt, ...], tuple[str, ...]]:
-    """Return the pipeline's CACHE_DIR, filled with the entry of the compile cache if there is an intact one."""
+def _open_cache(recipe: Recipe, store: Store, failing: ExitStack, *, cache: bool) -> _Cache:
+    """Return the pipeline's CACHE_DIR, filled with the entry of the compile cache if there is an intact one.
+
+    It is removed where the load fails.
+    """
     if not cache:
-        return None, (), ()
+        return _Cache()
     compile_cache = CompileCache(store.home)
     if recipe.unkeyed or not recipe.is_exportable:
         why = f"properties without a text: {', '.join(recipe.unkeyed)}" if recipe.unkeyed else recipe.device
-        return None, (), (f"the compile cache is neither used nor filled: {why}",)
+        return _Cache(notes=(f"the compile cache is neither used nor filled: {why}",))
     if distrust := compile_cache.find_distrust():
-        return None, (), (f"the compile cache is neither used nor filled: {distrust}",)
+        return _Cache(notes=(f"the compile cache is neither used nor filled: {distrust}",))
     began = time.perf_counter()
+
+    def attempt(reason: str, *, is_used: bool = False) -> tuple[Attempt, ...]:
+        seconds = time.perf_counter() - began
+        return (Attempt(source="cache", device=recipe.device, is_used=is_used, reason=reason, seconds=seconds),)
+
+    entry = compile_cache.find(recipe.key)
+    if entry is not None and is_refused(entry):
+        return _Cache(attempts=attempt(f"OpenVINO {recipe.openvino} does not take back what it compiled here"))
     folder = CacheDir(recipe, compile_cache)
+    failing.callback(folder.close)
+    if entry is None:
+        return _Cache(folder, attempt("nothing is there for this bundle, device, OpenVINO and GenAI"))
     try:
-        if (entry := compile_cache.find(recipe.key)) is None:
-            reason, is_used = "nothing is there for this bundle, device, OpenVINO and GenAI", False
-        else:
-            try:
-                folder.link_entry(entry)
-                reason, is_used = f"key {recipe.key}", True
-            except ArtifactError as error:
-                compile_cache.quarantine(entry, str(error))
-                folder.close()
-                folder = CacheDir(recipe, compile_cache)
-                reason, is_used = f"damaged: {error}", False
-    except BaseException:
+        folder.link_entry(entry)
+    except ArtifactError as error:
+        compile_cache.quarantine(entry, str(error))
         folder.close()
-        raise
-    seconds = time.perf_counter() - began
-    return folder, (Attempt(source="cache", device=recipe.device, is_used=is_used, reason=reason, seconds=seconds),), ()
+        folder = CacheDir(recipe, compile_cache)
+        failing.callback(folder.close)
+        return _Cache(folder, attempt(f"damaged: {error}"))
+    return _Cache(folder, attempt(f"key {recipe.key}", is_used=True))
 
 
 def _subclass(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pytest
 from openvino import opset6
 
 from npu_persist.bundle.manifest import Dimension, Port
+from tests.support.decoders import SMALL, make_llama
 from tests.support.graphs import constant, make_model, parameter, publish_graph
 
 if TYPE_CHECKING:
@@ -79,6 +81,12 @@ def publish_language_model(store: Store, *, name: str = "speaker", factor: float
     model.add_sinks([keep])
     out = Port("logits", "float32", (BATCH, LENGTH, size))
     return publish_graph(store, model, ports, [out], name=name, **options)
+
+
+def publish_decoder(store: Store, *, name: str = "decoder", **options: Any) -> Bundle:
+    """Publish a small decoder of random weights, of which OpenVINO takes back what it compiled."""
+    model, inputs, outputs = make_llama(replace(SMALL, vocabulary=len(WORDS) + 1))
+    return publish_graph(store, model, inputs, outputs, name=name, **options)
 
 
 def publish_text_encoder(store: Store, *, name: str = "encoder", **options: Any) -> Bundle:

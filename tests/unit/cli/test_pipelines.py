@@ -27,7 +27,7 @@ def test_a_prompt_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     assert "speaker:1 for CPU: compiled for CPU" in shown.err
     assert main(["run", "speaker", "--device", "CPU", "--prompt", "Well", "--max-new-tokens", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["text"], found["report"]["from_cache"]) == ("Hello world", True)
+    assert (found["text"], found["report"]["reference"]) == ("Hello world", "speaker:1")
 
 
 @pytest.mark.parametrize(
