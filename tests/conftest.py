@@ -15,6 +15,7 @@ from npu_persist.compilation.toolchains.native import COMPILER_VARIABLE
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE
 from tests.support.bf16_cpu import bf16_cpu as bf16_cpu  # noqa: PLC0414
 from tests.support.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
+from tests.support.links import makes_links, skip_instead
 from tests.support.second_device import second_device as second_device  # noqa: PLC0414
 from tests.support.toolchains import wine as wine  # noqa: PLC0414
 from tests.support.toolchains import wine_home as wine_home  # noqa: PLC0414
@@ -69,6 +70,15 @@ def _no_store_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Fixtures of a wider scope than one test do not reach the user's store either."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NPU_PERSIST_HOME", str(tmp_path_factory.mktemp("session_home")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_links_where_none_are_made() -> Iterator[None]:
+    """A test that makes a symbolic link is skipped where the system makes none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not makes_links():
+            patch.setattr(Path, "symlink_to", skip_instead)
         yield
 
 

@@ -18,7 +18,6 @@ from npu_persist.cache.entry import CacheEntry, read_entry, read_stamp, tree_siz
 from npu_persist.cache.folder import Folder, Limits, is_key
 from npu_persist.errors import ArtifactError, NotFoundError, NpuPersistError, StoreError, UsageError
 from npu_persist.files.filesystem import (
-    find_distrust,
     fsync_directory,
     fsync_file,
     is_directory,
@@ -30,6 +29,7 @@ from npu_persist.files.filesystem import (
     write_file,
 )
 from npu_persist.files.locks import LOCK_SUFFIX, try_lock, try_share
+from npu_persist.files.owners import find_distrust
 from npu_persist.files.staging import staged
 
 if TYPE_CHECKING:

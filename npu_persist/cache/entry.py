@@ -13,8 +13,9 @@ from npu_persist.artifact.artifact import ARTIFACT_FILE, USED_FILE, check_files,
 from npu_persist.bundle.reference import StoreReference
 from npu_persist.errors import ArtifactError
 from npu_persist.files.digest import ALGORITHM
-from npu_persist.files.filesystem import MAX_AHEAD, is_directory, is_own, to_datetime
+from npu_persist.files.filesystem import MAX_AHEAD, is_directory, to_datetime
 from npu_persist.files.locks import try_share, unshared
+from npu_persist.files.owners import is_own
 
 if TYPE_CHECKING:
     from datetime import datetime

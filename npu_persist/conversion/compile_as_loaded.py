@@ -23,6 +23,8 @@ from npu_persist.device.precision import FULL
 from npu_persist.errors import CompilationError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
     from pathlib import Path
 
     import openvino as ov
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DEVICE = "CPU"
+_FAILURES = (CompilationError, StoreError, OSError)
 
 
 class AsLoaded(NamedTuple):
@@ -56,16 +59,33 @@ def compile_as_loaded(graph: Path, weights: Path) -> AsLoaded:
     return AsLoaded(model, Compiled(compiled, time.perf_counter() - began))
 
 
-def keep(bundle: Bundle, found: AsLoaded, home: Path) -> None:
-    """Put what was compiled for the check into the compile cache, for the published bundle; never an error."""
+def export_compiled(bundle: Bundle, found: AsLoaded, home: Path, until: ExitStack) -> Callable[[], None]:
+    """Write what was compiled for the check into the compile cache's staging, where it stays until the end of `until`.
+
+    Returns what puts it into the cache once the bundle is published. Neither is ever an error.
+    """
     [graph] = bundle.manifest.graphs
     precision = name_precision(read_property(get_core(), _DEVICE, PRECISION))
     if graph.buckets is not None or (precision != FULL and not needs_f32(bundle.manifest, graph)):
-        return  # `load` compiles for other sizes, or lets a CPU with bf16 compute in that
+        return _do_nothing  # `load` compiles for other sizes, or lets a CPU with bf16 compute in that
     recipe, cache = make_recipe(bundle, graph, _DEVICE, {}), CompileCache(home)
     try:
-        if cache.find_distrust() is None and cache.find(recipe.key) is None:
-            with cache.stage() as staging:
-                cache.publish(export_blob(recipe, found.compiled, staging), staging)
-    except (CompilationError, StoreError, OSError) as error:
-        log.info("%s: what the check compiled is not kept: %s", bundle.reference, error)
+        if cache.find_distrust() is not None or cache.find(recipe.key) is not None:
+            return _do_nothing
+        staging = until.enter_context(cache.stage())
+        artifact = export_blob(recipe, found.compiled, staging)
+    except _FAILURES as error:
+        log.info("%s: what the check compiled is not kept: %s", bundle.name, error)
+        return _do_nothing
+
+    def keep() -> None:
+        try:
+            cache.publish(artifact, staging)
+        except _FAILURES as error:
+            log.info("%s: what the check compiled is not kept: %s", artifact.name, error)
+
+    return keep
+
+
+def _do_nothing() -> None:
+    pass

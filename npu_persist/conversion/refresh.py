@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +32,7 @@ from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.capture import export, trace_example
 from npu_persist.conversion.check import check_written, default_tolerance, is_measured, moved_choices, refuse_nan
-from npu_persist.conversion.compile_as_loaded import AsLoaded, compile_as_loaded, keep
+from npu_persist.conversion.compile_as_loaded import AsLoaded, compile_as_loaded, export_compiled
 from npu_persist.conversion.compress import warn_of_loss
 from npu_persist.conversion.convert_again import convert_again, read_plan
 from npu_persist.conversion.dynamic import axes_of, to_export_shapes
@@ -156,11 +156,14 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
             metadata=kept,
             refresh=_update(record, made.written, module),
         )
-        with reporter.stage("publish"):
+        with reporter.stage("publish"), ExitStack() as until:
             staged = Bundle.write(staging, manifest)
-            published = opened.reuse(staged, alias) or opened.publish(staged, alias=alias)
-            if made.compiled is not None:
-                keep(published, made.compiled, opened.home)
+            same = opened.reuse(staged, alias)
+            keep = None if made.compiled is None else export_compiled(same or staged, made.compiled, opened.home, until)
+            del made  # what was compiled maps the weights: Windows renames no folder with a file that is mapped
+            published = same or opened.publish(staged, alias=alias)
+            if keep is not None:
+                keep()
             return published
 
 

@@ -56,7 +56,10 @@ MAX_COMPONENT_LENGTH = 100
 """Longest file or folder name, in characters."""
 
 MAX_PATH_LENGTH = 200
-"""Longest relative path inside a bundle, in characters: Windows allows 259 for the whole path."""
+"""Longest relative path inside a bundle, in characters: it leaves room for a store's path in Windows' 259."""
+
+MAX_WINDOWS_PATH = 259
+"""Longest path of a file, in characters, that Windows takes where long paths are not enabled."""
 
 RESERVED_NAMES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{device}{digit}" for device in ("com", "lpt") for digit in range(10)}
@@ -92,10 +95,7 @@ _PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Seconds between attempts at what another program of Windows may be in the way of."""
 
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_WRITE_BITS = stat.S_IWUSR | _OTHERS_WRITE
-
-_believed: set[Path] = set()
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def store_errors(doing: str, *, only: frozenset[int] | None = None) -> Iterator[
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise StoreError(
-            f"could not {doing}: {error.strerror or error}{where}. {_advice(error.errno)}", errno=error.errno
+            f"could not {doing}: {error.strerror or error}{where}. {_advice(error)}", errno=error.errno
         ) from error
 
 
@@ -176,10 +176,11 @@ def to_datetime(seconds: float) -> datetime:
     >>> to_datetime(-1e30).year, to_datetime(1e30).year
     (1970, 9999)
     """
-    from datetime import datetime, timezone
+    from datetime import datetime, timedelta, timezone
 
-    last = datetime.max.replace(tzinfo=timezone.utc).timestamp() - 24 * 3600  # a day less, for other time zones
-    return datetime.fromtimestamp(min(max(seconds, 0.0), last), timezone.utc)
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)  # `fromtimestamp` ends with the year 3000 on Windows
+    last = datetime.max.replace(tzinfo=timezone.utc) - epoch - timedelta(days=1)  # a day less, for other time zones
+    return epoch + timedelta(seconds=min(max(seconds, 0.0), last.total_seconds()))
 
 
 def is_older(seconds: float, age: float) -> bool:
@@ -528,9 +529,15 @@ def _unlink(name: str, folder: int | None) -> None:
         except PermissionError:
             if os.name != "nt":
                 raise
-            # Windows deletes no read-only file. Other hard links lose the flag too; verification still sees changes.
-            os.chmod(name, stat.S_IWRITE)  # noqa: PTH101
-            _patiently(lambda: os.unlink(name))  # noqa: PTH108
+            from npu_persist.files.windows import remove_read_only
+
+            try:
+                _patiently(lambda: remove_read_only(name))
+            except PermissionError:  # in use, or a folder
+                raise
+            except OSError:  # Windows or a file system without this call; other hard links become writable, too
+                os.chmod(name, stat.S_IWRITE)  # noqa: PTH101
+                _patiently(lambda: os.unlink(name))  # noqa: PTH108
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -550,50 +557,13 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterato
         pool.shutdown(cancel_futures=True)
 
 
-def find_distrust(folder: Path) -> str | None:
-    """Return why a folder of a store may hold what other users wrote, and what to do; None if not, or on Windows.
-
-    What the compile cache, the known keys and the stamps say is believed: it runs on a device, or decides what may. So
-    nobody but this process's user and root may have been able to write there; a process of root's believes only root.
-    The store's home counts, too: who may write there can put another folder in the place of this one. A folder that is
-    believed is not looked at again.
-    """
-    if os.name == "nt" or folder in _believed:
-        return None
-    try:
-        reason = _describe(folder.parent, os.stat(folder.parent), is_home=True)  # noqa: PTH116
-        reason = reason or _describe(folder, os.stat(folder))  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        return f"{folder} cannot be looked at: {error.strerror or error}"
-    if reason is None:
-        _believed.add(folder)
-    return reason
-
-
-def is_own(found: os.stat_result) -> bool:
-    """Tell whether a file or folder is this process's user's or root's, and nobody else may write to it."""
-    return os.name == "nt" or (found.st_uid in _users() and not found.st_mode & _OTHERS_WRITE)
-
-
-def _describe(path: Path, found: os.stat_result, *, is_home: bool = False) -> str | None:
-    if found.st_uid not in _users():
+def _advice(error: OSError) -> str:
+    number, name = error.errno, os.fspath(error.filename or "")
+    if os.name == "nt" and len(name) > MAX_WINDOWS_PATH and not name.startswith("\\\\?\\"):
         return (
-            f"{path} belongs to user {found.st_uid}, and this process is user {os.geteuid()}'s, who cannot know what "
-            "others put there. Set NPU_PERSIST_HOME to a store of this user's own"
+            f"The path has {len(name)} characters; Windows takes {MAX_WINDOWS_PATH}, unless its long paths are enabled "
+            "(LongPathsEnabled in the registry). Enable them, or set NPU_PERSIST_HOME to a folder with a shorter path"
         )
-    # In a folder like /tmp nobody may rename what is another's.
-    if not found.st_mode & _OTHERS_WRITE or (is_home and found.st_mode & stat.S_ISVTX):
-        return None
-    return f"other users may write to {path} (mode {stat.S_IMODE(found.st_mode):o}). Run: chmod go-w {path}"
-
-
-def _users() -> tuple[int, int]:
-    return os.geteuid(), 0
-
-
-def _advice(number: int | None) -> str:
     if number in DISK_FULL:
         return "Free some space: `npu-persist remove` removes a version, `npu-persist prune` what interrupted runs left"
     if number in {EACCES, EPERM, EROFS}:

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING
 
 from npu_persist.files.filesystem import FILE_MODE, is_directory
 
-if sys.platform == "win32":
-    import msvcrt
-else:
+if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
@@ -89,9 +87,8 @@ def try_lock(path: Path) -> Lock | None:
 
 def try_share(path: Path) -> Lock | None:
     """Lock a file together with others that do so, and set its time to now; the file is made if it is missing."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | _REGULAR_FILE, FILE_MODE)
-    except OSError:
+    descriptor = _open_to_share(path)
+    if descriptor is None:
         return None
     lock = Lock(descriptor, is_exclusive=False)
     with suppress(OSError):  # another user's file
@@ -127,15 +124,14 @@ def unshared(path: Path) -> Iterator[bool]:
 if sys.platform == "win32":
 
     def _lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
+        from npu_persist.files.windows import lock_byte  # ctypes, which nothing else of a lock needs
+
+        return lock_byte(descriptor)
 
     def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        from npu_persist.files.windows import unlock_byte
+
+        unlock_byte(descriptor)
 
     def _share(_descriptor: int) -> bool:
         return True
@@ -177,6 +173,19 @@ def _open_to_lock(path: Path) -> int:
         return os.open(path, os.O_RDWR | _REGULAR_FILE)  # NFS locks only what is open for writing
     except PermissionError:
         return os.open(path, os.O_RDONLY | _REGULAR_FILE)
+
+
+def _open_to_share(path: Path) -> int | None:
+    for _ in range(_ATTEMPTS):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CREAT | _REGULAR_FILE, FILE_MODE)
+        except PermissionError:
+            if not _WINDOWS:
+                return None
+            time.sleep(_PAUSE)  # someone is in `unshared`, and done in a moment
+        except OSError:
+            return None
+    return None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.files.digest import digest_bytes
-from npu_persist.files.filesystem import find_distrust, is_own, list_directory, remove_file, replace_file
+from npu_persist.files.filesystem import list_directory, remove_file, replace_file
+from npu_persist.files.owners import find_distrust, is_own
 from npu_persist.files.staging import staged
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ import re
 import stat
 import sys
 from contextlib import suppress
+from errno import ENOTDIR
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -264,4 +265,13 @@ def _list(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208
     except FileNotFoundError:
+        if os.name == "nt":
+            _refuse_file_above(folder)
         return []
+
+
+def _refuse_file_above(folder: Path) -> None:
+    """Raise what other systems do if a file is in the place of a folder above: Windows says that nothing is there."""
+    above = next((path for path in folder.parents if path.exists()), None)
+    if above is not None and not above.is_dir():
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), str(above))

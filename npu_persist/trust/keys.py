@@ -32,13 +32,12 @@ from npu_persist.errors import (
 )
 from npu_persist.files.filesystem import (
     check_path,
-    find_distrust,
     fsync_directory,
-    is_own,
     remove_file,
     replace_file,
     store_errors,
 )
+from npu_persist.files.owners import find_distrust, is_own
 from npu_persist.files.staging import staged
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 import npu_persist
 from npu_persist.cli.main import main
 from npu_persist.errors import FileIntegrityError, SignatureError, StoreError
-from npu_persist.files import filesystem
+from npu_persist.files import owners
 from npu_persist.files.stamps import Stamps
 from npu_persist.store import Store
 from npu_persist.trust.keys import KeyRing
@@ -42,7 +42,7 @@ SOMEBODY, SOMEBODY_ELSE = 12345, 12346
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process look at all folders again, as a new one does."""
-    monkeypatch.setattr(filesystem, "_believed", set())
+    monkeypatch.setattr(owners, "_believed", set())
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def no_umask() -> Iterator[None]:
 
 
 def load(**options: Any) -> npu_persist.Model:
-    filesystem._believed.clear()
+    owners._believed.clear()
     model = npu_persist.load("affine", device="CPU", **options)
     assert np.array_equal(model(GRID), AFFINE_OF_GRID)
     return model

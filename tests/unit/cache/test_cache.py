@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def test_every_byte_is_on_the_disk_before_the_entry_is_there(
         steps.append(f"rename {path_at(target, dst_dir_fd)}")
         rename(source, target, dst_dir_fd=dst_dir_fd, **folder)
 
-    if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
+    if sys.platform != "linux":
         pytest.skip("no /proc to tell which file is fsynced")
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "rename", note_rename)
@@ -399,13 +400,14 @@ def test_finding_reads_one_file(cache: CompileCache, monkeypatch: pytest.MonkeyP
 def test_errors_of_the_file_system_are_ours(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("no folder")
     cache = CompileCache(tmp_path / "home")
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: cache.find(KEY),
         cache.entries,
         cache.unknown_files,
         lambda: list(cache.verify()),
         lambda: cache.stage().__enter__(),
-    ):
+    ]
+    for call in calls[-1:] if os.name == "nt" else calls:  # where nothing is in a file, as in a folder that is missing
         with pytest.raises(StoreError, match="Check the folder"):
             call()
     with cache.claim(KEY, timeout=60) as claimed:

@@ -83,7 +83,7 @@ def test_what_may_not_be_removed_stays_and_the_rest_goes(
     entries = aged(cache)
     rename = os.rename
 
-    def refuse(source: str, target: str, *, src_dir_fd: int | None, **folder: int | None) -> None:
+    def refuse(source: str, target: str, *, src_dir_fd: int | None = None, **folder: int | None) -> None:
         if path_at(source, src_dir_fd) == entries[0].path:
             raise PermissionError(13, "another user's", source)
         rename(source, target, src_dir_fd=src_dir_fd, **folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -30,7 +32,8 @@ from npu_persist.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from npu_persist.bundle.bundle import Bundle
 
 M = TypeVar("M", bound=torch.nn.Module)
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
@@ -598,6 +601,21 @@ class TestArtifacts:
         with npu_persist.load("m:2", device="CPU", cache=False) as model:
             for one, other in zip(found, others, strict=True):
                 np.testing.assert_array_equal(one, model(other.numpy()))
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is mapped")
+    def test_nothing_of_the_folder_that_is_renamed_is_mapped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Windows renames no folder with an open file."""
+        publish, mapped = Store.publish, []
+
+        def publish_and_look(store: Store, *args: Any, **options: Any) -> Bundle:
+            mapped.append(str(store.home / "staging") in Path("/proc/self/maps").read_text(encoding="utf-8"))
+            return publish(store, *args, **options)
+
+        monkeypatch.setattr(Store, "publish", publish_and_look)
+        module = train(Encoder())
+        npu_persist.persist(module, "m", (IDS,))
+        npu_persist.refresh("m", train(module, 2))
+        assert mapped == [False, False]
 
     def test_a_cpu_that_computes_in_bf16_compiles_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The check is in float32, which such a load is not."""

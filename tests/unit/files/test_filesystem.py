@@ -256,7 +256,7 @@ def test_the_folder_above_may_be_a_link_and_a_link_itself_is_removed(tmp_path: P
 @pytest.mark.usefixtures("_both_ways")
 def test_an_error_names_the_whole_path(tmp_path: Path) -> None:
     (tmp_path / "folder" / "full").mkdir(parents=True)
-    with pytest.raises(OSError, match="irectory") as caught:  # of a folder, which no unlink removes
+    with pytest.raises((IsADirectoryError, PermissionError)) as caught:  # of a folder, which no unlink removes
         files.remove_file(tmp_path / "folder" / "full", below=tmp_path)
     assert caught.value.filename == str(tmp_path / "folder" / "full")
 
@@ -305,23 +305,6 @@ def test_a_folder_may_be_there_but_no_file(tmp_path: Path) -> None:
         files.make_folder(tmp_path / "a" / "b")
     with pytest.raises(NotADirectoryError if os.name != "nt" else OSError):
         files.make_folder(tmp_path / "file" / "b", parents=True)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has neither owners nor modes of this kind")
-def test_a_folder_that_is_believed_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_believed", set())
-    home, folder = tmp_path / "home", tmp_path / "home" / "keys"
-    assert files.find_distrust(folder) is None  # nothing is there to believe
-    home.mkdir(mode=0o755)
-    folder.mkdir(mode=0o755)
-    folder.chmod(0o775)
-    reason = files.find_distrust(folder)
-    assert reason is not None
-    assert reason.endswith(f"(mode 775). Run: chmod go-w {folder}")
-    folder.chmod(0o755)
-    assert files.find_distrust(folder) is None
-    monkeypatch.delattr(os, "stat")
-    assert files.find_distrust(folder) is None
 
 
 @pytest.mark.parametrize(
