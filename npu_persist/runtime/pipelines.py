@@ -6,27 +6,28 @@ import importlib.util
 import time
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.verification import Verification
 from npu_persist.cache import CompileCache
-from npu_persist.compilation.cache_dir import CacheDir, is_refused
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.device.core import check_fork, get_core, note_threads, require_version
 from npu_persist.device.devices import check_device, get_kind, resolve_auto
-from npu_persist.device.doctor import explain_missing_device
-from npu_persist.errors import (
-    ArtifactError,
-    CompilationError,
-    MissingExtraError,
-    SignatureError,
-    UsageError,
-)
+from npu_persist.errors import MissingExtraError, PropertyError, SignatureError, UsageError
 from npu_persist.files.filesystem import link_or_copy, make_folder, store_errors
 from npu_persist.runtime.load import find_bundle
 from npu_persist.runtime.options import check_options
-from npu_persist.runtime.report import Attempt, Report
+from npu_persist.runtime.pipeline_sources import (
+    BLOB_PROPERTIES,
+    Job,
+    imports_blobs,
+    make_npu_recipe,
+    make_with_blob,
+    make_with_cache_dir,
+)
+from npu_persist.runtime.report import Report
 from npu_persist.store import Store
 from npu_persist.store.export import place_files
 from npu_persist.trust.policy import Policy
@@ -62,12 +63,14 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     """Return the pipeline of OpenVINO GenAI that runs a bundle: LLMPipeline, WhisperPipeline or TextEmbeddingPipeline.
 
     It reads files of which every byte has been compared with the manifest. What it compiles is kept in the compile
-    cache, under the bundle's digest, and compared with its description before it is used again.
+    cache, under the bundle's digest, and compared with its description before it is used again. On an NPU a language
+    model comes from the first blob that fits, as for `load`: attached by `compile`, or in the compile cache.
 
     Args:
         reference: As for `load`. The bundle needs a tokenizer: `persist(..., tokenizer=...)`.
         device: OpenVINO's device string.
-        config: Properties for the pipeline, such as {"MAX_PROMPT_LEN": 2048} or {"pooling_type": ...}.
+        config: Properties for the pipeline, such as {"MAX_PROMPT_LEN": 2048} or {"pooling_type": ...}. With
+            MAX_PROMPT_LEN or MIN_RESPONSE_LEN, a blob for an NPU has to be as long; without, any will do.
         cache: Whether to use the compile cache.
         progress: Called with `Progress` events while the bundle is pulled.
         trust: As for `load`. GenAI reads the graph in this process, so a pulled bundle has to be trusted.
@@ -86,6 +89,7 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
         FileIntegrityError: A file is not what the manifest says.
         DeviceNotFoundError: The device is not there.
         CompilationError: GenAI refused the files or the properties.
+        PropertyError: A property that names a blob, or one that the compile cache sets itself.
         BundleNotFoundError: There is no bundle at the reference.
     """
     check_fork()
@@ -108,6 +112,11 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     if distrust := policy.find_distrust(bundle):
         raise SignatureError(f"{bundle.reference}: OpenVINO GenAI would read its graph in this process. {distrust}")
     name = choose_pipeline(bundle)
+    if ours := sorted(BLOB_PROPERTIES & options.properties.keys()):
+        raise PropertyError(
+            f"{', '.join(ours)}: expected no blob of your own, which nobody has verified; pipeline takes one that "
+            "`compile` attached to the bundle, or one of the compile cache. Leave it out"
+        )
     with (
         gone_errors(bundle),
         store_errors(f"load {bundle.reference}"),
@@ -121,7 +130,19 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
         imported = time.perf_counter()
         recipe = _make_recipe(bundle, device, options.properties, name)
         phases["import"] = time.perf_counter() - imported
-        made = _make(recipe, name, folder, verification, _open_cache(recipe, source, failing, cache=cache))
+        used, notes = _find_cache(recipe, source) if cache else (None, [])
+        job = Job(
+            recipe=recipe,
+            properties=options.properties,
+            folder=folder,
+            verification=verification,
+            load=partial(_load, name, folder, recipe.device),
+            cache=used,
+            policy=policy,
+            stack=stack,
+            notes=notes,
+        )
+        made = make_with_blob(job) if imports_blobs(recipe.device, name) else make_with_cache_dir(job)
         weakref.finalize(made.pipeline, stack.close)
         failing.pop_all()
     phases |= {**made.phases, "verify": verification.seconds, "load": time.perf_counter() - began}
@@ -130,13 +151,13 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
         device=device,
         loaded_device=recipe.device,
         execution_devices=() if get_kind(recipe.device) == "AUTO" else (recipe.device,),
-        from_cache=made.attempts[-1].source == "cache",
-        key=recipe.key if cache else None,
-        attempts=made.attempts,
+        from_cache=job.attempts[-1].source != "graph",
+        key=made.key,
+        attempts=tuple(job.attempts),
         verification=verification.mode,
         verified_bytes=verification.bytes,
         phases=phases,
-        notes=made.notes,
+        notes=tuple(job.notes),
     )
     return made.pipeline
 
@@ -185,26 +206,9 @@ def _make_recipe(bundle: Bundle, device: str, properties: Mapping[str, Any], nam
     check_device(core, device)
     resolved = resolve_auto(core, device, properties)
     runner = f"{name} of openvino_genai {openvino_genai.__version__}"
+    if imports_blobs(resolved, name):
+        return make_npu_recipe(bundle, bundle.graph(), properties, runner)
     return make_recipe(bundle, bundle.manifest.graphs[0], resolved, properties, runner=runner)
-
-
-class _Cache(NamedTuple):
-    """The pipeline's CACHE_DIR, and what is to be reported of it."""
-
-    folder: CacheDir | None = None
-    attempts: tuple[Attempt, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_filled(self) -> bool:
-        return bool(self.attempts) and self.attempts[-1].is_used
-
-
-class _Made(NamedTuple):
-    pipeline: Any
-    attempts: tuple[Attempt, ...]
-    notes: tuple[str, ...]
-    phases: dict[str, float]
 
 
 def _place(bundle: Bundle, folder: Path, verification: Verification) -> None:
@@ -225,71 +229,23 @@ def _place(bundle: Bundle, folder: Path, verification: Verification) -> None:
             check(bundle.path / path, bundle.manifest.files[path], at=target)
 
 
-def _make(recipe: Recipe, name: str, folder: Path, verification: Verification, cache: _Cache) -> _Made:
-    """Make a pipeline of a folder's files; what it compiled is kept once all of them are checked."""
-    began = time.perf_counter()
-    extra = {} if cache.folder is None else {"CACHE_DIR": str(cache.folder.folder)}
-    try:
-        note_threads()
-        made = _subclass(name)(str(folder), recipe.device, **{**recipe.properties, **extra})
-    except (RuntimeError, TypeError, ValueError) as error:
-        verification.finish()  # which names the damaged file, if that is the cause
-        raise (
-            explain_missing_device(get_core(), recipe.device, error)
-            or CompilationError(f"OpenVINO GenAI could not load {recipe}: {error}")
-        ) from error
-    seconds = time.perf_counter() - began
-    verification.finish()
-    attempts, notes = cache.attempts, cache.notes
-    if cache.folder is not None:
-        written = len(cache.folder.list_written())
-        if cache.is_filled and not written:
-            verification.count(cache.folder.size)
-            cache.folder.close()
-            return _Made(made, attempts, notes, {"import_blob": seconds})
-        if cache.is_filled:
-            reason = f"OpenVINO did not take what is there: it wrote {written} more"
-            attempts = (*attempts[:-1], attempts[-1].reject(reason))
-        cache.folder.publish(None, seconds)
-    used = Attempt(source="graph", device=recipe.device, is_used=True, reason="compiled", seconds=seconds)
-    return _Made(made, (*attempts, used), notes, {"compile": seconds})
+def _find_cache(recipe: Recipe, store: Store) -> tuple[CompileCache | None, list[str]]:
+    """Return the compile cache, or why it is not used."""
+    cache = CompileCache(store.home)
+    if recipe.unkeyed:
+        reason = f"properties without a text: {', '.join(recipe.unkeyed)}"
+    elif not recipe.is_exportable:
+        reason = recipe.device
+    elif (distrust := cache.find_distrust()) is not None:
+        reason = distrust
+    else:
+        return cache, []
+    return None, [f"the compile cache is neither used nor filled: {reason}"]
 
 
-def _open_cache(recipe: Recipe, store: Store, failing: ExitStack, *, cache: bool) -> _Cache:
-    """Return the pipeline's CACHE_DIR, filled with the entry of the compile cache if there is an intact one.
-
-    It is removed where the load fails.
-    """
-    if not cache:
-        return _Cache()
-    compile_cache = CompileCache(store.home)
-    if recipe.unkeyed or not recipe.is_exportable:
-        why = f"properties without a text: {', '.join(recipe.unkeyed)}" if recipe.unkeyed else recipe.device
-        return _Cache(notes=(f"the compile cache is neither used nor filled: {why}",))
-    if distrust := compile_cache.find_distrust():
-        return _Cache(notes=(f"the compile cache is neither used nor filled: {distrust}",))
-    began = time.perf_counter()
-
-    def attempt(reason: str, *, is_used: bool = False) -> tuple[Attempt, ...]:
-        seconds = time.perf_counter() - began
-        return (Attempt(source="cache", device=recipe.device, is_used=is_used, reason=reason, seconds=seconds),)
-
-    entry = compile_cache.find(recipe.key)
-    if entry is not None and is_refused(entry):
-        return _Cache(attempts=attempt(f"OpenVINO {recipe.openvino} does not take back what it compiled here"))
-    folder = CacheDir(recipe, compile_cache)
-    failing.callback(folder.close)
-    if entry is None:
-        return _Cache(folder, attempt("nothing is there for this bundle, device, OpenVINO and GenAI"))
-    try:
-        folder.link_entry(entry)
-    except ArtifactError as error:
-        compile_cache.quarantine(entry, str(error))
-        folder.close()
-        folder = CacheDir(recipe, compile_cache)
-        failing.callback(folder.close)
-        return _Cache(folder, attempt(f"damaged: {error}"))
-    return _Cache(folder, attempt(f"key {recipe.key}", is_used=True))
+def _load(name: str, folder: Path, device: str, properties: Mapping[str, Any]) -> Any:
+    note_threads()
+    return _subclass(name)(str(folder), device, **properties)
 
 
 def _subclass(name: str) -> Any:
