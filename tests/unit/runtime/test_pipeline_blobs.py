@@ -96,7 +96,9 @@ def test_an_attached_blob_is_taken(store: Store, blob: Path) -> None:
 
 
 def test_a_damaged_blob_costs_a_compilation_which_is_kept(store: Store, blob: Path) -> None:
-    spoil(blob)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1  # what the blob says of itself is at its ends
+    blob.write_bytes(data)
     first = open_on_npu(store, SHORT)
     assert used(first) == [("attached", False), ("cache", False), ("graph", True)]
     assert "expected blake3:" in first.report.attempts[0].reason
