@@ -63,7 +63,7 @@ class UsageError(NpuPersistError, ValueError):
 
 
 class InvalidNameError(UsageError):
-    """A name or alias is not a portable folder name, or differs from another in upper and lower case only."""
+    """A name or alias is not a portable folder name, or differs from another only in case."""
 
 
 class ReferenceFormatError(UsageError):

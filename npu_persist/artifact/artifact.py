@@ -93,7 +93,7 @@ Shapes = Mapping[str, tuple[Count, ...]]
 """Sizes of inputs that a graph leaves open, by the input's name."""
 
 _OWN_FILES = frozenset({ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, ORIGIN_FILE, USED_FILE})
-_ADVICE = "It is compiled again when it is missing; `npu-persist cache prune` removes quarantined ones"
+_ADVICE = "A missing entry is compiled again; `npu-persist cache prune` removes quarantined entries"
 
 
 class Lengths(Part, frozen=True):
@@ -195,7 +195,7 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True, omit_defaults=Tru
             found, key = _read(data)
         except DocumentError as error:
             raise ArtifactError(
-                f"{source}: expected the description of a compiled artifact; got {len(data)} other bytes "
+                f"{source}: expected the description of a compiled artifact; got {len(data)} bytes of something else "
                 f"({error}). {_ADVICE}",
                 path=source,
                 expected="the description of a compiled artifact",

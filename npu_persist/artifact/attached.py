@@ -129,7 +129,7 @@ def _unreadable(folder: Path, error: OSError) -> ArtifactError:
 def _too_many(root: Path, number: int) -> ArtifactError:
     expected = f"at most {MAX_ATTACHED} entries, with {MAX_DESCRIPTIONS} bytes of {ARTIFACT_FILE} together"
     return ArtifactError(
-        f"{root}: expected {expected}; got {number} entries. The others are ignored; remove what is not used",
+        f"{root}: expected {expected}; got {number} entries. The others are ignored; remove those you do not use",
         path=str(root),
         expected=expected,
         got=f"{number} entries",
@@ -193,7 +193,7 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
     root = bundle.path / COMPILED_DIRECTORY
     place = root / _name(artifact, bundle)
     with _locked(root, bundle.root):
-        with store_errors(f"attach what was compiled for {artifact.target} to {bundle.reference}"):
+        with store_errors(f"attach the artifact for {artifact.target} to {bundle.reference}"):
             _seal(staging, artifact)
             own = place
             try:
@@ -207,7 +207,7 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
         try:
             return _replace_older(place, _slot(artifact), bundle.root, newest=own)[0]
         except OSError as error:  # on Windows, if the older one is in use; or it is another user's
-            log.warning("%s: could not remove an older artifact for the same: %s", own, error)
+            log.warning("%s: could not remove an older artifact for the same purpose: %s", own, error)
             return own
 
 
@@ -349,7 +349,7 @@ def check_subject(bundle: Bundle, folder: Path, artifact: Artifact) -> None:
     """Raise ArtifactError if an artifact was compiled from another bundle."""
     if artifact.subject != bundle.digest:
         raise ArtifactError(
-            f"{folder}: expected what was compiled from {bundle.reference}, {bundle.digest}; got what was compiled "
+            f"{folder}: expected an artifact compiled from {bundle.reference}, {bundle.digest}; got what was compiled "
             f"from {artifact.subject}",
             path=str(folder),
             expected=bundle.digest,

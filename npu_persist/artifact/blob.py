@@ -198,7 +198,7 @@ def read_blob_file(
     elif head.startswith(ELF_MAGIC) or kind == "NPU":
         _fail(source, f"{NPU_MAGIC.decode()} as its last bytes", f"{size} bytes that end with {tail[-5:]!r}: cut short")
     else:
-        found = Blob("unknown", size, unknown=("it has no mark of a known kind of blob",))
+        found = Blob("unknown", size, unknown=("it is no known kind of blob",))
     if kind not in {None, found.kind}:
         _fail(source, f"a blob for the {kind}", f"one for the {found.kind}")
     return found
@@ -219,7 +219,7 @@ def _read_npuw(file: BinaryIO | RawIOBase, size: int, source: str) -> Blob:
     generates = kind == GENERATING
     fields: dict[str, Any] = {"openvino": openvino, "npuw": version, "generates": generates}
     if version != NPUW_VERSION:
-        unknown = f"its serialization is of version {version}; {NPUW_VERSION} is known"
+        unknown = f"its serialization has version {version}; only {NPUW_VERSION} is known"
         return Blob("NPU", size, **fields, unknown=(unknown,))
     if generates:
         encrypted, weightless = data.take("BB", "whether it is encrypted, and without weights")
@@ -353,7 +353,7 @@ def _read_npu(file: BinaryIO | RawIOBase, size: int, head: bytes, tail: bytes, s
     is_elf = head.startswith(ELF_MAGIC)
     if major != METADATA_MAJOR or minor > METADATA_MINOR:
         known = f"{METADATA_MAJOR}.0 to {METADATA_MAJOR}.{METADATA_MINOR}"
-        unknown = f"its metadata is of version {major}.{minor}; {known} are known"
+        unknown = f"its metadata has version {major}.{minor}; known versions: {known}"
         return Blob("NPU", size, payload_size, (major, minor), is_elf=is_elf, unknown=(unknown,))
     fields = _read_metadata(data, minor, payload_size)
     if not is_elf and not fields.get("encrypted") and not fields.get("unknown"):
@@ -432,10 +432,10 @@ def _read_metadata(data: _Bytes, minor: int, payload_size: int) -> dict[str, Any
 
 def _read_cpu(file: BinaryIO | RawIOBase, size: int, head: bytes, source: str) -> Blob:
     if len(head) < _CPU_HEAD.size:
-        _fail(source, f"a head of {_CPU_HEAD.size} bytes", f"{size}: cut short")
+        _fail(source, f"a header of {_CPU_HEAD.size} bytes", f"{size}: cut short")
     _, version, length = _CPU_HEAD.unpack(head)
     if version != _CPU_VERSION:
-        return Blob("CPU", size, unknown=(f"its head is of version {version}; {_CPU_VERSION} is known",))
+        return Blob("CPU", size, unknown=(f"its header has version {version}; only {_CPU_VERSION} is known",))
     if length > min(MAX_TEXT, size - _CPU_HEAD.size):
         _fail(source, f"requirements of at most {min(MAX_TEXT, size - _CPU_HEAD.size)} bytes", str(length))
     text = _read_at(file, _CPU_HEAD.size, length, source).decode("ascii", "backslashreplace")
@@ -484,7 +484,7 @@ def _read_at(file: BinaryIO | RawIOBase, offset: int, length: int, source: str) 
     while len(data) < length and (more := file.read(length - len(data))):
         data += more
     if len(data) != length:
-        _fail(source, f"{length} bytes from byte {offset} on", f"{len(data)}: it became shorter")
+        _fail(source, f"{length} bytes from byte {offset} on", f"{len(data)}: the file was shortened")
     return data
 
 

@@ -119,7 +119,7 @@ def check_attached(bundle: Bundle, folder: Path, artifact: Artifact, machine: Ma
         found = check_compatibility(artifact, machine, openvino_says=says)
     if blob is not None and blob.unknown and found.status != "unsupported":
         more = found.reasons if found.status == "unknown" else ()
-        return Verdict("unknown", (*(f"Of its blob, {text}." for text in blob.unknown), *more))
+        return Verdict("unknown", (*(f"Its blob: {text}." for text in blob.unknown), *more))
     return found
 
 
@@ -137,12 +137,12 @@ def check_compatibility(artifact: Artifact, machine: Machine, *, openvino_says: 
 def _compare(artifact: Artifact, machine: Machine) -> Iterator[Finding]:
     kind = get_kind(artifact.device)
     if artifact.kind != "blob":
-        yield "unsupported", "It is a folder of OpenVINO's cache; a blob is expected."
+        yield "unsupported", "It is a folder of OpenVINO's cache, not a blob."
     elif kind != get_kind(machine.device):
         yield "unsupported", f"It is for the {artifact.device}; the machine's device is {machine.device}."
     elif (machine.identity, machine.openvino) == (artifact.identity, artifact.openvino):
         # Also decides for what NPUW compiles for the CPU, whose blobs have no requirements.
-        yield "supported", f"OpenVINO {machine.openvino} made it on a device like this {_name(artifact.identity)}."
+        yield "supported", f"OpenVINO {machine.openvino} compiled it on the same device, {_name(artifact.identity)}."
     elif machine.is_here is False:
         yield "unsupported", f"It is for {artifact.target}; OpenVINO finds no {machine.device} on this machine."
     elif kind == "NPU":
@@ -187,7 +187,7 @@ def _compare_platform(artifact: Artifact, needs: Requirements, machine: Machine)
     elif platforms[0] != machine.platform:
         yield "unsupported", f"It is for the NPU's platform {platforms[0]}; the machine's is {machine.platform}."
     else:
-        yield "supported", f"It is for the NPU's platform {platforms[0]}, which is the machine's."
+        yield "supported", f"It is for the NPU's platform {platforms[0]}, as is the machine's."
 
 
 def _compare_tiles(needed: int | None, there: int | None) -> Finding:
@@ -198,7 +198,9 @@ def _compare_tiles(needed: int | None, there: int | None) -> Finding:
 
 
 def _compare_newest(what: str, needed: str | None, newest: str | None) -> Finding:
-    text = f"It has version {_or_unknown(needed)} of the {what}; the newest that the machine's driver takes is "
+    text = (
+        f"It has version {_or_unknown(needed)} of the {what}; the newest version that the machine's driver accepts is "
+    )
     if needed is None or newest is None:
         return "unknown", f"{text}{_or_unknown(newest)}."
     (major, minor), (driver_major, driver_minor) = version_numbers(needed, 2), version_numbers(newest, 2)
@@ -211,17 +213,20 @@ def _compare_openvino(artifact: Artifact, needs: Requirements, machine: Machine)
         is_newer = version_numbers(needs.meta, 2) > (METADATA_MAJOR, METADATA_MINOR)
         if is_newer and _UNNUMBERED < version_numbers(machine.openvino, 2) <= _READS_METADATA:
             known = f"OpenVINO {machine.openvino} reads it up to {METADATA_MAJOR}.{METADATA_MINOR}"
-            yield "unsupported", f"Its metadata is of version {needs.meta}; {known}."
+            yield "unsupported", f"Its metadata has version {needs.meta}; {known}."
     written_by = needs.openvino or artifact.openvino
     if machine.openvino is None:
-        yield "unknown", f"OpenVINO {written_by} made it; the machine's OpenVINO is unknown."
+        yield "unknown", f"OpenVINO {written_by} compiled it; the machine's OpenVINO version is unknown."
     elif _UNNUMBERED < version_numbers(written_by, 3) == version_numbers(machine.openvino, 3):
-        yield "supported", f"OpenVINO {written_by} made it, and {machine.openvino} is installed."
+        yield "supported", f"OpenVINO {written_by} compiled it, but {machine.openvino} is installed."
     elif artifact.npuw is not None:
-        made = f"OpenVINO {written_by} made it, and {machine.openvino} is installed"
-        yield "unsupported", f"{made}: a model that generates runs with the version, up to its patch, that made it."
+        made = f"OpenVINO {written_by} compiled it, but {machine.openvino} is installed"
+        yield (
+            "unsupported",
+            f"{made}: a generative model runs only with the version that compiled it, including the patch release.",
+        )
     else:
-        made = f"OpenVINO {written_by} made it, and {machine.openvino} is installed"
+        made = f"OpenVINO {written_by} compiled it, but {machine.openvino} is installed"
         yield "unknown", f"{made}: Intel does not guarantee that a blob runs across versions."
 
 
@@ -320,7 +325,7 @@ def _read_ends(folder: Path, artifact: Artifact) -> Blob | None:
 def _combine(artifact: Artifact, blob: Blob) -> Artifact:
     """Return the artifact, with its blob's requirements if it has none; BlobError if the two contradict each other."""
     if blob.encrypted:
-        raise _contradiction("a payload that is not encrypted", "one that is")
+        raise _contradiction("an unencrypted payload", "one that is")
     if blob.weightless not in {None, artifact.weightless}:
         raise _contradiction(f"weightless {artifact.weightless}, as artifact.json says", f"{blob.weightless}")
     if blob.npuw is not None or artifact.npuw is not None:

@@ -84,7 +84,10 @@ class Setup:
         """Return the request to load a configuration; by another reference and from another store, if given."""
         config = dict(self.config or {})
         if not all(isinstance(value, (str, int, float, bool)) for value in config.values()):
-            raise UsageError(f"config: values must be texts, numbers or booleans to reach a process; got {config}")
+            raise UsageError(
+                "config: values must be strings, numbers or booleans, because they are sent to another "
+                f"process; got {config}"
+            )
         return Request(
             reference=case.reference if reference is None else reference,
             device=case.device,
@@ -158,7 +161,7 @@ class Benchmark:
         setup = setup or Setup()
         cases = setup.list_cases(setup.resolve(references), devices, hints)
         if not cases or len(set(cases)) < len(cases):
-            raise UsageError("expected at least one bundle, device and hint, and none of them twice")
+            raise UsageError("expected at least one bundle, device and hint, each only once")
         if compare and len(cases) < 2:  # noqa: PLR2004 (one has nothing to be compared with)
             raise UsageError(f"a comparison needs two configurations; there is only {cases[0]}")
         self._rounds = ROUNDS if compare else 1
@@ -419,7 +422,7 @@ def _first(case: Case, found: Iterable[T | None]) -> T:
     for one in found:
         if one is not None:
             return one
-    raise CompilationError(f"the measurement of {case}: its process did not send all that it was asked for")
+    raise CompilationError(f"the measurement of {case}: its process did not return all results")
 
 
 def pack_arrays(arrays: Arrays) -> dict[str, bytes]:

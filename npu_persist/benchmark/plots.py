@@ -64,7 +64,7 @@ def check_plots(paths: Sequence[str]) -> None:
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"--plot {path}: expected a name that ends in .png or .svg")
         if not path.absolute().parent.is_dir():
-            raise StoreError(f"--plot {path}: there is no folder {path.absolute().parent}; create it first")
+            raise StoreError(f"--plot {path}: the folder {path.absolute().parent} does not exist; create it first")
     if paths and importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed here: python -m pip install 'npu_persist[bench]'"

@@ -58,7 +58,7 @@ def resolve(inputs: Sequence[Port], buckets: object, padding: object = None) -> 
     opened = [port for port in inputs if open_axes(port)]
     if not opened:
         raise DynamicShapeError(
-            f"buckets: expected a graph with axes of varying size; got one whose inputs are fixed: {_list(inputs)}. "
+            f"buckets: expected a graph with dynamic axes; got one whose inputs have fixed sizes: {_list(inputs)}. "
             "Load it without buckets, or persist it with buckets or dynamic_shapes, and with an example of another size"
         )
     shapes = sorted((_resolve_shapes(inputs, opened, bucket) for bucket in given), key=_order)

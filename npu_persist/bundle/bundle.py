@@ -133,7 +133,7 @@ class Bundle:
         """
         graphs = {graph.name: graph for graph in self.manifest.graphs}
         if name is None and len(graphs) > 1:
-            raise UsageError(f"{self.reference} has several graphs: say which one of {', '.join(graphs)}")
+            raise UsageError(f"{self.reference} has several graphs: choose one of {', '.join(graphs)}")
         if name is not None and name not in graphs:
             raise NotFoundError(f"{self.reference} has no graph {name!r}; it has {', '.join(graphs)}")
         return graphs[name] if name is not None else self.manifest.graphs[0]
@@ -204,7 +204,7 @@ class Bundle:
         for path in self.derived_files():
             with store_errors(f"read {path}"):
                 if os.path.lexists(path) and not self._holds_weights(path):
-                    raise _damaged(path, f"what {self.manifest.weights.path} holds", "something else")
+                    raise _damaged(path, f"the content of {self.manifest.weights.path}", "something else")
 
     def _check_golden(self) -> None:
         from npu_persist.bundle.golden import read_golden_tensors
@@ -311,7 +311,7 @@ def read_manifest(directory: Path) -> tuple[bytes, float]:
 def _check_regular(directory: Path, relative: str) -> os.stat_result:
     path = directory
     *folders, name = relative.split("/")
-    with store_errors(f"look at {directory / relative}"):
+    with store_errors(f"examine {directory / relative}"):
         try:
             for folder in folders:
                 path /= folder

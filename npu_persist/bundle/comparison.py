@@ -113,9 +113,9 @@ def find_failures(
 def describe(difference: Difference) -> str:
     """Say how an output differs from torch's, after "OpenVINO differs from torch "."""
     if difference.mismatched is None and isinf(difference.max_abs):
-        return "in its shape, or in where it is NaN or infinite"
+        return "in its shape, or in the positions of NaN and infinities"
     if difference.mismatched is None and isinf(difference.max_relative):
-        return f"by up to {difference.max_abs:g} where torch gives zeros only"
+        return f"by up to {difference.max_abs:g} where torch gives only zeros"
     if difference.mismatched is None:
         return f"by up to {difference.max_relative:g} of the largest value, cosine {difference.cosine:.6f}"
     return f"in {difference.mismatched:.3g} of the output's elements, by up to {difference.max_abs:g}"

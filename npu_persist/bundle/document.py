@@ -167,7 +167,7 @@ def parse(data: bytes) -> Any:
     except RecursionError as error:
         problems.fail("", f"expected at most {MAX_DEPTH} levels of nesting, got more", error)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        problems.fail("", f"expected JSON in UTF-8, got {len(data)} bytes that are not ({error})", error)
+        problems.fail("", f"expected JSON in UTF-8, got {len(data)} bytes of something else ({error})", error)
     check_values(document)
     return document
 
@@ -271,7 +271,7 @@ def check_side_by_side(paths: Iterable[str], where: str, problems: Problems) -> 
             other, other_is_file = spellings.setdefault(place.lower(), (place, is_file))
             location = key_location(where, path)
             if other != place:
-                problems.add(location, f"expected no twin in upper and lower case, got one: {show(other)}")
+                problems.add(location, f"expected names that differ in more than case, got {show(other)}")
             elif other_is_file != is_file:
                 problems.add(location, f"expected {show(place)} to be a file or a folder, got both")
 

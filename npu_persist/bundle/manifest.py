@@ -623,7 +623,9 @@ def check_listed_files(files: Mapping[str, FileEntry], problems: Problems) -> No
         where = key_location("files", path)
         check_path(path, where, problems)
         if any(part.endswith(PARTIAL_SUFFIX) for part in path.lower().split("/")):
-            problems.add(where, f"expected no name that ends with {PARTIAL_SUFFIX!r}: those are of files being made")
+            problems.add(
+                where, f"expected no name that ends with {PARTIAL_SUFFIX!r}, which is reserved for unfinished files"
+            )
         check_digest(entry.digest, f"{where}.digest", problems)
     check_side_by_side(files, "files", problems)
 
@@ -670,7 +672,7 @@ def _roles(manifest: Manifest) -> list[tuple[str, str]]:
 def _error(source: str, error: DocumentError) -> ManifestError:
     return ManifestError(
         f"{source} is not a valid manifest:{error.listing}\n"
-        "It is damaged or npu_persist did not write it. Persist the model again, or get another copy of the bundle",
+        "It is damaged, or npu_persist did not write it. Persist the model again, or get another copy of the bundle",
         problems=error.problems,
     )
 
@@ -684,9 +686,7 @@ def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
     for index, graph in enumerate(graphs):
         where = f"graphs[{index}]"
         if problem := component_problem(graph.name):  # `export` makes files of this name
-            problems.add(
-                f"{where}.name", f"expected a name that a file can have, got {show(graph.name)}, which {problem}"
-            )
+            problems.add(f"{where}.name", f"expected a valid file name, got {show(graph.name)}, which {problem}")
         if not graph.path.endswith(".xml"):
             problems.add(f"{where}.path", f"expected a path that ends in .xml, got {show(graph.path)}")
         for direction, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
@@ -707,7 +707,7 @@ def _check_states(graph: Graph, where: str, problems: Problems) -> None:
     _check_unique((state.name for state in states), where, "names", problems)
     _check_unique((state.variable for state in states), where, "variables", problems)
     if states and graph.buckets is not None:
-        problems.add(where, "expected no states of a graph with buckets, each of which would have its own")
+        problems.add(where, "expected no states in a graph with buckets, since each bucket would have its own")
     for number, state in enumerate(states):
         place = f"{where}[{number}]"
         _check_shape(state.shape, f"{place}.shape", problems)
@@ -716,7 +716,7 @@ def _check_states(graph: Graph, where: str, problems: Problems) -> None:
         for axis, (size, first) in enumerate(zip(state.shape, state.first, strict=False)):
             low, high = axis_bounds(size)
             if first is None and (isinstance(size, int) or size.name is None):
-                problems.add(f"{place}.first[{axis}]", "expected a size, since the axis follows no other; got null")
+                problems.add(f"{place}.first[{axis}]", "expected a size, since the axis depends on no other; got null")
             elif first is not None and not low <= first <= high:
                 problems.add(f"{place}.first[{axis}]", f"expected a size that the shape allows, got {first}")
         if state.initial is None and None in state.first:
@@ -749,7 +749,7 @@ def _check_roles(manifest: Manifest, problems: Problems) -> None:
         if not derived.isdisjoint(places) or first in _NOT_FILES:
             problems.add(
                 key_location("files", path),
-                "expected no entry: what is here is not part of what the manifest vouches for",
+                "expected no entry: the manifest does not cover these files",
             )
     roles = _roles(manifest)
     for where, path in roles:
@@ -869,7 +869,7 @@ def _check_unique(values: Iterable[Hashable], where: str, what: str, problems: P
     seen: set[Hashable] = set()
     for value in values:
         if value in seen:
-            problems.add(where, f"expected {what} that differ, got {show(value)} twice")
+            problems.add(where, f"expected different {what}, got {show(value)} twice")
         seen.add(value)
 
 

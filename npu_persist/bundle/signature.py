@@ -370,7 +370,7 @@ class CallPlan:
             rebuild(signature.result, self.outputs)  # raises for named tuples that cannot be
         except ValueError as error:
             raise ManifestError(
-                f"the manifest's signature is none that a module can have: {error}. The manifest is damaged or "
+                f"the manifest's signature is impossible for a module: {error}. The manifest is damaged or "
                 "npu_persist did not write it: persist the model again, or get another copy of the bundle.",
                 problems=(Problem("signature", str(error)),),
             ) from error
@@ -409,7 +409,7 @@ class CallPlan:
             if tree is not None:
                 self._collect(tree, value, parameter.name, leaves)
             elif value:  # what * or ** took
-                raise self._error(parameter.name, "nothing: the persisted example did not give it", value)
+                raise self._error(parameter.name, "no value: the persisted example did not pass it", value)
         return leaves
 
     def _collect(self, tree: Tree, value: Any, where: str, leaves: list[Any]) -> None:
@@ -425,7 +425,7 @@ class CallPlan:
                 raise self._error(
                     where,
                     f"{tree.value!r}: the value was fixed when the module was traced; to vary it, persist with a "
-                    "tensor in its place, or persist a second bundle",
+                    "tensor instead, or persist a second bundle",
                     value,
                 )
         elif isinstance(tree, OpaqueNode):

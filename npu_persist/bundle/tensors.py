@@ -155,7 +155,9 @@ class Tensors(Mapping[str, np.ndarray[Any, Any]]):
             file.seek(tensor.start + at)
             data = file.read(wanted)
         if len(data) < wanted:
-            raise malformed(self._path, f"{tensor.size} bytes of a tensor", "fewer: it was cut short while it was read")
+            raise malformed(
+                self._path, f"{tensor.size} bytes of a tensor", "fewer: the file was truncated while it was read"
+            )
         found = np.frombuffer(data, kind)
         return (found.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == "BF16" else found
 

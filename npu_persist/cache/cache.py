@@ -104,7 +104,7 @@ class CompileCache:
         if not is_key(key):
             return None
         self._check_owners()
-        with store_errors(f"look into the compile cache {self.path}"):
+        with store_errors(f"read the compile cache {self.path}"):
             try:
                 entry = read_entry(self.path / key)
             except FileNotFoundError:
@@ -198,7 +198,7 @@ class CompileCache:
                 f"expected a directory that `stage` of this cache made, in {self._folder.staging}; got {staging}"
             )
         path = self.path / artifact.key
-        with store_errors(f"put {artifact.name}, compiled for {artifact.device}, into {self.path}"):
+        with store_errors(f"add {artifact.name}, compiled for {artifact.device}, to {self.path}"):
             _prepare(artifact, staging)
             entry = CacheEntry(artifact.key, path, artifact, None, read_stamp(staging))
             if instead_of is not None:
@@ -332,7 +332,7 @@ class CompileCache:
                 if is_directory(used_path.parent) and (lock := try_share(used_path)) is not None:
                     return False, lock
             except OSError as error:
-                log.warning("compile cache: no lock, so several processes may compile the same: %s", error)
+                log.warning("compile cache: no lock, so several processes may compile the same model: %s", error)
                 return False, None
             left = deadline - time.monotonic()
             if left <= 0:

@@ -104,7 +104,7 @@ def read_entry(path: Path) -> CacheEntry:
         problem = "expected a folder, got something else"
     elif not is_own(status):
         of = f"user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o}"
-        problem = f"expected a folder that only this user may write to, got one of {of}"
+        problem = f"expected a folder that only this user can write to; its owner is {of}"
     else:
         try:
             found = read_artifact(path)

@@ -67,7 +67,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--inputs", metavar="FILE.npz", help="inputs by name (default: those of the golden sample)")
     source.add_argument("--random", action="store_true", help="random inputs")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default: 0)")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -81,23 +81,26 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `load` that several verbs take, which `read_load_options` reads."""
     parser.add_argument("--hint", metavar="H", help="LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT")
     parser.add_argument(
-        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are checked (default: full)"
+        "--verify", choices=["full", "stamp", "none"], default="full", help="how files are verified (default: full)"
     )
-    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor fill the compile cache")
     parser.add_argument(
-        "--compile-timeout", type=float, metavar="S", help="end a compilation after so many seconds (default: never)"
+        "--no-cache", dest="cache", action="store_false", help="neither read nor write the compile cache"
+    )
+    parser.add_argument(
+        "--compile-timeout", type=float, metavar="S", help="end a compilation after this many seconds (default: never)"
     )
     parser.add_argument(
         "--trust",
         metavar="REPO",
         action="append",
         default=[],
-        help="run what was compiled elsewhere and pulled from org/name or org/* of Hugging Face's hub, from "
-        "https://hub.example.com/org/* of another, or from anywhere: all; such code runs on the device; may be "
-        "repeated (default: only what a known key signed, see `keys`)",
+        help="run blobs that were compiled elsewhere and pulled from org/name or org/* on Hugging Face's hub, from "
+        "https://hub.example.com/org/* on another hub, or from anywhere (all); blobs are executed on the "
+        "device; may be "
+        "repeated (default: only blobs that a known key signed, see `keys`)",
     )
     parser.add_argument(
-        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+        "--require-signature", action="store_true", help="refuse a bundle if no known key signed its manifest"
     )
 
 

@@ -41,14 +41,14 @@ def add_verbs(verbs: Any) -> None:
     add_reference(parser, nargs="+")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
-        "--compare", action="store_true", help="measure in rounds that alternate, and show ratios to the first"
+        "--compare", action="store_true", help="alternate the sides in rounds, and show ratios to the first"
     )
     kind.add_argument(
-        "--fil", action="store_true", help="first-inference latency: from the start of a process, cold and warm cache"
+        "--fil", action="store_true", help="measure the first inference from process start, with cold and warm cache"
     )
-    kind.add_argument("--profile", action="store_true", help="time layer by layer")
+    kind.add_argument("--profile", action="store_true", help="measure each layer")
     parser.add_argument(
-        "--device", nargs="+", metavar="D", help="OpenVINO's device strings (default: AUTO; with --fil all there are)"
+        "--device", nargs="+", metavar="D", help="OpenVINO's device strings (default: AUTO; with --fil all devices)"
     )
     parser.add_argument(
         "--hint",
@@ -57,11 +57,14 @@ def add_verbs(verbs: Any) -> None:
         help="LATENCY, THROUGHPUT, CUMULATIVE_THROUGHPUT (default: the first two; with --fil and --profile none)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=10, metavar="S", help="to measure each configuration for (default: 10)"
+        "--seconds", type=float, default=10, metavar="S", help="seconds to measure each configuration (default: 10)"
     )
-    parser.add_argument("--interval", type=float, default=1, metavar="S", help="between reports (default: 1)")
+    parser.add_argument("--interval", type=float, default=1, metavar="S", help="seconds between reports (default: 1)")
     parser.add_argument(
-        "--requests", type=int, metavar="N", help="in flight at a time (default: 1 for LATENCY, else what is optimal)"
+        "--requests",
+        type=int,
+        metavar="N",
+        help="calls in flight at a time (default: 1 for LATENCY, else the device's optimal number)",
     )
     parser.add_argument(
         "--runs",
@@ -70,7 +73,7 @@ def add_verbs(verbs: Any) -> None:
         help="with --fil processes for each cache state (default: 5), with --profile inferences (default: 20)",
     )
     parser.add_argument("--graph", metavar="NAME", help="one of the bundles' graphs (default: all, one by one)")
-    parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="draw bar charts into .png or .svg files")
+    parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="write bar charts to .png or .svg files")
     add_config(parser)
     add_inputs(parser)
 
@@ -136,7 +139,7 @@ def _run_profile(arguments: argparse.Namespace, setup: Setup, output: Output) ->
     from npu_persist.benchmark.measure import profile
 
     if arguments.plot:
-        raise UsageError("--profile shows tables; there is nothing to --plot")
+        raise UsageError("--profile cannot be combined with --plot")
     environment = _describe_environment()
     runs = _PROFILE_RUNS if arguments.runs is None else arguments.runs
     profiles = profile(arguments.reference, arguments.device or ["AUTO"], arguments.hint or [None], setup, runs=runs)
@@ -210,7 +213,7 @@ def _speed_text(found: Sequence[Measurement]) -> list[str]:
     if is_comparison:
         ratio = (
             f"ratio: frames per second to those of {found[0].case}, round by round: median (lowest to highest); "
-            "~ where rounds disagree about which is faster"
+            "~ if the rounds disagree on which is faster"
         )
         parts.append([ratio])
     return join_blocks(parts)
@@ -242,7 +245,7 @@ def _fil_text(found: Sequence[FirstInference]) -> list[str]:
     if is_comparison:
         ratio = (
             f"ratio: time from start to that of {found[0].case} with the same cache, run by run: median (lowest to "
-            "highest); ~ where runs disagree about which is faster"
+            "highest); ~ if the runs disagree on which is faster"
         )
         parts.append([ratio])
     return join_blocks(parts)
@@ -370,4 +373,4 @@ def _plot(  # noqa: PLR0913, PLR0917 (the parts of a picture)
     devices = " + ".join(dict.fromkeys(name for one in found for name in one.full_names))
     title = f"{what}{bundles} on {devices}, OpenVINO {found[0].openvino.partition('-')[0]}"
     draw(paths, Picture(title, "\n".join(_device_lines(found)), labels, groups, charts))
-    output.note(f"drawn into {', '.join(paths)}")
+    output.note(f"charts written to {', '.join(paths)}")

@@ -58,15 +58,17 @@ _ATTACHED = (
 def add_verbs(verbs: Any) -> None:
     """Add them."""
     parser = add_verb(verbs, "list", run_list, "list the bundles in the store")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="only the versions of this one")
-    add_reference(add_verb(verbs, "inspect", run_inspect, "show what is in a bundle"))
+    parser.add_argument("name", metavar="NAME", nargs="?", help="list only the versions of this bundle")
+    add_reference(
+        add_verb(verbs, "inspect", run_inspect, "show a bundle's signature, shapes, precision and attached artifacts")
+    )
     add_reference(add_verb(verbs, "path", run_path, "print the directory of a bundle"))
     add_alias(verbs)
     add_verify(verbs)
     parser = add_verb(verbs, "remove", run_remove, "remove a version from the store")
     add_reference(parser, help="the version: unet:3, unet:prod or unet@<digest prefix>")
-    parser.add_argument("--force", action="store_true", help="remove the aliases that point to it too")
-    add_verb(verbs, "prune", run_prune, "remove what interrupted runs left in the store and the compile cache")
+    parser.add_argument("--force", action="store_true", help="also remove the aliases that point to it")
+    add_verb(verbs, "prune", run_prune, "remove what interrupted runs left behind in the store and the compile cache")
     add_export(verbs)
 
 
@@ -125,10 +127,10 @@ def run_path(arguments: argparse.Namespace, output: Output) -> None:
 def add_alias(verbs: Any) -> None:
     """Add `alias` and `unalias`."""
     parser = add_verb(verbs, "alias", run_alias, "point an alias to a version")
-    add_reference(parser, help="the version, such as unet:3")
-    parser.add_argument("alias", metavar="ALIAS", help="the alias, such as prod")
+    add_reference(parser, help="the version, for example unet:3")
+    parser.add_argument("alias", metavar="ALIAS", help="the alias, for example prod")
     parser = add_verb(verbs, "unalias", run_unalias, "remove an alias")
-    add_reference(parser, metavar="NAME:ALIAS", help="the alias with its bundle's name, such as unet:prod")
+    add_reference(parser, metavar="NAME:ALIAS", help="the alias with its bundle's name, for example unet:prod")
 
 
 def run_alias(arguments: argparse.Namespace, output: Output) -> None:
@@ -152,9 +154,13 @@ def add_verify(verbs: Any) -> None:
     add_reference(parser, nargs="?", help=f"{REFERENCE} (default: every version in the store)")
     signed = parser.add_mutually_exclusive_group()
     signed.add_argument(
-        "--signed", action="store_true", help="check that a known key signed the manifest and what is attached"
+        "--signed",
+        action="store_true",
+        help="also check that a known key signed the manifest and the attached artifacts",
     )
-    signed.add_argument("--key", metavar="KEY", help="check that this public key did: a file, or the key itself")
+    signed.add_argument(
+        "--key", metavar="KEY", help="check that this public key signed them: a file, or the key in hex"
+    )
 
 
 def run_verify(arguments: argparse.Namespace, output: Output) -> int:
@@ -244,9 +250,9 @@ def run_prune(arguments: argparse.Namespace, output: Output) -> None:
 
 def add_export(verbs: Any) -> None:
     """Add `export`."""
-    parser = add_verb(verbs, "export", run_export, "write a bundle as a folder that OpenVINO's own tools read")
+    parser = add_verb(verbs, "export", run_export, "write a bundle as a folder for OpenVINO's own tools")
     add_reference(parser)
-    parser.add_argument("directory", metavar="DIR", help="the folder to make")
+    parser.add_argument("directory", metavar="DIR", help="the folder to create")
     parser.add_argument(
         "--layout",
         choices=["openvino", "ovms", "genai"],
@@ -258,7 +264,7 @@ def add_export(verbs: Any) -> None:
     parser.add_argument(
         "--link",
         action="store_true",
-        help="hard-link the files instead of copying them: saves the space, but who changes one of them, as root can, "
+        help="hard-link the files instead of copying them: saves space, but changing one of them, as root can, "
         "changes the bundle in the store and every version that shares the file",
     )
 

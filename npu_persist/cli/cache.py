@@ -26,23 +26,21 @@ _SHOWN_DIGITS = 12
 
 def add_verbs(verbs: Any) -> None:
     """Add them."""
-    verbs = add_group(
-        verbs, "cache", "manage the compile cache: what this machine compiled; all of it may be removed at any time"
-    )
+    verbs = add_group(verbs, "cache", "manage this machine's compile cache; all of it can be removed at any time")
     add_verb(verbs, "list", run_list, "list the entries: bundle, device, size, last use")
     parser = add_verb(verbs, "verify", run_verify, "compare every byte with its digest")
     parser.add_argument("--repair", action="store_true", help="quarantine damaged entries; they are compiled again")
     add_prune(verbs)
     parser = add_verb(verbs, "export", run_export, "copy an entry to a folder, for an identical machine")
-    parser.add_argument("entry", metavar="KEY|REF", help=f"first digits of a key, or {REFERENCE}")
-    parser.add_argument("directory", metavar="DIR", help="the folder to make")
+    parser.add_argument("entry", metavar="KEY|REF", help=f"the first digits of a key, or {REFERENCE}")
+    parser.add_argument("directory", metavar="DIR", help="the folder to create")
     parser = add_verb(
         verbs,
         "import",
         run_import,
         "add an exported entry; it is code that runs on a device: import only what you trust",
     )
-    parser.add_argument("directory", metavar="DIR", help="what `cache export` made")
+    parser.add_argument("directory", metavar="DIR", help="a folder that `cache export` wrote")
 
 
 def run_list(arguments: argparse.Namespace, output: Output) -> None:
@@ -124,10 +122,14 @@ def add_prune(verbs: Any) -> None:
     parser.add_argument(
         "--max-size",
         metavar="SIZE",
-        help="until so much is left: 5GB; 0 removes all (default: NPU_PERSIST_CACHE_QUOTA)",
+        help="reduce the cache to this size, for example 5GB; 0 removes all (default: NPU_PERSIST_CACHE_QUOTA)",
     )
-    parser.add_argument("--older-than", metavar="AGE", help="entries that were not used for so long: 30d, 12h")
-    parser.add_argument("--device", help="only entries for this device; all of them by default: NPU")
+    parser.add_argument(
+        "--older-than", metavar="AGE", help="remove entries not used for this time, for example 30d or 12h"
+    )
+    parser.add_argument(
+        "--device", help="only remove entries for this device, for example NPU (without other options: all of them)"
+    )
 
 
 def run_prune(arguments: argparse.Namespace, output: Output) -> None:
@@ -214,4 +216,4 @@ def _warn_of_what_is_wrong(cache: CompileCache, output: Output) -> None:
     if distrust := cache.find_distrust():
         output.warning(f"`load` does not use this cache: {distrust}")
     for path in cache.unknown_files():
-        output.warning(f"{path} does not belong to the compile cache; left as it is")
+        output.warning(f"{path} does not belong to the compile cache; not removed")

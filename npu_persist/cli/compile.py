@@ -26,7 +26,7 @@ def add_verbs(verbs: Any) -> None:
     """Add them."""
     add_compile(verbs)
     add_compatibility(verbs)
-    add_verb(verbs, "targets", run_targets, "list what can be compiled for, and the toolchain for each")
+    add_verb(verbs, "targets", run_targets, "list the targets that can be compiled for, and the toolchain for each")
     add_toolchain(verbs)
 
 
@@ -58,13 +58,13 @@ def add_compile(verbs: Any) -> None:
         "--max-prompt",
         type=int,
         metavar="N",
-        help="tokens of the longest prompt of a model that generates, on an NPU (default: 1024; for speech 4)",
+        help="for generative models on an NPU: length of the longest prompt in tokens (default: 1024; for speech 4)",
     )
     parser.add_argument(
         "--min-response",
         type=int,
         metavar="M",
-        help="tokens of an answer that fits after any prompt (default: 128; for speech 444)",
+        help="number of tokens that can follow the longest prompt (default: 128; for speech 444)",
     )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
@@ -72,7 +72,7 @@ def add_compile(verbs: Any) -> None:
         dest="weightless",
         action="store_const",
         const=True,
-        help="leave the weights in the bundle's weights file (default: what is smaller)",
+        help="leave the weights in the bundle's weights file (default: the smaller blob)",
     )
     weights.add_argument(
         "--full", dest="weightless", action="store_const", const=False, help="put the weights into the blob"
@@ -80,8 +80,12 @@ def add_compile(verbs: Any) -> None:
     parser.add_argument(
         "--toolchain", metavar="NAME", help="plugin, libraries or wine (default: the first that can be used)"
     )
-    parser.add_argument("--timeout", type=float, metavar="S", help="seconds for each compilation (default: no limit)")
-    parser.add_argument("--memory-limit", metavar="SIZE", help="for each compilation, such as 8G (default: no limit)")
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="time limit in seconds of each compilation (default: no limit)"
+    )
+    parser.add_argument(
+        "--memory-limit", metavar="SIZE", help="memory limit of each compilation, for example 8G (default: no limit)"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compilations in parallel (default: 1)")
 
 
@@ -165,15 +169,24 @@ def _compile_text(results: Sequence[CompileResult]) -> list[str]:
 def add_compatibility(verbs: Any) -> None:
     """Add `compatibility`."""
     parser = add_verb(
-        verbs, "compatibility", run_compatibility, "show which attached artifacts run on a device, and why"
+        verbs,
+        "compatibility",
+        run_compatibility,
+        "show which attached artifacts run on a device, and why others do not",
     )
     add_reference(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="NPU", help="a device of this machine (default: NPU)")
     where.add_argument("--target", metavar="T", help="another machine's NPU: NPU:4000, lunar-lake")
-    parser.add_argument("--elf", metavar="V", help="with --target: newest ELF version that its driver takes: 1.2")
-    parser.add_argument("--mi", metavar="V", help="with --target: newest mapped inference that its driver takes: 11.4")
-    parser.add_argument("--openvino", metavar="V", help="with --target: version of its OpenVINO, such as 2026.4.1")
+    parser.add_argument(
+        "--elf", metavar="V", help="with --target: newest ELF version that its driver accepts, for example 1.2"
+    )
+    parser.add_argument(
+        "--mi",
+        metavar="V",
+        help="with --target: newest mapped-inference version that its driver accepts, for example 11.4",
+    )
+    parser.add_argument("--openvino", metavar="V", help="with --target: version of its OpenVINO, for example 2026.4.1")
 
 
 def run_compatibility(arguments: argparse.Namespace, output: Output) -> int:
@@ -258,16 +271,16 @@ def run_targets(arguments: argparse.Namespace, output: Output) -> None:
 
 def add_toolchain(verbs: Any) -> None:
     """Add `toolchain` and its verbs."""
-    verbs = add_group(verbs, "toolchain", "manage what compiles for an NPU that is not in this machine")
+    verbs = add_group(verbs, "toolchain", "manage the toolchains that compile for other machines' NPUs")
     add_verb(
         verbs,
         "install",
         run_toolchain_install,
         "install the NPU compiler of OpenVINO's Windows wheel under wine (in NPU_PERSIST_TOOLCHAINS or the store)",
     )
-    add_verb(verbs, "list", run_toolchain_list, "list the toolchains, and what each lacks")
+    add_verb(verbs, "list", run_toolchain_list, "list the toolchains, and what is missing for each")
     parser = add_verb(
-        verbs, "remove", run_toolchain_remove, "remove what was installed, and what interrupted runs left"
+        verbs, "remove", run_toolchain_remove, "remove what was installed, and what interrupted runs left behind"
     )
     parser.add_argument("version", metavar="VERSION", nargs="?", help="OpenVINO's version (default: all)")
     parser = add_verb(verbs, "check", run_toolchain_check, "compare every byte, and compile one operation")

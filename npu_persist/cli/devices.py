@@ -25,9 +25,9 @@ _WIDTH = 96
 
 def add_verbs(verbs: Any) -> None:
     """Add them."""
-    add_verb(verbs, "devices", run_devices, "list the devices of this machine that models can be loaded on")
+    add_verb(verbs, "devices", run_devices, "list the devices of this machine")
     add_verb(
-        verbs, "doctor", run_doctor, "find what devices, store, cache and toolchains lack, and say what to do about it"
+        verbs, "doctor", run_doctor, "find problems with devices, store, cache and toolchains, and how to fix them"
     )
 
 
@@ -70,7 +70,7 @@ def run_doctor(arguments: argparse.Namespace, output: Output) -> int:
     }
     output.show(data, lambda: _doctor_text(data))
     if not works:
-        output.error("OpenVINO can use no device of this machine, not even its CPU")
+        output.error("OpenVINO finds no usable device on this machine, not even the CPU")
     return 0 if works else NpuPersistError.exit_code
 
 

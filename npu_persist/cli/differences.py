@@ -42,8 +42,8 @@ _SHOWN_DIGITS = len("blake3:") + 12
 def add_verbs(verbs: Any) -> None:
     """Add them."""
     add_diff(verbs)
-    parser = add_verb(verbs, "history", run_history, "show the versions of a bundle, and what each of them changed")
-    parser.add_argument("name", metavar="NAME", help="the bundle's name, such as unet")
+    parser = add_verb(verbs, "history", run_history, "show the versions of a bundle, and what changed in each")
+    parser.add_argument("name", metavar="NAME", help="the bundle's name, for example unet")
 
 
 def add_diff(verbs: Any) -> None:
@@ -52,13 +52,13 @@ def add_diff(verbs: Any) -> None:
         verbs,
         "diff",
         run_diff,
-        "show what differs between two bundles: call, shapes, precision, size, metadata; tensors; answers of B on a "
-        "device to the golden inputs of A; exit code 1 where something differs, 2 or more where it failed",
+        "show what differs between two bundles: call, shapes, precision, size, metadata; tensors; B's results on a "
+        "device for A's golden inputs; exit code 1 if anything differs, 2 or more on failure",
     )
     parser.add_argument("first", metavar="A", help=REFERENCE)
     parser.add_argument("second", metavar="B", help="the bundle to compare it with")
-    parser.add_argument("--device", default="AUTO", help="where B is run: NPU, GPU, CPU, AUTO (default: AUTO)")
-    parser.add_argument("--no-run", action="store_true", help="run nothing: compare what is in the files")
+    parser.add_argument("--device", default="AUTO", help="device to run B on: NPU, GPU, CPU, AUTO (default: AUTO)")
+    parser.add_argument("--no-run", action="store_true", help="compare only the files; run nothing")
     parser.add_argument("--all", action="store_true", help=f"all tensors that differ, not the first {_LIMIT}")
     add_config(parser)
     add_load_options(parser)
@@ -78,7 +78,7 @@ def run_diff(arguments: argparse.Namespace, output: Output) -> int:
     limit = len(result.tensors) if arguments.all else _LIMIT
     output.show(result.to_dict(), lambda: _diff_text(result, limit))
     if result.drift.skipped is not None and not (arguments.no_run or result.is_same):
-        output.note(f"answers were not compared: {result.drift.skipped}")
+        output.note(f"results were not compared: {result.drift.skipped}")
     return 0 if result.is_same else EXIT_DIFFERENT
 
 
@@ -108,9 +108,11 @@ def _diff_text(result: DiffResult, limit: int) -> list[str]:
 def _drift_lines(result: DiffResult) -> list[str]:
     drift, numbers = result.drift, ["MAX ABSOLUTE", "MAX RELATIVE", "COSINE"]
     rows = [[one.output, f"{one.max_abs:.3g}", f"{one.max_relative:.3g}", f"{one.cosine:.7g}"] for one in drift.outputs]
-    where = ", ".join(drift.devices) or "a device that OpenVINO does not name"
+    where = ", ".join(drift.devices) or "an unnamed device"
     return [
-        Heading(f"answers of {result.second} on {where} to the golden inputs of {result.first}, from torch's there"),
+        Heading(
+            f"results of {result.second} on {where} for the golden inputs of {result.first}, compared with torch's"
+        ),
         *table(["OUTPUT", *numbers], rows, right=numbers),
         *(f"{name}: {result.second} has no such output" for name in drift.missing),
     ]
@@ -146,7 +148,7 @@ def _is_call(value: Any) -> bool:
 def _call_lines(change: FieldChange, columns: Sequence[str]) -> list[str]:
     texts = [call["text"] if _is_call(call) else "-" for call in (change.before, change.after)]
     lines = [f"{change.field} of {one}: {text}" for one, text in zip(columns, texts, strict=True)]
-    return lines if texts[0] != texts[1] else [lines[0], "the other differs in what this text leaves out: see --json"]
+    return lines if texts[0] != texts[1] else [lines[0], "the other differs in text not shown here: see --json"]
 
 
 def _warning_lines(change: FieldChange, columns: Sequence[str]) -> list[str]:
@@ -168,7 +170,9 @@ def run_history(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist history NAME`."""
     entries = npu_persist.history(arguments.name, store=arguments.store)
     output.show(entries, lambda: _history_text(entries))
-    output.note(f"{format_size(sum(entry.added for entry in entries))} on disk; files that versions share count once")
+    output.note(
+        f"{format_size(sum(entry.added for entry in entries))} on disk; files shared by versions are counted once"
+    )
     for entry in entries:
         if entry.problem is not None:
             output.warning(f"{entry.reference} is damaged: {entry.problem}")

@@ -29,13 +29,15 @@ def add_push(verbs: Any) -> None:
     """Add `push`."""
     parser = add_verb(verbs, "push", run_push, "send a bundle to a repository on the hub, in one commit")
     add_reference(parser)
-    parser.add_argument("repo_id", metavar="REPO", help="the repository: org/unet; created if it is missing")
-    parser.add_argument("--revision", metavar="BRANCH", help="the branch; created if it is missing (default: main)")
-    parser.add_argument("--tag", help="for the commit (default: v3 for version 3)")
-    parser.add_argument("--commit-message", help="of the commit (default: the bundle and its digest)")
+    parser.add_argument("repo_id", metavar="REPO", help="the repository, for example org/unet; created if missing")
+    parser.add_argument("--revision", metavar="BRANCH", help="the branch; created if missing (default: main)")
+    parser.add_argument("--tag", help="tag for the commit (default: v3 for version 3)")
+    parser.add_argument("--commit-message", help="commit message (default: the bundle and its digest)")
     parser.add_argument("--private", action="store_const", const=True, help="make a new repository private")
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request; no branch changes")
-    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="without attached artifacts")
+    parser.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead of committing to the branch"
+    )
+    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="do not upload attached artifacts")
 
 
 def run_push(arguments: argparse.Namespace, output: Output) -> None:
@@ -57,37 +59,43 @@ def run_push(arguments: argparse.Namespace, output: Output) -> None:
 
 def _push_text(pushed: PushResult) -> list[str]:
     tagged = f", tagged {pushed.tag}" if pushed.tag else ""
-    sizes = f"{format_size(pushed.uploaded_bytes)} sent, {format_size(pushed.skipped_bytes)} there already"
+    sizes = f"{format_size(pushed.uploaded_bytes)}sent, {format_size(pushed.skipped_bytes)} already there"
     return [f"{pushed.repo_id} at {pushed.commit[:_SHOWN_DIGITS]}{tagged}: {sizes}", pushed.url]
 
 
 def add_pull(verbs: Any) -> None:
     """Add `pull`."""
-    parser = add_verb(verbs, "pull", run_pull, "bring a bundle from a repository on the hub into the store")
+    parser = add_verb(verbs, "pull", run_pull, "download a bundle from a repository on the hub into the store")
     parser.add_argument("repo_id", metavar="REPO", help="org/unet, hf://org/unet@v3 or hf://org/unet@v3#<digest>")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit (default: the default branch)")
     artifacts = parser.add_mutually_exclusive_group()
     artifacts.add_argument(
-        "--device", metavar="D", help="with the artifacts for this device (default: for any device of this machine)"
+        "--device", metavar="D", help="download the artifacts for this device (default: for any device of this machine)"
     )
-    artifacts.add_argument("--target", metavar="T", help="with the artifacts for another machine: NPU:4000")
-    artifacts.add_argument("--all", dest="compiled", action="store_const", const="all", help="with all artifacts")
-    artifacts.add_argument("--no-compiled", dest="compiled", action="store_const", const="none", help="without any")
+    artifacts.add_argument(
+        "--target", metavar="T", help="download the artifacts for another machine, for example NPU:4000"
+    )
+    artifacts.add_argument("--all", dest="compiled", action="store_const", const="all", help="download all artifacts")
+    artifacts.add_argument(
+        "--no-compiled", dest="compiled", action="store_const", const="none", help="download no artifacts"
+    )
     parser.set_defaults(compiled="fitting")
-    parser.add_argument("--alias", help="point this alias to the version, unless it points to one from elsewhere")
-    parser.add_argument("--name", help="keep it under this name (default: the one in its manifest)")
+    parser.add_argument(
+        "--alias", help="point this alias to the version, unless it points to a version from another origin"
+    )
+    parser.add_argument("--name", help="publish it under this name (default: the name in its manifest)")
     parser.add_argument(
         "--adopt",
         action="store_true",
-        help="also add it to a name whose versions came from elsewhere, and move an alias that points to one of them",
+        help="add it to its name, and move the alias, even if these belong to versions from another origin",
     )
     parser.add_argument(
-        "--allow-older", action="store_true", help="also a bundle that was signed earlier than one that is here"
+        "--allow-older", action="store_true", help="accept a bundle that was signed earlier than one in the store"
     )
     parser.add_argument(
-        "--require-signature", action="store_true", help="refuse a bundle whose manifest no known key signed"
+        "--require-signature", action="store_true", help="refuse a bundle if no known key signed its manifest"
     )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing; show files and bytes")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be downloaded, and change nothing")
 
 
 def run_pull(arguments: argparse.Namespace, output: Output) -> None:

@@ -2,7 +2,7 @@
 
 0  done                                   4  integrity: not what was persisted
 1  failed                                 5  incompatible: sound, but not for this installation
-2  usage                                  6  other answers than torch's, beyond tolerance
+2  usage                                  6  results differ from torch's beyond tolerance
 3  not found                            130  interrupted
 """
 
@@ -70,7 +70,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="npu-persist",
         description="Persist PyTorch modules as bundles; inspect, check, run and share bundles.",
-        epilog="exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 integrity, 5 incompatible, 6 other answers than "
+        epilog="exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 integrity, 5 incompatible, 6 results differ from "
         "torch's, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"npu-persist {npu_persist.__version__}")
@@ -103,7 +103,7 @@ def report(error: BaseException, output: Output) -> int:
         return error.exit_code
     output.error(f"{type(error).__name__}: {error}")
     if not is_shown:
-        output.note(f"{TRACEBACK_VARIABLE}=1 shows where it came from")
+        output.note(f"{TRACEBACK_VARIABLE}=1 shows the traceback")
     return EXIT_FAILED
 
 

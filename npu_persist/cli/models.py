@@ -66,10 +66,11 @@ def add_persist(verbs: Any) -> None:
         "--precision",
         choices=["fp16", "fp32", "int8", "int4"],
         default="fp16",
-        help="of weights (default: fp16); int8 and int4 compress linear layers, embeddings and convolutions",
+        help="precision of the weights (default: fp16); int8 and int4 compress linear layers, embeddings and "
+        "convolutions",
     )
     parser.add_argument(
-        "--group-size", type=int, metavar="N", help="with int4: how many inputs share a scale, such as 128"
+        "--group-size", type=int, metavar="N", help="with int4: number of inputs that share a scale, for example 128"
     )
     parser.add_argument(
         "--keep",
@@ -79,7 +80,9 @@ def add_persist(verbs: Any) -> None:
         help="with int8 and int4: what weights of this name are stored as, such as lm_head=fp16; may be repeated",
     )
     parser.add_argument(
-        "--by-layer", action="store_true", help="with int8 and int4: find out which layers cost most, and warn of it"
+        "--by-layer",
+        action="store_true",
+        help="with int8 and int4: find the layers with the largest loss, and report them as a warning",
     )
     parser.add_argument(
         "--bucket",
@@ -100,21 +103,19 @@ def add_persist(verbs: Any) -> None:
     parser.add_argument(
         "--inputs", metavar="FILE.npz", help="example inputs by argument name, in place of the factory's args"
     )
-    parser.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not run the bundle and compare it with torch"
-    )
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare the bundle with torch")
     parser.add_argument(
         "--tolerance", type=float, metavar="T", help="largest difference from torch, relative to an output's scale"
     )
     parser.add_argument(
-        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="kept in the manifest; may be repeated"
+        "--metadata", metavar="KEY=VALUE", action="append", default=[], help="stored in the manifest; may be repeated"
     )
     parser.add_argument(
         "--asset",
         metavar="NAME=FILE",
         action="append",
         default=[],
-        help="a file that the bundle carries for the program that loads it; may be repeated",
+        help="a file to store in the bundle for the deployed program; may be repeated",
     )
     parser.add_argument(
         "--target",
@@ -179,9 +180,7 @@ def add_refresh(verbs: Any) -> None:
         help="as for `persist`: a torch.nn.Module with the new weights, or a function that returns one",
     )
     parser.add_argument("--alias", help="point this alias to the new version")
-    parser.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not run the bundle and compare it with torch"
-    )
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare the bundle with torch")
     parser.add_argument(
         "--tolerance", type=float, metavar="T", help="largest difference from torch (default: the bundle's)"
     )
@@ -190,7 +189,7 @@ def add_refresh(verbs: Any) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="kept in the manifest, in place of the bundle's; may be repeated",
+        help="stored in the manifest instead of the bundle's metadata; may be repeated",
     )
 
 
@@ -222,20 +221,20 @@ def add_run(verbs: Any) -> None:
     parser.add_argument(
         "--device", default="AUTO", help="OpenVINO's device string: NPU, GPU, CPU, AUTO (default: AUTO)"
     )
-    parser.add_argument("--graph", metavar="NAME", help="the graph to run, where the bundle has several")
+    parser.add_argument("--graph", metavar="NAME", help="the graph to run, if the bundle has several")
     add_inputs(parser)
     add_pipeline_options(parser)
-    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs by name")
-    parser.add_argument("--report", action="store_true", help="show how it was loaded: from where, for what, how fast")
+    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs, by name, to this .npz file")
+    parser.add_argument("--report", action="store_true", help="show how the model was loaded: source, device, time")
     parser.add_argument(
-        "--fallback", nargs="+", default=[], metavar="D", help="devices to try where the first cannot be used"
+        "--fallback", nargs="+", default=[], metavar="D", help="devices to try if the first cannot be used"
     )
     add_load_options(parser)
     parser.add_argument(
         "--no-check-values",
         dest="check_values",
         action="store_false",
-        help="do not look whether integers fit int32 and indices are in range",
+        help="do not check that integers fit int32 and indices are in range",
     )
 
 
@@ -353,9 +352,7 @@ def _import_target(target: str) -> Any:
                 name=missing,
             ) from error
         if missing is not None and (path == missing or path.startswith(f"{missing}.")):
-            raise UsageError(
-                f"{target}: there is no module {missing!r}, neither installed nor in the current directory"
-            ) from error
+            raise UsageError(f"{target}: no module {missing!r} is installed or in the current directory") from error
         raise NpuPersistError(f"importing {path} raised {type(error).__name__}: {error}") from error
     for part in name.split("."):
         try:

@@ -27,12 +27,14 @@ _OPTIONS: dict[str, Any] = {
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run` that make it run a pipeline."""
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--prompt", metavar="TEXT", help="what a language model is to answer (extra genai)")
+    given.add_argument("--prompt", metavar="TEXT", help="prompt for a language model (extra genai)")
     given.add_argument(
-        "--audio", metavar="FILE.wav", help="speech for a Whisper model: 16 kHz, 16 bits, one channel (extra genai)"
+        "--audio",
+        metavar="FILE.wav",
+        help="speech for a Whisper model to transcribe: 16 kHz, 16 bits, one channel (extra genai)",
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="the longest answer (default: 256 tokens)"
+        "--max-new-tokens", type=int, default=256, metavar="N", help="largest number of generated tokens (default: 256)"
     )
 
 

@@ -31,7 +31,7 @@ def add_verbs(verbs: Any) -> None:
 
 def add_sign(verbs: Any) -> None:
     """Add `sign`."""
-    parser = add_verb(verbs, "sign", run_sign, "sign a bundle's manifest and every artifact that is attached to it")
+    parser = add_verb(verbs, "sign", run_sign, "sign a bundle's manifest and every attached artifact")
     add_reference(parser)
     parser.add_argument(
         "--key",
@@ -65,9 +65,9 @@ def _make_password_prompt(key: str) -> Callable[[], str]:
 
 def add_keys(verbs: Any) -> None:
     """Add `keys` and its verbs."""
-    verbs = add_group(verbs, "keys", "manage the known public keys: what their owners signed runs on devices")
+    verbs = add_group(verbs, "keys", "manage the known public keys; blobs signed by their owners may run on devices")
     parser = add_verb(verbs, "add", run_keys_add, "add a key")
-    parser.add_argument("name", metavar="NAME", help="what to call its owner")
+    parser.add_argument("name", metavar="NAME", help="a name for the key's owner")
     parser.add_argument(
         "key",
         metavar="KEY",
@@ -79,7 +79,8 @@ def add_keys(verbs: Any) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="for bundles of this name only, or of such as 'acme-*'; may be repeated (default: all)",
+        help="trust the key only for bundles of this name, or for a pattern such as 'acme-*'; may be repeated "
+        "(default: all)",
     )
     parser.add_argument(
         "--for-repo",
@@ -87,8 +88,10 @@ def add_keys(verbs: Any) -> None:
         metavar="REPO",
         action="append",
         default=[],
-        help="for what was pulled from this repository only, from such as 'acme/*' of Hugging Face's hub, or "
-        "'https://hub.example.com/acme/*' of another; may be repeated (default: all, and what was not pulled)",
+        help="trust the key only for bundles pulled from this repository, from a pattern such as 'acme/*' on "
+        "Hugging Face's hub, or "
+        "'https://hub.example.com/acme/*' on another hub; may be repeated (default: all, and bundles that were "
+        "not pulled)",
     )
     add_verb(verbs, "list", run_keys_list, "list the known keys")
     parser = add_verb(verbs, "remove", run_keys_remove, "remove a key")

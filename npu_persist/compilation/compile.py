@@ -208,8 +208,8 @@ def _check_config(config: object, targets: Sequence[Target]) -> dict[str, Any]:
 def _check_sendable(recipe: Recipe) -> None:
     if unsendable := recipe.unsendable:
         raise UsageError(
-            "config: the compilation runs in a process of its own, which is given properties as texts and numbers; "
-            f"{', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': 'LATENCY'}}"
+            "config: the compilation runs in a separate process, which takes strings and numbers; "
+            f"{', '.join(unsendable)} is neither. Write it as a string, as in {{'PERFORMANCE_HINT': 'LATENCY'}}"
         )
 
 
@@ -224,11 +224,13 @@ def _check_limits(timeout: object, memory_limit: object) -> None:
 
 def _check_jobs(jobs: object, executor: object) -> None:
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise UsageError(f"jobs: expected how many compilations run side by side, at least 1; got {jobs!r}")
+        raise UsageError(f"jobs: expected the number of parallel compilations, at least 1; got {jobs!r}")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise UsageError(f"executor: expected a concurrent.futures.Executor, or None; got {executor!r}")
     if executor is not None and jobs != 1:
-        raise UsageError("jobs, executor: expected one of them; the executor decides how many run side by side")
+        raise UsageError(
+            "jobs, executor: expected only one of them; the executor decides how many compilations run in parallel"
+        )
 
 
 def _raise_failures(results: Sequence[CompileResult]) -> tuple[CompileResult, ...]:

@@ -90,7 +90,7 @@ def _check_states(where: str, node: Any) -> None:
                 source.get_partial_shape()
             ):
                 described = [f"{one.get_element_type()}{one.get_partial_shape()}" for one in (taken, source)]
-                raise _bad(where, node, f"{described[0]} for the next turn", described[1])
+                raise _bad(where, node, f"{described[0]} for the next iteration", described[1])
 
 
 def _check_assigned(where: str, node: Any, read: Any) -> None:

@@ -134,7 +134,7 @@ def run_job(job: CompileJob, limits: Limits | None = None) -> CompileResult:
     except NpuPersistError as error:
         return _make_result(job, began, error=error)
     except MemoryError as error:
-        lack = CompileMemoryError(f"{job.label}: the system has no more memory. {error}")
+        lack = CompileMemoryError(f"{job.label}: the system is out of memory. {error}")
         return _make_result(job, began, error=lack)
 
 
@@ -196,8 +196,8 @@ def _compile(job: CompileJob, bundle: Bundle, staging: Path, limits: Limits) -> 
     artifact = Artifact.from_json(answer.result.encode(), source=job.label)
     if artifact.key != job.make_recipe(bundle).key:
         raise CompilationError(
-            f"{job.label}: its process answered with what was compiled for something else, {artifact.name} for "
-            f"{artifact.target}. Its graph may have taken it over: compile only bundles of people whom you trust"
+            f"{job.label}: its process returned an artifact for something else, {artifact.name} for "
+            f"{artifact.target}. Its graph may have taken over the process: compile only bundles from people you trust"
         )
     return msgspec.structs.replace(artifact, peak_memory=answer.peak_memory)
 
@@ -241,9 +241,11 @@ def compile_here(request: LocalRequest, *_: object) -> str:
 
         call_once(recipe, model, compiled.model)
     if not recipe.is_exportable:
-        raise CompilationError(f"{recipe}: OpenVINO's {job.device} cannot export what it compiles. `load` compiles it")
+        raise CompilationError(
+            f"{recipe}: OpenVINO's {job.device} cannot export compiled models. `load` compiles the graph"
+        )
     if job.weightless and not recipe.is_weightless:
-        raise UsageError(f"weightless: blobs for {job.device} always hold the weights. Leave it out")
+        raise UsageError(f"weightless: blobs for {job.device} always contain the weights. Leave it out")
     with store_errors(f"compile {job.label}"):
         artifact = export_blob(recipe, compiled, Path(request.staging))
     if is_inside:

@@ -239,7 +239,7 @@ def import_blob(
     except (RuntimeError, GraphIntegrityError) as error:
         reason = str(error).strip()
         raise ArtifactError(
-            f"{path}: OpenVINO refuses it for {recipe}: {reason}",
+            f"{path}: OpenVINO rejects it for {recipe}: {reason}",
             path=str(path),
             expected=f"a blob for {recipe.device}",
             got=reason,
@@ -273,7 +273,7 @@ def _ask_requirements(model: ov.CompiledModel) -> str | None:
 
 def _describe_mismatch(path: Path, expected: str, got: str) -> ArtifactError:
     return ArtifactError(
-        f"{path}: expected {expected}; got {got}. It is compiled again",
+        f"{path}: expected {expected}; got {got}. It will be compiled again",
         path=str(path),
         expected=expected,
         got=got,

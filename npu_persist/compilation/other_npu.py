@@ -171,19 +171,19 @@ class _BlobCompiler:
         except _LIMIT_ERRORS:
             raise
         except CompilationError as error:
-            log.info("%s: not without its weights: %s", self._job.label, error)
+            log.info("%s: weightless compilation failed: %s", self._job.label, error)
             return self._compile(is_weightless=False)
         if not first.is_weightless or first.blob.size <= weights:
             return first  # the compiler may leave the weights inside, although it was asked not to
         try:
             second = self._compile(is_weightless=False)
         except CompilationError as error:  # a limit was reached, for instance: there is a blob all the same
-            log.info("%s: only without its weights: %s", self._job.label, error)
+            log.info("%s: compilation with weights failed: %s", self._job.label, error)
             if self._limits.cancelled is not None and self._limits.cancelled.is_set():
                 raise
             return first
         kept, other = (first, second) if first.blob.size < second.blob.size else (second, first)
-        log.info("%s: kept %d bytes, not %d", self._job.label, kept.blob.size, other.blob.size)
+        log.info("%s: kept the blob of %d bytes, not the one of %d", self._job.label, kept.blob.size, other.blob.size)
         remove_file(other.path)
         peaks = [each.peak_memory for each in (first, second) if each.peak_memory is not None]
         return kept._replace(seconds=first.seconds + second.seconds, peak_memory=max(peaks, default=None))
@@ -200,7 +200,7 @@ class _BlobCompiler:
             except (*_LIMIT_ERRORS, ToolchainError):
                 raise
             except CompilationError as error:
-                log.info("%s: not in parts: %s", self._job.label, error)
+                log.info("%s: compilation in parts failed: %s", self._job.label, error)
                 self._notes = (describe_whole(str(error).removeprefix(f"{self._job.label}: ")),)
         return self._compile_once(options | WHOLE, is_weightless=is_weightless)
 

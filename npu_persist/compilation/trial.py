@@ -54,7 +54,7 @@ def call_with(where: str, model: ov.Model, compiled: ov.CompiledModel, inputs: S
         if any(node.get_type_name() == "ReadValue" for node in model.get_ops()):  # what it holds, the next call uses
             request.infer(inputs)
     except RuntimeError as error:
-        log.info("%s: OpenVINO refused to call it once: %s", where, error)
+        log.info("%s: the trial call failed: %s", where, error)
 
 
 def _open_sample(recipe: Recipe) -> tuple[Path | None, Mapping[str, Tensor]]:

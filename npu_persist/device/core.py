@@ -64,8 +64,9 @@ def check_fork() -> None:
     """Raise UsageError in a forked child that OpenVINO cannot work in."""
     if forked:
         raise UsageError(
-            "this process was forked from one that had loaded or compiled a model, and OpenVINO's threads are not in "
-            "it: it would wait for them for ever. Fork before the first model is loaded, or start processes with "
+            "this process was forked from one that had loaded or compiled a model, and OpenVINO's threads do "
+            "not exist in "
+            "it: it would wait for them forever. Fork before the first model is loaded, or start processes with "
             "multiprocessing.get_context('spawn')"
         )
 
@@ -198,7 +199,7 @@ def require_version(written_by: str, reference: str) -> None:
         least = ".".join(map(str, required))
         raise OpenVINOVersionError(
             f"{reference} was written by OpenVINO {written_by}; this is OpenVINO {found}, and an older OpenVINO may "
-            f"misread a newer one's graphs. Run: pip install 'openvino>={least}'",
+            f"misread graphs of a newer one. Run: pip install 'openvino>={least}'",
             found=found,
             required=written_by,
         )

@@ -201,11 +201,11 @@ def explain_missing_device(
             text += " " + describe_missing(sys.platform, kind, find_parts(kind, find_libraries()))
         text += _suggest_device(device, missing, found)
     elif is_virtual(device) and not list_candidates(core, device):
-        text = f"device {device!r} names no device that is on this machine; it has {', '.join(found)}."
+        text = f"device {device!r} names no device of this machine; it has {', '.join(found)}."
         text += f" Write for instance device={get_kind(device) + ':' + found[0]!r}."
     elif _NO_COMPILER in str(error):
         advice = "".join(f" {each.advice}" for each in list_missing(sys.platform, "NPU", {"compiler": None}))
-        text = f"device {device!r}: the NPU is here, but no compiler for it.{advice}"
+        text = f"device {device!r}: the NPU was found, but no compiler for it.{advice}"
         return CompilationError(f"{text} OpenVINO said: {error}")
     else:
         return None
@@ -227,7 +227,8 @@ def describe_missing(system: str, kind: str, parts: Parts) -> str:
     missing = list_missing(system, kind, parts)
     if not missing:
         return (
-            f"All that OpenVINO needs for it was found, but not the {kind} itself: restart the machine if a driver was "
+            f"Everything that OpenVINO needs for the {kind} was found, but not the {kind} itself: restart the "
+            "machine if a driver was "
             "just installed, and update driver and firmware."
         )
     return f"Missing for it: {', '.join(each.what for each in missing)}. {missing[0].advice}"

@@ -75,7 +75,7 @@ def explain_rejected_property(
                 reason = _last_line(refusal)
                 # Properties that are only for compilations are refused here too, and all are without a compiler.
                 if reason in str(error) and (key in reason or str(value) in reason):
-                    return PropertyError(f"{device} refuses the property {key!r} with the value {value!r}: {reason}")
+                    return PropertyError(f"{device} rejects the value {value!r} of the property {key!r}: {reason}")
     of_devices = _by_device(properties).items()
     return next(
         filter(None, (explain_rejected_property(core, name, of_one, error) for name, of_one in of_devices)), None

@@ -133,10 +133,10 @@ def _check(manifest: Manifest) -> list[str]:
 
 def _compared(golden: Golden | None) -> list[str]:
     if golden is None or golden.tolerance is None or golden.differences is None:
-        return ["It was not compared."]
+        return ["Not compared."]
     return [
         f"On one sample. Tolerance: relative {golden.tolerance.max_relative:g}, cosine {golden.tolerance.cosine:g}.",
-        f"Share of integers that may be other ones: {golden.tolerance.mismatched:g}.",
+        f"Share of integers that may differ: {golden.tolerance.mismatched:g}.",
         _differences(golden.differences),
         *([] if golden.evaluation is None else _evaluation(golden.evaluation)),
     ]
@@ -171,7 +171,7 @@ def _compiled(artifacts: Mapping[str, Artifact]) -> list[str]:
         return []
     return [
         "## Compiled ahead of time",
-        "Used where the requirements are met and the signer is trusted; elsewhere the model is compiled from its IR.",
+        "Used if the requirements are met and the signer is trusted; otherwise the model is compiled from its IR.",
         _table(
             ("Folder", "Target", "Graph", "Sizes", "Size", "Requires"),
             (
@@ -180,7 +180,7 @@ def _compiled(artifacts: Mapping[str, Artifact]) -> list[str]:
                     artifact.target,
                     artifact.graph,
                     describe_shapes(artifact.shapes) if artifact.shapes else "as in the graph",
-                    _size(artifact.size) + (", without weights" if artifact.weightless else ""),
+                    _size(artifact.size) + (", weightless" if artifact.weightless else ""),
                     artifact.requirements or f"OpenVINO {artifact.openvino}",
                 )
                 for folder, artifact in sorted(artifacts.items())

@@ -152,7 +152,7 @@ def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary
     for path in (MANIFEST_SIGNATURE_FILE, *inside):
         is_signatures = path.endswith((MANIFEST_SIGNATURE_FILE, f"/{ARTIFACT_SIGNATURE_FILE}"))
         if is_signatures and sizes.get(path, 0) > MAX_SIGNATURES_SIZE:
-            log.warning("%s of %s is ignored: it has %d bytes, which are no signatures", path, where, sizes.pop(path))
+            log.warning("%s of %s is ignored: its %d bytes are not signatures", path, where, sizes.pop(path))
     needed = {MANIFEST_FILE, MANIFEST_SIGNATURE_FILE, *manifest.files, *inside}
     summary = CommitSummary(
         repo_id=repo_id,
@@ -241,10 +241,10 @@ def _find_reason_to_skip(
 ) -> str | None:
     """Return why an artifact is not pulled although it could be used; `rivals` are attached for the same purpose."""
     if any(not os.path.lexists(folder / ORIGIN_FILE) for folder, _ in rivals):
-        return "One for the same purpose was compiled here, and is kept."
+        return "An artifact for the same purpose was compiled here, and is kept."
     purpose = _get_purpose(found.artifact)
     if twin := [other.folder for other in chosen if _get_purpose(other.artifact) == purpose]:
-        return f"It is for the same purpose as {twin[0]}."
+        return f"It has the same purpose as {twin[0]}."
     reasons = (find_reason_to_keep(*rival, found) for rival in rivals if _is_intact(*rival))
     return next(filter(None, reasons), None)
 
@@ -266,7 +266,7 @@ def _check_names(where: str, paths: Iterable[str]) -> None:
         problem = path_problem(path)
         twin = spellings.setdefault(path.lower(), path)
         if problem is None and twin != path:
-            problem = f"differs from {twin!r} in upper and lower case only"
+            problem = f"differs from {twin!r} only in case"
         if problem is not None:
             expected = "a name that is valid on every platform"
             raise ArtifactError(
@@ -320,7 +320,7 @@ def _select(
         verdicts = [check_attached(bundle, bundle.path / place, artifact, machine) for machine in machines]
         if all(verdict.status == "unsupported" for verdict in verdicts):
             reasons = dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons)
-            return SkippedArtifact(folder, " ".join(reasons) or "There is no device to run it on.")
+            return SkippedArtifact(folder, " ".join(reasons) or "This machine has no device for it.")
     return PlannedArtifact(place, artifact, f"{place}/{ARTIFACT_SIGNATURE_FILE}" in summary.sizes)
 
 

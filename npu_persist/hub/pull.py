@@ -173,7 +173,7 @@ def pull(  # noqa: PLR0913 (the choices of a user; all but one have a default)
         SignatureError: A signature is required, and no known key made it.
         RollbackError: The bundle is older than one that was pulled from the same repository.
         OriginError: The name's versions, or the one that the alias points to, came from elsewhere.
-        InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
+        InvalidNameError: The name or alias is not valid, or differs from another only in case.
         FormatVersionError: This version of npu_persist is too old for the manifest.
         StoreError: The file system refused.
         MissingExtraError: huggingface_hub is not installed; or a signature is required, and `cryptography` is not.
@@ -192,13 +192,13 @@ def pull(  # noqa: PLR0913 (the choices of a user; all but one have a default)
     if device is not None and target is not None:
         raise UsageError(f"expected a device of this machine or a target, got both: {device} and {target}")
     if local_files_only and dry_run:
-        raise UsageError("dry_run lists what the hub has: leave out local_files_only")
+        raise UsageError("dry_run needs the hub: leave out local_files_only")
     if name is not None:
         validate_name(name)
     chosen, terms = open_store(store), _Terms(alias, name, adopt, allow_older, require_signature)
     if local_files_only:
         if name is not None:
-            raise UsageError("name: a bundle is named when it is pulled; leave out local_files_only")
+            raise UsageError("name: the name is chosen when a bundle is pulled; leave out local_files_only")
         bundle = find_pulled(chosen, reference)
         if require_signature:
             check_manifest(bundle, KeyRing(chosen.home).read())
@@ -463,7 +463,7 @@ def _remember(store: Store, summary: CommitSummary, revision: str | None) -> Non
         if revision != commit and read_revision(home, repo_id, revision) != commit:
             write_revision(home, repo_id, revision, commit)
     except StoreError as error:  # another user's store: the hub will be asked again
-        log.warning("%s was pulled, but this could not be noted: %s", repo_id, error)
+        log.warning("%s was pulled, but this could not be recorded: %s", repo_id, error)
 
 
 class _Installer:

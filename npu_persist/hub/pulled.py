@@ -79,7 +79,7 @@ def find_pulled(store: Store, reference: HubReference) -> Bundle:
         with suppress(BundleNotFoundError):
             return store.resolve(StoreReference(name, digest=known))
     raise BundleNotFoundError(
-        f"{reference} is not in the store {store.home}. `npu-persist pull {reference}` brings it there"
+        f"{reference} is not in the store {store.home}. `npu-persist pull {reference}` downloads it"
     )
 
 

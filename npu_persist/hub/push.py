@@ -159,7 +159,7 @@ def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
         ):
             new, url = _Upload(there, branch, create_pr=create_pr).run(missing, stale, message, stage)
     else:
-        log.info("%s: %s has all of it already, at %s", bundle.reference, repo_id, commit)
+        log.info("%s: %s already has all of it, at %s", bundle.reference, repo_id, commit)
     if tag is not None and (new != commit or not is_tagged):
         _set_tag(repository, tag, new, replace=is_tagged)
     skipped = sum(file.size for file in files.values()) - uploaded
@@ -448,7 +448,7 @@ class _Upload:
                 )
             if addition._upload_mode != "lfs" and not isinstance(missing[path].content, bytes):  # noqa: SLF001
                 raise HubError(
-                    f"could not push to {self._repo_id}: it wants {path} in git itself, not in LFS. Add the line "
+                    f"could not push to {self._repo_id}: it requires {path} in git itself, not in LFS. Add the line "
                     f"'{path} filter=lfs diff=lfs merge=lfs -text' to its .gitattributes and push again",
                     repo_id=self._repo_id,
                 )

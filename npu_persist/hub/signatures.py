@@ -100,8 +100,9 @@ class HubSignatures:
         where = f"{repo_id} at {revision or 'its default branch'}"
         again = f"npu-persist pull {repo_id}" + (f" --revision {revision}" if revision else "")
         raise RollbackError(
-            f"{rival.reference}, which was pulled from {repo_id}, was signed by {by.name} at {newest}; {where} is now "
-            f"a bundle {found}. Somebody may have moved it back. If that is meant, `{again} --allow-older` takes it",
+            f"{rival.reference}, which was pulled from {repo_id}, was signed by {by.name} at {newest}; {where} now has "
+            f"a bundle {found}. Somebody may have moved it back. If this is intended, `{again} --allow-older` "
+            "accepts it",
             newer=rival.reference,
             newer_signed_at=newest,
             signed_at=signed_at,
@@ -137,12 +138,13 @@ class HubSignatures:
             signer = self._find_signer(path, "artifact", subject, self._keys)
         except (IntegrityError, MissingExtraError):
             signed = ", which a known key signed," if is_trusted else ""
-            return f"No known key signed it: what {source} has for the same purpose{signed} is kept."
+            return f"No known key signed it: the artifact of {source} for the same purpose{signed} is kept."
         here, subject = folder / ARTIFACT_SIGNATURE_FILE, digest_bytes(artifact.to_json())
         with suppress(IntegrityError, StoreError):
             kept = check_signature(here, "artifact", subject, self._keys, Place(self._place.name, origin))
             if kept.signed_at > signer.signed_at:
-                return f"It was signed at {signer.signed_at}: what is here for the same purpose is newer, and is kept."
+                return f"It was signed at {signer.signed_at}: the local artifact for the same purpose is newer, "
+                "and is kept."
         return None
 
     @cached_property

@@ -126,7 +126,7 @@ def find_compiled(recipe: Recipe, sources: Sources) -> Found:
     if sources.compile_timeout is not None and (unsendable := recipe.unsendable):
         raise UsageError(
             "compile_timeout: the compilation runs in a process of its own, which is given properties as texts and "
-            f"numbers; {', '.join(unsendable)} is neither. Write it as text, as in {{'PERFORMANCE_HINT': "
+            f"numbers; {', '.join(unsendable)} is neither. Write it as a string, as in {{'PERFORMANCE_HINT': "
             "'LATENCY'}, or leave out compile_timeout"
         )
     return _Search(recipe, sources).run()

@@ -84,7 +84,7 @@ def alias(reference: str | os.PathLike[str], name: str, *, store: AnyStore = Non
 
     Raises:
         BundleNotFoundError: There is no such bundle.
-        InvalidNameError: The alias is not valid, or differs from another in upper and lower case only.
+        InvalidNameError: The alias is not valid, or differs from another only in case.
         StoreError: The file system refuses.
 
     Example:

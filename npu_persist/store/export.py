@@ -115,7 +115,7 @@ def place_files(bundle: Bundle, layout: Layout, graph: str | None = None) -> dic
     for name in bundle.assets:
         path = f"1/{name}" if layout == "ovms" else name
         if path in placed:
-            raise UsageError(f"{bundle.reference} has an asset {name}, which is what this layout calls a graph's file")
+            raise UsageError(f"{bundle.reference} has an asset {name}, which this layout uses for a graph's file")
         placed[path] = asset_path(name)
     return placed
 

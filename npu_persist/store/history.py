@@ -165,7 +165,7 @@ def _compare(before: Bundle | None, after: Bundle | None) -> Change | None:
 
 def _measure_files(folder: Path) -> dict[tuple[int, int], int]:
     """Return the size of each file in a folder, by its inode; of those that are removed meanwhile, nothing."""
-    with store_errors(f"look at {folder}"):
+    with store_errors(f"examine {folder}"):
         return dict(_walk(folder))
 
 

@@ -174,7 +174,7 @@ def _by_alias(folder: NameFolder, alias: str) -> int:
         raise missing_alias(folder, alias)
     if number not in versions:
         raise BundleNotFoundError(
-            f"the alias {folder.name}:{alias} points to version {number}, which is not in the store; it has the "
+            f"the alias {folder.name}:{alias} points to version {number}, which is not in the store; the store has the "
             f"versions {_join(versions)}. `npu-persist alias {folder.name}:<version> {alias}` sets the alias again"
         )
     return number

@@ -43,9 +43,10 @@ def check_name(folder: NameFolder, origin: Origin, below: int | None = None) -> 
     source, number = max(sources.items(), key=lambda item: item[1])
     apart = f"{origin.repo.partition('/')[0]}-{folder.name}"
     raise OriginError(
-        f"the name {folder.name!r} belongs to {source}: {folder.name}:{number} is from there. What {origin.source} has "
-        f"is not pulled under that name. `npu-persist pull {origin.repo} --name {apart}` keeps it apart, under a name "
-        "of its own; `--adopt` adds it to this name all the same",
+        f"the name {folder.name!r} belongs to {source}: {folder.name}:{number} is from there. The bundle of "
+        f"{origin.source} "
+        f"is not pulled under that name. `npu-persist pull {origin.repo} --name {apart}` publishes it under another "
+        "name; `--adopt` adds it to this name anyway",
         name=folder.name,
         owner=source,
         source=origin.source,
@@ -60,8 +61,9 @@ def check_alias(folder: NameFolder, alias: str, origin: Origin, target: int | No
     if (source := read_source(folder, number)) != origin.source:
         raise OriginError(
             f"the alias {folder.name}:{alias} points to {folder.name}:{number}, which is from {source}. It is not "
-            f"moved to what {origin.source} has. Choose another alias; `npu-persist pull {origin.repo} --adopt` moves "
-            "it all the same",
+            f"moved to the bundle of {origin.source}. Choose another alias; `npu-persist pull {origin.repo} "
+            "--adopt` moves "
+            "it anyway",
             name=folder.name,
             owner=source,
             source=origin.source,

@@ -119,7 +119,7 @@ def rename_to_next_version(
                 raise
             if not isinstance(error, Exception):
                 raise
-            log.warning("%s:%d is published, but then failed: %s", folder.name, number, error)
+            log.warning("%s:%d was published, but a later step failed: %s", folder.name, number, error)
             return number
 
 

@@ -134,7 +134,7 @@ class Store:
         """Check that a bundle could be published under a name and alias, before the work of making it is done.
 
         Raises:
-            InvalidNameError: One of them is not valid, or differs from another in upper and lower case only.
+            InvalidNameError: One of them is not valid, or differs from another only in case.
         """
         folder = self._folder(name)
         with store_errors(f"list {self._bundles}"):
@@ -190,7 +190,7 @@ class Store:
             adopt: Whether what was pulled may get a name whose versions all came from elsewhere.
 
         Raises:
-            InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
+            InvalidNameError: The name or alias is not valid, or differs from another only in case.
             IntegrityError: The directory does not match its manifest.
             OriginError: What was pulled has a name whose versions all came from elsewhere.
             StoreError: The file system refuses. The store is as it was.
@@ -233,7 +233,7 @@ class Store:
             alias: An alias to point to that version.
 
         Raises:
-            InvalidNameError: The name or alias is not valid, or differs from another in upper and lower case only.
+            InvalidNameError: The name or alias is not valid, or differs from another only in case.
             StoreError: The file system refuses.
         """
         self.check_names(staged.name, alias)
@@ -251,7 +251,7 @@ class Store:
         """Point an alias to a version and return its reference: `npu_persist.alias`."""
         folder, number = self._locate(parse(reference))
         self.check_names(folder.name, alias)
-        with store_errors(f"let the alias {alias} point to {folder.name}:{number}"):
+        with store_errors(f"point the alias {alias} to {folder.name}:{number}"):
             self._write_alias(folder, alias, number)
         return str(StoreReference(folder.name, version=number))
 
@@ -270,14 +270,14 @@ class Store:
         parsed = parse(reference)
         if isinstance(parsed, StoreReference) and str(parsed) == parsed.name:
             newest = max(self._find(parsed.name).versions(), default=1)
-            raise UsageError(f"{parsed} names no version: say which one to remove, such as {parsed}:{newest}")
+            raise UsageError(f"{parsed} names no version: choose one to remove, for example {parsed}:{newest}")
         folder, number = self._locate(parsed)
         name = str(StoreReference(folder.name, version=number))
         with store_errors(f"remove {name}"):
             aliases = folder.aliases_of(number)
             if aliases and not force:
                 raise UsageError(
-                    f"{name} has the alias {', '.join(aliases)}, which would point to nothing. Let it point to another "
+                    f"{name} has the alias {', '.join(aliases)}, which would point to nothing. Point it to another "
                     f"version first (`npu-persist alias {folder.name}:<version> {aliases[0]}`), or force the removal"
                 )
             try:
@@ -322,7 +322,7 @@ class Store:
         if isinstance(reference, HubReference):
             raise UsageError(
                 f"{reference} is a repository on the hub; expected a bundle in the store. "
-                f"`npu-persist pull {reference}` brings it there and prints the reference to use"
+                f"`npu-persist pull {reference}` downloads it and prints the reference to use"
             )
         if isinstance(reference, PathReference):
             raise UsageError(

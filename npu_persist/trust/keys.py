@@ -111,7 +111,7 @@ class Scope(msgspec.Struct, frozen=True):
         if self.names and not any(fnmatchcase(place.name, name) for name in self.names):
             return f"is known for {', '.join(self.names)} only, not for {place.name}"
         if self.repositories and not (place.origin and any(map(place.origin.matches, self.repositories))):
-            source = "what was not pulled" if place.origin is None else place.origin.source
+            source = "bundles that were not pulled" if place.origin is None else place.origin.source
             return f"is known for {', '.join(self.repositories)} only, not for {source}"
         return None
 
@@ -154,7 +154,7 @@ class KeyRing:
             except FileNotFoundError:
                 return {}
             if distrust := find_distrust(self.path):
-                raise SignatureError(f"the known keys are not believed: {distrust}")
+                raise SignatureError(f"the known keys are not trusted: {distrust}")
             names = [name for name in found if name.endswith(KEY_SUFFIX) and not name.startswith(".")]
             return {name.removesuffix(KEY_SUFFIX): self._read(self.path / name) for name in names}
 
@@ -188,7 +188,7 @@ class KeyRing:
     def _read(self, path: Path) -> PublicKey:
         if not is_own(path.stat()):
             raise SignatureError(
-                f"the known keys are not believed: other users may write to {path}. Remove it or, if it is the right "
+                f"the known keys are not trusted: other users can write to {path}. Remove it or, if it is the right "
                 "key, copy it to a file that only you may write to"
             )
         try:
@@ -301,7 +301,9 @@ def read_private_key(path: Path, password: str | Callable[[], str] | None = None
             key = load(data, _encode(password()))
     except TypeError as error:  # a password for an unencrypted key, or none for an encrypted one
         wants = (
-            "it is encrypted, and no password was given" if secret is None else "a password, but it is not encrypted"
+            "the key is encrypted, but no password was given"
+            if secret is None
+            else "a password was given, but the key is not encrypted"
         )
         raise UsageError(f"{path}: {wants}") from error
     except UsageError:  # of the function that asks for the password

@@ -76,8 +76,8 @@ class Policy:
         except (IntegrityError, MissingExtraError, StoreError) as error:
             return Decision(
                 is_trusted=False,
-                reason=f"Not trusted: it is code that runs on a device. {pulled}, and no known key signed it: {error}. "
-                f"Allow it with trust={origin.source!r} (`--trust {origin.source}`), or make the signer's key known "
+                reason=f"Not trusted: blobs are executed on the device. {pulled}, and no known key signed it: {error}. "
+                f"Allow it with trust={origin.source!r} (`--trust {origin.source}`), or add the signer's key "
                 "with `npu-persist keys add`.",
             )
         return Decision(is_trusted=True, reason=f"{pulled}, and is signed by {signer}.")

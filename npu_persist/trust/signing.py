@@ -195,13 +195,13 @@ def find_signer(  # noqa: PLR0913, PLR0917 (what is there, what is expected, who
     if not signers and against:
         reasons = "; ".join(f"{name} {reason}" for name, reason in against.items())
         raise SignatureError(
-            f"{path}: expected a signature of a key that is known for it; {reasons}. `npu-persist keys remove` and "
+            f"{path}: expected a signature by a key whose scope covers it; {reasons}. `npu-persist keys remove` and "
             "`keys add` give a key another scope"
         )
     if not signers:
         by = ", ".join(found.signatures) or "nobody"
         raise SignatureError(
-            f"{path}: expected a signature of a known key ({', '.join(keys) or 'there is none'}); got {by}. To add the "
+            f"{path}: expected a signature by a known key ({', '.join(keys) or 'there is none'}); got {by}. To add the "
             "signer's public key: npu-persist keys add NAME FILE"
         )
     valid = _select(found, [key.hex for key in signers.values()]).signatures
@@ -258,7 +258,7 @@ def select_valid(data: bytes, path: str, what: What, subject: str, known: Collec
         return None
     keys = sorted(found.signatures, key=lambda key: key not in known)
     if len(keys) > MAX_CHECKED:
-        log.warning("%s has %d signatures; only %d are looked at", path, len(keys), MAX_CHECKED)
+        log.warning("%s has %d signatures; only %d are checked", path, len(keys), MAX_CHECKED)
     valid = _select(found, keys[:MAX_CHECKED])
     if len(valid.signatures) < len(keys[:MAX_CHECKED]):
         log.warning("signatures that are not valid are ignored: %s", path)
@@ -312,7 +312,7 @@ def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey,
     data = Signatures(what, subject, {**others, public: make_signature(what, subject, key, _now())}).to_json()
     if len(data) > MAX_SIGNATURES_SIZE:
         raise SignatureError(
-            f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures; this is one too many"
+            f"{path}: expected at most {MAX_SIGNATURES_SIZE} bytes of signatures; there is no room for another"
         )
     _write(path, data, bundle)
 

@@ -184,6 +184,6 @@ def test_the_artifact_of_another_graph_is_not_attached(tmp_path: Path, monkeypat
         return replace(answer, result=other.to_json().decode())
 
     monkeypatch.setattr(jobs, "run_module", run)
-    with pytest.raises(CompilationError, match="compiled for something else"):
+    with pytest.raises(CompilationError, match="returned an artifact for something else"):
         npu_persist.compile("affine", ["CPU"], store=store)
     assert not list((bundle.path / "compiled").glob("*/artifact.json"))

@@ -26,4 +26,4 @@ def test_a_state_keeps_its_sizes(tmp_path: Path) -> None:
 
     error = attack(tmp_path, *make_operation("iterator"), change)
     assert error.startswith("GraphIntegrityError: "), error
-    assert "for the next turn" in error
+    assert "for the next iteration" in error

@@ -146,7 +146,7 @@ def check_run(run: Run) -> Iterator[str]:
         yield f"it changed {run.changed_elsewhere}"
     if run.code not in {0, 1, 2, 3, 4, 5, 6, 130, -9}:
         yield f"exit code {run.code}: {run.output}"
-    elif "Traceback" in run.output or "shows where it came from" in run.output or run.code == UNTYPED:
+    elif "Traceback" in run.output or "shows the traceback" in run.output or run.code == UNTYPED:
         yield f"untyped: {run.output}"
 
 

@@ -155,7 +155,7 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
             _deliver(messages, on_message)
             monitor.check()
             if first_line is not None and output.line is None and monitor.seconds >= first_line:
-                raise SilentError(f"{command[0]} wrote nothing within {first_line:g} s, and was ended")
+                raise SilentError(f"{command[0]} wrote nothing within {first_line:g} s and was terminated")
         monitor.finish()  # the process waits to be ended: this is its peak
     _deliver(messages, on_message)
     if output.answer is None:

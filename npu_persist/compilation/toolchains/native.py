@@ -73,7 +73,7 @@ class PluginToolchain:
         reason = f"{self._libraries} has no {' and no '.join(missing)}"
         if sys.platform == "win32":
             return State(False, reason, advice=_REINSTALL)  # noqa: FBT003
-        return State(False, f"{reason}: pip's OpenVINO for Linux comes without")  # noqa: FBT003
+        return State(False, f"{reason}: pip's OpenVINO for Linux does not contain it")  # noqa: FBT003
 
     def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
         """See `Toolchain`."""
@@ -94,7 +94,7 @@ class LibrariesToolchain:
     def examine(self) -> State:
         """See `Toolchain`."""
         if sys.platform == "win32":
-            return State(False, "for Linux only: OpenVINO for Windows brings its compiler")  # noqa: FBT003
+            return State(False, "for Linux only: OpenVINO for Windows contains its compiler")  # noqa: FBT003
         advice = f"export {COMPILER_VARIABLE}=<folder with {', '.join((*_LINUX, _RUNTIME))}>"
         if self._folder is None:
             return State(False, f"{COMPILER_VARIABLE} is not set", advice=advice)  # noqa: FBT003
@@ -183,7 +183,7 @@ def compile_here(request: CompilerRequest, *_: object) -> NativeResult:
         compiled = core.compile_model(model, _DEVICE, request.options)
         blob = compiled.export_model()
     except RuntimeError as error:
-        raise CompilationError(f"the NPU's compiler refused the graph: {extract_reason(str(error))}") from error
+        raise CompilationError(f"the NPU compiler rejected the graph: {extract_reason(str(error))}") from error
     with store_errors(f"write {request.output}"):
         Path(request.output).write_bytes(blob.getbuffer())
     return NativeResult(_ask(compiled, "RUNTIME_REQUIREMENTS"), get_version())

@@ -153,8 +153,8 @@ def _check_blob(output: Path, platform: str | None) -> None:
                 f"could not write {output}: the disk is full. Free some space and compile again", errno=ENOSPC
             ) from error
         raise CompilationError(
-            f"{output}: the compiler succeeded, but the blob is not whole. Compile again, and look at the "
-            f"disk and its quota if it stays so. {error}"
+            f"{output}: the compiler succeeded, but the blob is incomplete. Compile again; if it fails "
+            f"again, check disk space and quota. {error}"
         ) from error
     found = None if blob.requirements is None else blob.requirements.platform
     if None not in {platform, found} and found != platform:

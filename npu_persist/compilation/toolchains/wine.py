@@ -185,7 +185,7 @@ class WineToolchain:
     def _check(self, record: ToolchainRecord) -> None:
         if record.source != digest_source():
             raise ToolchainError(
-                f"{self.folder} was made by another version of npu_persist. Install it again: {INSTALL}"
+                f"{self.folder} was written by another version of npu_persist. Install it again: {INSTALL}"
             )
         if not (self.folder / PREFIX / "system.reg").is_file():  # wine would make it again, for a minute, unasked
             raise ToolchainError(f"{self.folder / PREFIX}: wine's own folder is missing. Install it again: {INSTALL}")
@@ -320,7 +320,7 @@ def _write_request(request: CompilerRequest) -> str:
     fields |= {f"shape.{name}": ",".join(map(str, shape)) for name, shape in (request.shapes or {}).items()}
     for name, value in fields.items():
         if {"\n", "\r", "\0"} & {*name, *value} or (name.startswith(("property.", "option.")) and "=" in name):
-            raise UsageError(f"{name}={value}: the names of inputs and the properties cannot have line breaks here")
+            raise UsageError(f"{name}={value}: input names and properties cannot contain line breaks here")
     return "".join(f"{name}={value}\n" for name, value in fields.items()) + "end\n"
 
 
@@ -340,8 +340,8 @@ def _read_answer(answer: ProcessResult[Any]) -> _HostResult:
         failure = read_answer(answer.failure, _HostFailure, "the compilation")
         reason = extract_reason(failure.text, answer.log)
         if failure.stage == "start":
-            raise CompilationError(f"the NPU's compiler does not start, or refuses a property: {reason}")
-        raise CompilationError(f"the NPU's compiler refused the graph: {reason}")
+            raise CompilationError(f"the NPU compiler does not start, or rejects a property: {reason}")
+        raise CompilationError(f"the NPU compiler rejected the graph: {reason}")
     return read_answer(answer.result, _HostResult, "the compilation")
 
 

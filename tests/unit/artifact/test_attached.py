@@ -168,7 +168,7 @@ def test_what_is_staged_goes_when_the_block_does(tmp_path: Path) -> None:
 
 def test_what_was_compiled_from_another_bundle_is_refused(tmp_path: Path) -> None:
     bundle = publish_tiny(Store(tmp_path))
-    with pytest.raises(ArtifactError, match="expected what was compiled from tiny:1"):
+    with pytest.raises(ArtifactError, match="expected an artifact compiled from tiny:1"):
         attach_npu(bundle, subject="blake3:" + "0" * 64)
     assert inside(bundle) == []
 
@@ -211,7 +211,7 @@ def test_verify_refuses_what_was_copied_from_another_bundle(tmp_path: Path) -> N
     first, second = publish_tiny(store), publish_tiny(store, golden=tiny_golden("other"))
     shutil.copytree(attach_npu(first), second.path / "compiled" / "npu-4000")
     store.verify(first.reference)
-    with pytest.raises(ArtifactError, match="expected what was compiled from tiny:2"):
+    with pytest.raises(ArtifactError, match="expected an artifact compiled from tiny:2"):
         store.verify(second.reference)
 
 

@@ -46,11 +46,14 @@ class TestNpu:
         found = of_npu()
         assert found.status == "supported"
         assert found.reasons == (
-            "It is for the NPU's platform 4000, which is the machine's.",
+            "It is for the NPU's platform 4000, as is the machine's.",
             "It needs 4 tiles of the NPU; the machine has 6.",
-            "It has version 1.2.2 of the ELF format; the newest that the machine's driver takes is 1.2.",
-            "It has version 11.4.10 of the mapped inference; the newest that the machine's driver takes is 11.4.",
-            f"OpenVINO 2026.4.1 made it, and {FULL} is installed.",
+            "It has version 1.2.2 of the ELF format; the newest version that the machine's driver accepts is 1.2.",
+            (
+                "It has version 11.4.10 of the mapped inference; "
+                "the newest version that the machine's driver accepts is 11.4."
+            ),
+            f"OpenVINO 2026.4.1 compiled it, but {FULL} is installed.",
         )
 
     def test_another_platform(self) -> None:
@@ -74,7 +77,7 @@ class TestNpu:
         if status != "supported":
             (reason,) = found.reasons
             assert {"elf": "1.2.2", "mi": "11.4.10"}[name] in reason
-            assert reason.endswith(f"takes is {newest or 'unknown'}.")
+            assert reason.endswith(f"accepts is {newest or 'unknown'}.")
 
     @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
     def test_majors_are_equal_and_minors_at_most(self, major: int, minor: int, theirs: int, newest: int) -> None:
@@ -87,7 +90,7 @@ class TestNpu:
         found = of_npu(replace(LUNAR, openvino=openvino))
         assert found.status == "unknown"
         (reason,) = found.reasons
-        assert "OpenVINO 2026.4.1 made it" in reason
+        assert "OpenVINO 2026.4.1 compiled it" in reason
         assert (openvino or "unknown") in reason
 
     @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ class TestNpu:
         found = of_npu(replace(LUNAR, openvino=openvino), meta="2.8", ov="2027.0.0")
         assert found.status == status
         if status == "unsupported":
-            assert found.reasons == (f"Its metadata is of version 2.8; OpenVINO {openvino} reads it up to 2.7.",)
+            assert found.reasons == (f"Its metadata has version 2.8; OpenVINO {openvino} reads it up to 2.7.",)
 
     @pytest.mark.parametrize("installed", ["2026.4.0", "2026.4.2", "2026.5.1", "2025.4.1"])
     def test_a_model_that_generates_needs_its_openvino_up_to_the_patch(self, installed: str) -> None:
@@ -110,7 +113,7 @@ class TestNpu:
         assert of_npu(**generates).status == "supported"
         found = of_npu(replace(LUNAR, openvino=installed), **generates)
         assert found.status == "unsupported"
-        assert f"OpenVINO 2026.4.1 made it, and {installed} is installed" in found.reasons[-1]
+        assert f"OpenVINO 2026.4.1 compiled it, but {installed} is installed" in found.reasons[-1]
         assert of_npu(replace(LUNAR, openvino=None), **generates).status == "unknown"
 
     def test_a_machine_of_which_only_the_platform_is_known(self) -> None:

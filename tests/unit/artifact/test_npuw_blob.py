@@ -62,7 +62,7 @@ def test_weights_may_look_like_a_part() -> None:
     ("data", "said"),
     [
         (npuw_blob([part()], kind=b"GQACMO"), "its container is of the kind b'GQACMO'"),
-        (npuw_blob([part()], version=b"0.32"), "its serialization is of version 0.32; 0.31 is known"),
+        (npuw_blob([part()], version=b"0.32"), "its serialization has version 0.32; only 0.31 is known"),
         (npuw_blob([npu_blob(npu_trailer(version=(2, 7)).replace(b"\x07\0\x02\0", b"\x08\0\x02\0", 1))]), "2.8"),
     ],
 )
@@ -140,7 +140,7 @@ def test_an_artifact_that_agrees_with_its_blob(tmp_path: Path) -> None:
         (npuw_blob([part()]), {"npuw": "0.30"}, "expected serialization 0.30, as artifact.json says; got 0.31"),
         (part(), {"weightless": False}, "expected serialization 0.31, as artifact.json says; got None"),
         (npuw_blob([part()], openvino=(2026, 4, 0)), {}, "expected OpenVINO 2026.4.1"),
-        (npuw_blob([part()], encrypted=1), {}, "expected a payload that is not encrypted"),
+        (npuw_blob([part()], encrypted=1), {}, "expected an unencrypted payload"),
     ],
 )
 def test_an_artifact_that_contradicts_its_blob(tmp_path: Path, blob: bytes, changes: dict[str, Any], said: str) -> None:

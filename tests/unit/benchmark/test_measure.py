@@ -126,7 +126,7 @@ def test_config_reaches_the_load() -> None:
     publish_affine(Store())
     with pytest.raises(npu_persist.errors.PropertyError, match="NUM_STREAMS"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAM": 1})
-    with pytest.raises(npu_persist.errors.UsageError, match="texts, numbers or booleans"):
+    with pytest.raises(npu_persist.errors.UsageError, match="strings, numbers or booleans"):
         npu_persist.bench("affine", "CPU", "LATENCY", seconds=0.05, config={"NUM_STREAMS": object()})
 
 
@@ -144,9 +144,9 @@ def test_what_cannot_be_measured_is_told_before_anything_is() -> None:
         Benchmark(["affine"], interval=float("nan"))
     with pytest.raises(npu_persist.errors.UsageError, match="hint: expected one of LATENCY"):
         npu_persist.bench("affine", "CPU", "FAST")
-    with pytest.raises(npu_persist.errors.UsageError, match="none of them twice"):
+    with pytest.raises(npu_persist.errors.UsageError, match="each only once"):
         npu_persist.bench(["affine", "affine:1"], "CPU")
-    with pytest.raises(npu_persist.errors.UsageError, match="none of them twice"):
+    with pytest.raises(npu_persist.errors.UsageError, match="each only once"):
         npu_persist.bench("affine", [])
     with pytest.raises(npu_persist.errors.UsageError, match="two configurations"):
         npu_persist.bench("affine", "CPU", "LATENCY", compare=True)

@@ -124,7 +124,7 @@ def test_what_cannot_be_drawn_is_told(tmp_path: Path) -> None:
     check_plots([str(tmp_path / "a.png"), str(tmp_path / "a.SVG")])
     with pytest.raises(UsageError, match=r"a\.jpg: expected a name that ends in \.png or \.svg"):
         check_plots([str(tmp_path / "a.jpg")])
-    with pytest.raises(StoreError, match="there is no folder"):
+    with pytest.raises(StoreError, match="does not exist"):
         check_plots([str(tmp_path / "absent" / "a.png")])
 
 

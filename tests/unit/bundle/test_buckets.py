@@ -89,7 +89,7 @@ def test_axes_without_names_are_symbols_of_their_own() -> None:
             ("attention_mask", 1),
         ),
         ([DOUBLE], {"states": (8, 4)}, "axis 0 of states: expected 7, since batch is 3; got 8", ("states", 0)),
-        ([FIXED], {"scale": (1,)}, "axes of varying size; got one whose inputs are fixed: scale", (None, None)),
+        ([FIXED], {"scale": (1,)}, "dynamic axes; got one whose inputs have fixed sizes: scale", (None, None)),
     ],
 )
 def test_an_axis_that_does_not_fit_is_named(

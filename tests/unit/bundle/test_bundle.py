@@ -136,7 +136,7 @@ def test_one_of_several_graphs_must_be_named(directory: Path) -> None:
     (directory / "manifest.json").write_bytes(replace(manifest, graphs=(TINY_GRAPH, second), files=files).to_json())
     bundle = Bundle.open(directory)
     assert bundle.graph("decode") == second
-    with pytest.raises(UsageError, match="say which one of main, decode"):
+    with pytest.raises(UsageError, match="choose one of main, decode"):
         bundle.graph()
     bundle.ensure_bin()
     for stem in ("model", "decode"):
@@ -271,7 +271,7 @@ def test_the_bin_is_a_copy_where_links_are_refused(directory: Path, monkeypatch:
 def test_a_wrong_bin_is_found_and_replaced(directory: Path, content: bytes) -> None:
     bundle = Bundle.open(directory)
     (directory / "model.bin").write_bytes(content)
-    with pytest.raises(FileIntegrityError, match=r"model\.bin: expected what weights\.safetensors holds"):
+    with pytest.raises(FileIntegrityError, match=r"model\.bin: expected the content of weights\.safetensors"):
         bundle.verify()
     bundle.ensure_bin()
     bundle.verify()

@@ -216,7 +216,7 @@ class TestFlatten:
         assert plan.flatten((5,), {}) == (5,)
         assert list(plan.flatten((), {"x": 5})) == [5]
         for args, kwargs, argument in (((5, np.zeros(3)), {}, "rest"), ((5,), {"z": np.zeros(3)}, "more")):
-            with pytest.raises(InputError, match="nothing: the persisted example did not give it") as caught:
+            with pytest.raises(InputError, match="no value: the persisted example did not pass it") as caught:
                 plan.flatten(args, kwargs)
             assert caught.value.argument == argument
 
@@ -420,7 +420,7 @@ class TestHostile:
         ],
     )
     def test_parameters(self, parameters: tuple[Parameter, ...]) -> None:
-        with pytest.raises(ManifestError, match="the manifest's signature is none that a module can have") as caught:
+        with pytest.raises(ManifestError, match="the manifest's signature is impossible for a module") as caught:
             CallPlan(Signature(parameters, (), ValueNode(None)), [], [])
         assert caught.value.problems[0].location == "signature"
 

@@ -87,7 +87,7 @@ def test_pictures_are_drawn(run: Run, tmp_path: Path) -> None:
         "affine", *SHORT, "--hint", "LATENCY", "--plot", str(tmp_path / "a.png"), str(tmp_path / "a.svg")
     )
     assert code == 0
-    assert err.endswith(f"drawn into {tmp_path / 'a.png'}, {tmp_path / 'a.svg'}\n")
+    assert err.endswith(f"charts written to {tmp_path / 'a.png'}, {tmp_path / 'a.svg'}\n")
     svg = (tmp_path / "a.svg").read_text()
     assert "affine:1 on " in svg
     assert "OpenVINO 20" in svg

@@ -64,7 +64,7 @@ def test_check_tells_damage_and_refusals(
     monkeypatch.setenv(HOME_VARIABLE, str(installed))
     monkeypatch.setenv(BEHAVIOUR, "refuse")
     assert main(["toolchain", "check"]) == 1
-    assert "error: wine for NPU:3720: the NPU's compiler refused the graph" in capsys.readouterr().err
+    assert "error: wine for NPU:3720: the NPU compiler rejected the graph" in capsys.readouterr().err
     (WineToolchain(installed).folder / "bin" / "tbb12.dll").write_bytes(b"")
     assert main(["toolchain", "check", "--json"]) == 1
     shown = capsys.readouterr()

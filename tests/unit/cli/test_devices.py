@@ -107,7 +107,7 @@ def test_the_doctor_of_a_machine_without_any_device(
     assert main(["doctor"]) == 1
     shown = capsys.readouterr()
     assert "CPU: not found" in shown.out
-    assert "error: OpenVINO can use no device of this machine" in shown.err
+    assert "error: OpenVINO finds no usable device on this machine" in shown.err
 
 
 def test_the_doctor_goes_on_after_what_is_broken(

@@ -35,7 +35,7 @@ def test_history_is_a_line_a_version(run: Run) -> None:
     assert first.split()[0] == "tiny:1"
     assert first.split()[-4:] == ["0.0004", "fp16", "first", "prod"]
     assert second.split()[-3:] == ["0.0004", "fp16", "weights"]
-    assert err.endswith("on disk; files that versions share count once\n")
+    assert err.endswith("on disk; files shared by versions are counted once\n")
 
 
 def test_metrics_are_shown_by_history_inspect_and_diff(run: Run) -> None:
@@ -100,7 +100,7 @@ def test_diff_shows_fields_tensors_and_answers(run: Run) -> None:
     assert lines[3].startswith("files.golden.safetensors ")
     assert "1 tensors differ, 0 do not" in lines
     assert lines[lines.index("TENSOR CHANGE steps:1 steps:2") + 1] == "constant.0 1 F32[3] F32[3]"
-    assert lines[-3] == "answers of steps:2 on CPU to the golden inputs of steps:1, from torch's there"
+    assert lines[-3] == "results of steps:2 on CPU for the golden inputs of steps:1, compared with torch's"
     assert lines[-2:] == ["OUTPUT MAX ABSOLUTE MAX RELATIVE COSINE", "y 1 1 1"]
 
 
@@ -133,7 +133,7 @@ def test_diff_says_why_it_did_not_run(run: Run) -> None:
     publish_affine(Store())
     code, out, err = run("diff", "affine", "steps", "--device", "CPU")
     assert code == 1
-    assert err == "answers were not compared: affine:1 has no golden sample\n"
+    assert err == "results were not compared: affine:1 has no golden sample\n"
     assert "call of affine:1: (x: float32[2, 3]) -> float32[2, 3]\n" in out
     assert "call of steps:2: (x: float32[1, 3]) -> float32[1, 3]\n" in out
 

@@ -25,7 +25,7 @@ def test_says_where_it_is_and_what_was_sent(hub: HubServer, capsys: pytest.Captu
     assert repo.commits[repo.tags["first"]].message == "hello"
     assert repo.branches["trial"] == repo.tags["first"] != repo.branches["main"]
     assert out.startswith(f"{REPO} at {repo.branches['trial'][:12]}, tagged first: ")
-    assert "0 B there already" in out
+    assert "0 B already there" in out
     assert not err
 
 

@@ -73,7 +73,7 @@ def test_a_bundle_is_signed_and_verified(run: Run, key: str) -> None:
     assert f"ok, signed by {public_key('ada').hex}" in out
     code, _, err = run("verify", "tiny", "--signed")
     assert code == 4
-    assert "of a known key (there is none)" in err
+    assert "by a known key (there is none)" in err
     assert "keys add NAME FILE" in err
     run("keys", "add", "ada", public_key("ada").hex)
     for reference in (["tiny"], []):

@@ -61,7 +61,7 @@ def test_names_that_lead_elsewhere_are_never_followed(wheel: Path, tmp_path: Pat
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_files_of_one_name(wheel: Path, tmp_path: Path) -> None:
     write_wheel(wheel, GOOD, extra={"pkg/libs/a.dll": b"another"})
-    with pytest.raises(ToolchainError, match="two files of one name"):
+    with pytest.raises(ToolchainError, match="two files with the same name"):
         extract(wheel, {"pkg/libs/a.dll": tmp_path / "a.dll"})
 
 

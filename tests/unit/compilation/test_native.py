@@ -83,7 +83,7 @@ def test_the_plugin_as_installed(libraries: Path, tmp_path: Path) -> None:
     assert state.openvino is not None
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "pip's OpenVINO for Linux comes without" in PluginToolchain(empty).examine().reason
+    assert "pip's OpenVINO for Linux does not contain it" in PluginToolchain(empty).examine().reason
 
 
 def test_the_plugin_without_a_compiler_says_so(libraries: Path, tmp_path: Path) -> None:

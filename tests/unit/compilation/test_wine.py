@@ -86,11 +86,11 @@ def test_weightless(wine: WineToolchain, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"shapes": None}, "refused the graph: Missing upper bound"),
-        ({"shapes": {"x": (4, 17)}}, "refused the graph: While validating node(.|\n)*Incompatible MatMul"),
-        ({"shapes": {"y" * 100_000: (4, 17)}}, "refused the graph: Input for tensor name 'yyy"),
+        ({"shapes": None}, "rejected the graph: Missing upper bound"),
+        ({"shapes": {"x": (4, 17)}}, "rejected the graph: While validating node(.|\n)*Incompatible MatMul"),
+        ({"shapes": {"y" * 100_000: (4, 17)}}, "rejected the graph: Input for tensor name 'yyy"),
         ({"platform": "1234"}, "Unknown value for platform: 1234"),
-        ({"properties": {"NO_SUCH": "1"}}, "refuses a property: Unsupported configuration key: NO_SUCH"),
+        ({"properties": {"NO_SUCH": "1"}}, "rejects a property: Unsupported configuration key: NO_SUCH"),
     ],
 )
 def test_refuses_in_its_own_words(wine: WineToolchain, tmp_path: Path, members: dict[str, Any], message: str) -> None:
@@ -103,7 +103,7 @@ def test_refuses_in_its_own_words(wine: WineToolchain, tmp_path: Path, members: 
 def test_a_graph_that_is_none(wine: WineToolchain, tmp_path: Path) -> None:
     job = make_job(tmp_path)
     Path(job.graph).write_text("<net")
-    with pytest.raises(CompilationError, match="refused the graph"):
+    with pytest.raises(CompilationError, match="rejected the graph"):
         wine.compile(job)
 
 

@@ -68,7 +68,7 @@ class TestExamine:
     def test_another_host_program(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wine, "digest_source", lambda: "blake3:another")
         state = WineToolchain(installed).examine()
-        assert "was made by another version of npu_persist" in state.reason
+        assert "was written by another version of npu_persist" in state.reason
         assert state.advice == "npu-persist toolchain install"
 
     @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ class TestCompile:
     @pytest.mark.parametrize(
         ("behaviour", "message"),
         [
-            ("refuse", r"^the NPU's compiler refused the graph: no .$"),
-            ("garbage", r"refused the graph: \ufffd\ufffd is bad"),
-            ("start", r"does not start, or refuses a property: Unsupported configuration key: FOO"),
+            ("refuse", r"^the NPU compiler rejected the graph: no .$"),
+            ("garbage", r"rejected the graph: \ufffd\ufffd is bad"),
+            ("start", r"does not start, or rejects a property: Unsupported configuration key: FOO"),
             ("crash", r"signal 6 \(Aborted\).*on the edge"),
-            ("cut", r"the blob is not whole"),
-            ("no file", r"the blob is not whole"),
+            ("cut", r"the blob is incomplete"),
+            ("no file", r"the blob is incomplete"),
             ("other platform", r"expected a blob for NPU platform 4000, got one for 3720"),
         ],
     )

@@ -333,9 +333,9 @@ def test_a_module_that_takes_multiples_only_says_so_in_the_manifest() -> None:
     ("options", "message"),
     [
         ({"buckets": [{"ids": (1, 4)}]}, r"the example, ids=1x5, fits none of ids=1x4"),
-        ({"buckets": [{"ids": (1, 5)}]}, "axes of varying size; got one whose inputs are fixed"),
+        ({"buckets": [{"ids": (1, 5)}]}, "dynamic axes; got one whose inputs have fixed sizes"),
         ({"buckets": [{"x": (1, 8)}]}, "expected one of the inputs ids; got 'x'"),
-        ({"buckets": [{"ids": (8,)}]}, r"expected 2 sizes for ids|axes of varying size"),
+        ({"buckets": [{"ids": (8,)}]}, r"expected 2 sizes for ids|dynamic axes"),
         ({"buckets": []}, "expected a list of shapes"),
         ({"buckets": [{"ids": (1, 8)}], "padding": {"ids": Padding(0.5)}}, "a number that int64 can hold"),
         ({"padding": {"ids": Padding()}}, "give buckets too"),

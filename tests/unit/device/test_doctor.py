@@ -302,7 +302,7 @@ class TestExplainMissingDevice:
         if core.available_devices != ["CPU"]:
             pytest.skip("this machine has more than a CPU")
         message = str(explain_missing_device(core, device, RuntimeError("why")))
-        assert "names no device that is on this machine; it has CPU" in message
+        assert "names no device of this machine; it has CPU" in message
 
     @pytest.mark.parametrize("device", ["CPU", "AUTO", "AUTO:CPU", "AUTO:-GPU", "HETERO:CPU", "BATCH:CPU(4)"])
     def test_a_device_that_is_here(self, core: ov.Core, device: str) -> None:
@@ -323,7 +323,7 @@ class TestExplainMissingDevice:
             core.compile_model(model, "NPU")
         error = explain_missing_device(LAPTOP, "NPU", caught.value)
         assert isinstance(error, CompilationError)
-        assert "the NPU is here, but no compiler for it. Install the package intel-driver-compiler-npu" in str(error)
+        assert "the NPU was found, but no compiler for it. Install the package intel-driver-compiler-npu" in str(error)
 
     def test_the_only_gpu_has_a_number_too(self) -> None:
         machine = FakeCore(CPU={}, GPU={})

@@ -241,7 +241,7 @@ class TestHostileGraphs:
     def test_a_signature_that_cannot_be_is_refused(self, bundle: Path) -> None:
         signature = Signature((Parameter("a b", "keyword_only", None),), (("a b", TensorNode(0)),), TensorNode(0))
         rewrite(bundle, signature=signature)
-        with pytest.raises(ManifestError, match="none that a module can have"):
+        with pytest.raises(ManifestError, match="impossible for a module"):
             load(bundle, "CPU")
 
 
@@ -441,7 +441,7 @@ class TestConfig:
         assert np.array_equal(load("affine", device, config=config, store=store)(GRID), AFFINE_OF_GRID)
 
     def test_a_value_that_the_device_refuses(self, store: Store) -> None:
-        with pytest.raises(PropertyError, match="CPU refuses the property 'PERFORMANCE_HINT' with the value 'FAST'"):
+        with pytest.raises(PropertyError, match="CPU rejects the value 'FAST' of the property 'PERFORMANCE_HINT'"):
             load("affine", "CPU", config={"PERFORMANCE_HINT": "FAST"}, store=store)
 
     @pytest.mark.parametrize("config", [{1: 2}, ["PERFORMANCE_HINT"], "LATENCY", 3])

@@ -133,7 +133,7 @@ class TestCache:
         spoil(path / ARTIFACT_FILE, replace(read_artifact(path), files=described).to_json())
         model = load("affine", "CPU", store=store)
         assert is_right(model)
-        assert "refuses it" in model.report.attempts[0].reason
+        assert "rejects it" in model.report.attempts[0].reason
         assert load("affine", "CPU", store=store).report.from_cache
 
     def test_an_entry_under_another_key_is_not_used(self, store: Store, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ class TestCompileTimeout:
 
     @pytest.mark.parametrize("value", [b"2", ov.properties.hint.PerformanceMode.LATENCY])
     def test_needs_properties_that_another_process_can_be_given(self, store: Store, value: Any) -> None:
-        with pytest.raises(UsageError, match=r"compile_timeout: .*; PERFORMANCE_HINT is neither\. Write it as text"):
+        with pytest.raises(UsageError, match=r"compile_timeout: .*; PERFORMANCE_HINT is neither\. Write it as a"):
             load("affine", "CPU", config={"PERFORMANCE_HINT": value}, compile_timeout=5, store=store)
 
     def test_progress_must_be_a_function(self, store: Store) -> None:

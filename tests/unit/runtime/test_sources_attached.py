@@ -82,7 +82,7 @@ class TestChoice:
         assert [candidate.folder.name for candidate in found.candidates] == ["a", "b", "c", "d", "e"]
         assert [candidate.status for candidate in found.candidates] == ["supported"] * 4 + ["unknown"]
         assert found.rejected == []
-        assert "OpenVINO 2026.5.0 made it" in found.candidates[-1].reason
+        assert "OpenVINO 2026.5.0 compiled it" in found.candidates[-1].reason
 
     def test_the_exact_key_is_the_first_of_the_supported(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch)
@@ -128,7 +128,7 @@ class TestChoice:
             (real_blob("3720"), {}, "platform 4000, as artifact.json says; got 3720"),
             (real_blob("3720"), {"requirements": None}, "several platforms: its requirements 3720, its target 4000"),
             (real_blob("3720"), {"requirements": None, "target": "NPU:3720", "identity": {}}, "the machine's is 4000"),
-            (npu_blob(npu_trailer(encrypted=1)), {}, "a payload that is not encrypted"),
+            (npu_blob(npu_trailer(encrypted=1)), {}, "an unencrypted payload"),
             (real_blob()[:-1], {}, "cut short"),
             (b"\x7fELF" * 40, {}, "cut short"),
             (b"not an NPU's\n" * 9, {}, "as its last bytes"),
@@ -199,7 +199,7 @@ class TestWithoutAnNpu:
         ]  # fmt: skip
         for attempt, place in zip(model.report.attempts, (best, other), strict=False):
             assert attempt.reason.startswith(f"{place.name}: ")
-            assert "OpenVINO refuses it" in attempt.reason
+            assert "OpenVINO rejects it" in attempt.reason
         assert is_right(model)
         assert not model.report.from_cache
 

@@ -67,7 +67,7 @@ def test_it_is_passed_over_with_the_reason_and_the_bundle_runs(place: Path, home
     assert not is_imported(model)
     reason = model.report.attempts[0].reason
     assert reason.startswith("cpu is for this machine:")
-    assert "Not trusted: it is code that runs on a device. It was pulled from org/unet" in reason
+    assert "Not trusted: blobs are executed on the device. It was pulled from org/unet" in reason
     assert reason in str(model.report)
     assert model.report.attempts[-1].source == "graph"
 
@@ -193,7 +193,7 @@ def test_a_load_that_asks_for_no_signature_does_not_import_the_package(place: Pa
 import numpy, npu_persist
 model = npu_persist.load({str(place)!r}, "CPU", cache=False, store={str(home)!r})
 model(numpy.zeros((2, 3), numpy.float32))
-assert "of a known key (bob)" in str(model.report), model.report
+assert "by a known key (bob)" in str(model.report), model.report
 """
     done = run_python("-c", code, path=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -173,6 +173,6 @@ def test_a_changed_asset_is_not_given_away(tmp_path: Path) -> None:
 
 def test_an_asset_that_would_replace_the_graph_is_refused(tmp_path: Path) -> None:
     publish_relu(Store(), (2,), assets={"openvino_model.xml": b"<net/>"})
-    with pytest.raises(UsageError, match="what this layout calls a graph's file"):
+    with pytest.raises(UsageError, match="which this layout uses for a graph's file"):
         export("relu", "genai", tmp_path / "out")
     assert export("relu", "openvino", tmp_path / "out")[2].read_bytes() == b"<net/>"

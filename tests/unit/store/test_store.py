@@ -596,7 +596,7 @@ def test_a_removed_version_is_gone_and_its_number_is_never_given_again(store: St
 
 def test_removing_says_which_version(store: Store) -> None:
     bundle = publish_tiny(store)
-    with pytest.raises(UsageError, match="tiny names no version: say which one to remove, such as tiny:1"):
+    with pytest.raises(UsageError, match="tiny names no version: choose one to remove, for example tiny:1"):
         store.remove("tiny")
     with pytest.raises(UsageError, match="is a directory"):
         store.remove(bundle.path)

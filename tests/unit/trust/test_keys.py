@@ -181,9 +181,9 @@ class TestPrivateKey:
     @pytest.mark.parametrize(
         ("written", "given", "problem"),
         [
-            ("secret", None, "it is encrypted, and no password was given"),
+            ("secret", None, "the key is encrypted, but no password was given"),
             ("secret", "Secret", "and its password"),
-            (None, "secret", "it is not encrypted"),
+            (None, "secret", "the key is not encrypted"),
         ],
     )
     def test_the_password_has_to_fit(

@@ -80,9 +80,9 @@ def test_what_names_no_repository_is_a_usage_error(store: Store, trust: Any) -> 
 
 def test_a_signature_of_a_known_key_is_enough(bundle: Bundle, folder: Path, store: Store) -> None:
     list(sign_bundle(bundle, private_key("ada")))
-    assert "of a known key (there is none)" in decide(folder, store).reason
+    assert "by a known key (there is none)" in decide(folder, store).reason
     know(store.home, "bob")
-    assert "of a known key (bob)" in decide(folder, store).reason
+    assert "by a known key (bob)" in decide(folder, store).reason
     know(store.home, "ada")
     assert decide(folder, store) == Decision(
         is_trusted=True, reason="It was pulled from org/unet, and is signed by ada."
