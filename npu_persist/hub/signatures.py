@@ -143,8 +143,7 @@ class HubSignatures:
         with suppress(IntegrityError, StoreError):
             kept = check_signature(here, "artifact", subject, self._keys, Place(self._place.name, origin))
             if kept.signed_at > signer.signed_at:
-                return f"It was signed at {signer.signed_at}: the local artifact for the same purpose is newer, "
-                "and is kept."
+                return f"It was signed at {signer.signed_at}: the newer local artifact for the same purpose is kept."
         return None
 
     @cached_property
