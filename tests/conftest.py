@@ -13,9 +13,9 @@ import pytest
 
 from npu_persist.compilation.toolchains.native import COMPILER_VARIABLE
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE
+from tests.support.as_on_linux import change_windows
 from tests.support.bf16_cpu import bf16_cpu as bf16_cpu  # noqa: PLC0414
 from tests.support.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
-from tests.support.links import makes_links, skip_instead
 from tests.support.second_device import second_device as second_device  # noqa: PLC0414
 from tests.support.toolchains import wine as wine  # noqa: PLC0414
 from tests.support.toolchains import wine_home as wine_home  # noqa: PLC0414
@@ -74,11 +74,9 @@ def _no_store_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_links_where_none_are_made() -> Iterator[None]:
-    """A test that makes a symbolic link is skipped where the system makes none."""
+def _files_as_on_linux() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        if not makes_links():
-            patch.setattr(Path, "symlink_to", skip_instead)
+        change_windows(patch)
         yield
 
 

@@ -17,12 +17,13 @@ from npu_persist.trust.keys import KeyRing, PublicKey
 from tests.support.artifacts import publish as publish_entry
 from tests.support.artifacts import quarantined
 from tests.support.bundles import publish_tiny
+from tests.support.faults import MODE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-fcntl = pytest.importorskip("fcntl", reason="Windows has neither flock nor the flushing of directories")
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither flock nor the flushing of directories")
 
 
 def use_everything(home: Path) -> None:
@@ -51,6 +52,7 @@ def use_everything(home: Path) -> None:
     assert publish_tiny(store).version == 3
 
 
+@posix
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOSYS])
 def test_directories_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     fsync, refused = os.fsync, []
@@ -66,8 +68,11 @@ def test_directories_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.
     assert refused
 
 
+@posix
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK])
 def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    import fcntl
+
     refused = []
 
     def refuse(descriptor: int, _operation: int) -> None:
@@ -79,8 +84,11 @@ def test_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) 
     assert refused
 
 
+@posix
 def test_locks_that_cannot_be_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last thing that happens to a published version is no reason to take it back."""
+    import fcntl
+
     flock, refused = fcntl.flock, []
 
     def refuse(descriptor: int, operation: int) -> None:
@@ -95,7 +103,7 @@ def test_locks_that_cannot_be_released(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 LINKS = [("link", number) for number in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV)]
-MODES = [("fchmod", number) for number in (errno.EPERM, errno.ENOTSUP)]
+MODES = [(MODE, number) for number in (errno.EPERM, errno.ENOTSUP)]
 
 
 @pytest.mark.parametrize(("name", "number"), LINKS + MODES)

@@ -178,8 +178,8 @@ def test_several_at_once(wine: WineToolchain) -> None:
 
 
 @pytest.mark.usefixtures("wine")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
-def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_ends_with_its_caller(tmp_path: Path, name: str) -> None:
     job = make_job(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", CALLER, job.graph, job.output],
@@ -190,7 +190,7 @@ def test_ends_with_its_caller(tmp_path: Path, number: int) -> None:
         assert caller.stdout is not None
         caller.stdout.readline()
         hosts = find_children(caller.pid)
-        caller.send_signal(number)
+        caller.send_signal(signal.Signals[name])
     assert hosts
     for pid in hosts:
         assert wait_for(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]

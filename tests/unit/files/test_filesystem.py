@@ -318,3 +318,24 @@ def test_no_file_has_a_zero_in_its_path() -> None:
     files.check_path("é/x", "key")
     with pytest.raises(UsageError, match=r"key: expected a path; got 'a.*which no file can have"):
         files.check_path("a\0", "key")
+
+
+@pytest.mark.parametrize(
+    ("length", "advice"), [(259, "Check the folder"), (260, "The path has 260 characters")]
+)
+def test_a_path_that_is_too_long_for_windows_is_said(monkeypatch: pytest.MonkeyPatch, length: int, advice: str) -> None:
+    """Its error is that there is no such path."""
+    monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", fspath=os.fspath))
+    with pytest.raises(StoreError, match=advice), files.store_errors("write"):
+        raise FileNotFoundError(errno.ENOENT, "no such path", "C:\\" + "x" * (length - 3))
+
+
+@pytest.mark.skipif(os.name != "nt", reason="elsewhere a mode belongs to the folder's entry, or removal needs none")
+def test_a_read_only_file_is_removed_and_its_other_name_stays_read_only(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_bytes(b"shared")
+    os.link(path, other)
+    files.make_read_only(path)
+    files.remove_file(path, below=tmp_path)
+    assert not path.exists()
+    assert not other.stat().st_mode & 0o222

@@ -26,7 +26,6 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.files.digest import digest_bytes
-from npu_persist.files.filesystem import remove_file
 from npu_persist.store import Store, default_home
 from npu_persist.store.folder import NameFolder
 from tests.support.bundles import TINY_GRAPH, WEIGHTS, publish_tiny, tiny_files, tiny_golden, tiny_manifest, write_tiny
@@ -177,7 +176,7 @@ def test_a_damaged_version_gives_no_file_to_a_new_one(store: Store) -> None:
         damaged[-1] ^= 1
         path.chmod(0o644)
         path.write_bytes(damaged)
-    remove_file(first.path / "golden.safetensors")
+    (first.path / "golden.safetensors").unlink()
     second = publish_tiny(store)
     second.verify()
     assert not (second.path / "model.xml").samefile(first.path / "model.xml")
@@ -509,7 +508,7 @@ def test_a_damaged_version_is_listed_and_can_be_removed(store: Store, tmp_path: 
     second = publish_tiny(store, golden=tiny_golden("second"), alias="prod")
     path = second.path / "manifest.json"
     content = path.read_bytes()
-    remove_file(path)
+    path.unlink()
     if damage == "truncated":
         path.write_bytes(content[:100])
     elif damage == "link":
