@@ -320,9 +320,7 @@ def test_no_file_has_a_zero_in_its_path() -> None:
         files.check_path("a\0", "key")
 
 
-@pytest.mark.parametrize(
-    ("length", "advice"), [(259, "Check the folder"), (260, "The path has 260 characters")]
-)
+@pytest.mark.parametrize(("length", "advice"), [(259, "Check the folder"), (260, "The path has 260 characters")])
 def test_a_path_that_is_too_long_for_windows_is_said(monkeypatch: pytest.MonkeyPatch, length: int, advice: str) -> None:
     """Its error is that there is no such path."""
     monkeypatch.setattr(files, "os", SimpleNamespace(name="nt", fspath=os.fspath))
