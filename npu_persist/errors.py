@@ -1,7 +1,7 @@
 """Every error this package raises on purpose, and its warnings.
 
-The message says what happened and what to do next; the same facts are attributes. Each class has the `exit_code` that
-the command line ends with, and is also the builtin that callers would expect. All can be pickled and copied.
+The message says what happened and what to do next; the same facts are attributes. Each class has the `exit_code` of
+the command line, and derives from the builtin that callers would expect. All can be pickled and copied.
 
     NpuPersistError                                   exit code 1
     ├── UsageError (ValueError)                                 2
@@ -51,13 +51,13 @@ class Problem(NamedTuple):
 
 
 class NpuPersistError(Exception):
-    """The root: catches everything this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(NpuPersistError, ValueError):
-    """An argument is invalid, whatever is on disk."""
+    """An argument is invalid, regardless of the files on disk."""
 
     exit_code: ClassVar[int] = 2
 
@@ -71,7 +71,7 @@ class ReferenceFormatError(UsageError):
 
 
 class AmbiguousReferenceError(UsageError):
-    """A digest prefix that several bundles share.
+    """Several bundles share the digest prefix.
 
     Attributes:
         matches: References of the bundles, such as `unet:3`.
@@ -91,11 +91,11 @@ class PropertyError(UsageError):
 
 
 class TargetError(UsageError):
-    """Not a target that a compiled artifact can be for."""
+    """Not a valid compilation target."""
 
 
 class DynamicShapeError(UsageError):
-    """A graph has axes of varying size, and the device needs fixed ones.
+    """A graph has dynamic axes, but the device needs fixed sizes.
 
     Attributes:
         input: Name of the first input with such an axis.
@@ -116,10 +116,10 @@ class InputError(UsageError, TypeError):
     """A call does not fit the persisted signature.
 
     Attributes:
-        argument: Which argument, with its path inside nested structures.
-        expected: What the signature says.
-        got: What the caller gave.
-        index: Which item of `Model.map` it was, from 0; None for a single call.
+        argument: The argument, with its path inside nested structures.
+        expected: What the signature requires.
+        got: What the caller passed.
+        index: Index of the item of `Model.map`, from 0; None for a single call.
     """
 
     index: int | None = None
@@ -134,7 +134,7 @@ class InputError(UsageError, TypeError):
 
 
 class NotFoundError(NpuPersistError, FileNotFoundError):
-    """Not found."""
+    """A named bundle, graph, device or file does not exist."""
 
     exit_code: ClassVar[int] = 3
 
@@ -148,7 +148,7 @@ class DeviceNotFoundError(NotFoundError):
 
 
 class IntegrityError(NpuPersistError):
-    """A file on disk differs from what was persisted, or comes from somebody else than it should."""
+    """A file on disk differs from what was persisted, or does not come from a trusted origin."""
 
     exit_code: ClassVar[int] = 4
 
@@ -166,7 +166,7 @@ class ManifestError(IntegrityError):
 
 
 class FileIntegrityError(IntegrityError):
-    """A file is missing, not a regular file, or of another size or digest than the manifest says.
+    """A file is missing, is not a regular file, or its size or digest differs from the manifest.
 
     Attributes:
         path: The file.
@@ -184,10 +184,10 @@ class FileIntegrityError(IntegrityError):
 
 
 class GraphIntegrityError(IntegrityError):
-    """A graph holds what `persist` never writes, which could end the process, or a weights file is malformed.
+    """A graph has content that `persist` never writes and that could crash the process; or a weights file is malformed.
 
     Attributes:
-        problem: What was expected where, and what is there; empty if no rule of ours is broken.
+        problem: What was expected, where, and what was found; empty if no rule of this package is broken.
     """
 
     def __init__(self, message: str, *, problem: str = "") -> None:
@@ -196,16 +196,16 @@ class GraphIntegrityError(IntegrityError):
 
 
 class SignatureError(IntegrityError):
-    """A required signature is missing, from an unknown key, or invalid."""
+    """A required signature is missing or invalid, or its key is unknown."""
 
 
 class OriginError(IntegrityError):
-    """A bundle comes from another repository than what the store has under its name.
+    """A bundle comes from another repository than the store's versions of that name.
 
     Attributes:
         name: The name in the store.
-        owner: Where its versions came from: `org/unet`, `https://hub.example.com/org/unet`, `this machine`.
-        source: Where the refused bundle comes from.
+        owner: The origin of its versions: `org/unet`, `https://hub.example.com/org/unet`, `this machine`.
+        source: The origin of the refused bundle.
     """
 
     def __init__(
@@ -218,12 +218,12 @@ class OriginError(IntegrityError):
 
 
 class RollbackError(IntegrityError):
-    """A bundle on a hub was signed earlier than the one that is here, or no known key signed it.
+    """A bundle on a hub was signed earlier than the one in the store, or no known key signed it.
 
     Attributes:
         newer: The version in the store: `unet:3`.
-        newer_signed_at: When that was signed: `2026-11-21T07:40:04Z`.
-        signed_at: When the refused one was; None if no known key signed it.
+        newer_signed_at: The time when that was signed: `2026-11-21T07:40:04Z`.
+        signed_at: The time when the refused one was signed; None if no known key signed it.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class RollbackError(IntegrityError):
 
 
 class ArtifactError(FileIntegrityError):
-    """A file of a compiled artifact is damaged, or differs from what its `artifact.json` says."""
+    """A file of a compiled artifact is damaged, or differs from its `artifact.json`."""
 
 
 class BlobError(ArtifactError):
@@ -249,7 +249,7 @@ class BlobError(ArtifactError):
 
 
 class WeightsInUseError(ArtifactError):
-    """The process holds other weights for a blob: those of another model, which was loaded from the same blob."""
+    """The process already uses the same blob with another model's weights."""
 
 
 class IncompatibleError(NpuPersistError):
@@ -290,8 +290,8 @@ class ConversionError(NpuPersistError):
     """The module cannot be traced or converted.
 
     Attributes:
-        module_path: Path of the submodule, such as `encoder.layers.3`, where it is known.
-        operation: The operation that failed, where it is known.
+        module_path: Path of the submodule, such as `encoder.layers.3`, if known.
+        operation: The operation that failed, if known.
     """
 
     def __init__(self, message: str, *, module_path: str | None = None, operation: str | None = None) -> None:
@@ -301,10 +301,10 @@ class ConversionError(NpuPersistError):
 
 
 class RefreshError(ConversionError):
-    """A bundle's graph is not right for this module and its weights: persist the module instead.
+    """A bundle's graph does not fit this module or its weights: persist the module instead.
 
     Attributes:
-        tensor: The parameter or buffer that does not fit, where it is one.
+        tensor: The parameter or buffer that does not fit, if there is one.
     """
 
     def __init__(self, message: str, *, tensor: str | None = None) -> None:
@@ -318,7 +318,7 @@ class ParityError(NpuPersistError):
     Attributes:
         output: The output with the largest difference.
         differences: The measured differences (`manifest.Difference`) of all outputs.
-        layer: The first layer that differs, where it could be found.
+        layer: The first layer that differs, if it could be found.
     """
 
     exit_code: ClassVar[int] = 6
@@ -337,7 +337,7 @@ class CompilationError(NpuPersistError):
 
 
 class CompileCrashError(CompilationError):
-    """The process that compiled died: OpenVINO crashed on the graph, or the system ended it for lack of memory."""
+    """The compiling process crashed in OpenVINO, or the system killed it for lack of memory."""
 
 
 class CompileTimeoutError(CompilationError, TimeoutError):
@@ -353,14 +353,14 @@ class CompileMemoryError(CompilationError, MemoryError):
 
 
 class ToolchainError(CompilationError):
-    """No toolchain here compiles for the target, or it is damaged or of another OpenVINO version."""
+    """No toolchain here compiles for the target, or the toolchain is damaged or for another OpenVINO version."""
 
 
 class JobsError(CompilationError):
     """Some of several compilations failed; the others are done and attached.
 
     Attributes:
-        results: What came of each (`CompileResult`), in the order in which they were asked for.
+        results: The `CompileResult` of each, in the order of the request.
     """
 
     def __init__(self, message: str, *, results: tuple[Any, ...] = ()) -> None:
@@ -371,28 +371,28 @@ class JobsError(CompilationError):
 class InferenceError(NpuPersistError, RuntimeError):
     """The device failed while it ran an inference on inputs of the right dtype and shape.
 
-    Values may be the cause, such as a size that does not fit. OpenVINO 2026.4 on the CPU may keep failing: then load
-    the model again. Do not repeat the same inputs: a Reshape that is asked for the same impossible shape a second time
-    returns the shape that it had before.
+    Values may be the cause, such as a size that does not fit. OpenVINO 2026.4 on the CPU may keep failing; load the
+    model again in that case. Do not repeat the same inputs: a Reshape that gets the same impossible shape a second time
+    returns its previous shape.
 
     Attributes:
-        index: Which item of `Model.map` it was, from 0; None for a single call.
+        index: Index of the item of `Model.map`, from 0; None for a single call.
     """
 
     index: int | None = None
 
 
 class StateError(NpuPersistError):
-    """The state of a model or session is unknown, because an inference failed in its middle: `reset` it."""
+    """The state of a model or session is undefined, because an inference failed halfway: `reset` it."""
 
 
 class StateCapacityError(StateError):
-    """The call would make a state larger than it may become; it was not run, and the state is as it was.
+    """The call would exceed the capacity of a state; it was not run, and the state is unchanged.
 
     Attributes:
-        state: Its name.
+        state: The state's name.
         capacity: Its largest size.
-        size: How large it is.
+        size: Its current size.
     """
 
     def __init__(
@@ -405,11 +405,11 @@ class StateCapacityError(StateError):
 
 
 class HubError(NpuPersistError, OSError):
-    """The hub refused a request, or cannot be reached.
+    """The hub rejected a request, or cannot be reached.
 
     Attributes:
         repo_id: The repository, `org/unet`.
-        revision: Branch, tag or commit, where one was asked for.
+        revision: Branch, tag or commit, if one was requested.
         status: The HTTP status; None if there was no response.
     """
 
@@ -423,7 +423,7 @@ class HubError(NpuPersistError, OSError):
 
 
 class HubNotFoundError(HubError, NotFoundError):
-    """The hub has no such repository, revision or file, or does not show it to this token."""
+    """The hub has no such repository, revision or file, or this token cannot see it."""
 
 
 class HubAccessError(HubError):
@@ -431,7 +431,7 @@ class HubAccessError(HubError):
 
 
 class HubConflictError(HubError):
-    """The hub changed meanwhile: the branch moved, or the tag is on another commit."""
+    """The hub changed meanwhile: the branch moved, or the tag points to another commit."""
 
 
 class MissingExtraError(NpuPersistError, ModuleNotFoundError):
@@ -447,7 +447,7 @@ class MissingExtraError(NpuPersistError, ModuleNotFoundError):
 
 
 class StoreError(NpuPersistError, OSError):
-    """The file system refused a change: disk full, no permission, a file in use. `errno` is the system's number."""
+    """The file system reported an error: disk full, no permission, a file in use. `errno` is the system's number."""
 
     def __init__(self, message: str, *, errno: int | None = None) -> None:
         super().__init__(message)
@@ -463,7 +463,7 @@ def _restore_store_error(kind: type[StoreError], message: str, errno: int | None
 
 
 class PersistWarning(UserWarning):
-    """The loaded model may answer otherwise than the module; the manifest keeps the text."""
+    """The loaded model may give other results than the module; the manifest records the text."""
 
 
 class FrozenControlFlowWarning(PersistWarning):
@@ -483,8 +483,8 @@ class PrecisionWarning(PersistWarning):
 
 
 class ExampleWarning(PersistWarning):
-    """`persist` chose the example call, or an argument of it: its shapes are those that the loaded model takes."""
+    """`persist` chose the example call, or an argument of it, and with it the shapes of the loaded model."""
 
 
 class DeviceWarning(UserWarning):
-    """A model runs on another device than the one asked for, or on one that is less exact."""
+    """A model runs on another device than the requested one, or on one that is less exact."""

@@ -46,12 +46,12 @@ class Progress(msgspec.Struct, frozen=True):
     """One event: a stage began, went on or ended.
 
     Attributes:
-        stage: What is going on: "trace", "convert", "write", "check", "publish", "compile", "pull", "push", "measure".
+        stage: The current stage: "trace", "convert", "write", "check", "publish", "compile", "pull", "push", "measure".
         done: How much of the stage is done, in `unit`.
-        total: How much there is to do; None while that is unknown. The last event of a stage has `done == total`.
-        unit: What is counted: "bytes", "files", "compilations"; "" where the stage is one step.
+        total: The amount of work; None while that is unknown. The last event of a stage has `done == total`.
+        unit: What is counted: "bytes", "files", "compilations"; "" if the stage is a single step.
         seconds: Seconds since the stage began.
-        detail: What the stage is working on: a file, a target, the compiler's last line.
+        detail: The current item: a file, a target, the compiler's last line.
     """
 
     stage: str

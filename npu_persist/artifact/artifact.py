@@ -32,7 +32,7 @@ A language or speech model that generates, compiled for an NPU, has these too; o
       "lengths": {"prompt": 1024, "response": 128}, tokens of the longest prompt, and of an answer that always fits
       "options": {"NPU_USE_NPUW": "YES"},           properties that its compilation was given because it generates
       "npuw": "0.31",                               version of the blob's serialization, which has to be the machine's
-      "notes": ["..."]                              what the compilation did otherwise than asked first, and why
+      "notes": ["..."]                              where the compilation deviated from the first attempt, and why
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True, omit_defaults=Tru
         lengths: How long the conversations are, of a model that generates; None for others.
         options: Properties that its compilation was given beside those, because it generates.
         npuw: Version of the blob's serialization, of a model that generates.
-        notes: What the compilation did otherwise than asked first, and why.
+        notes: Where the compilation deviated from the first attempt, and why.
     """
 
     subject: Digest

@@ -239,7 +239,7 @@ class _Member(NamedTuple):
 
 @contextmanager
 def _locked(root: Path, below: Path) -> Iterator[None]:
-    """Wait until no other process replaces an artifact; not for ever, and not on a file system without locks.
+    """Wait until no other process replaces an artifact; with a limit, and not on a file system without locks.
 
     Replacing artifacts without the lock loses none; it can leave older ones, which the next `prune_attached` removes.
     """
@@ -335,7 +335,7 @@ def _folders(root: Path) -> list[Path]:
 def _seal(staging: Path, artifact: Artifact) -> None:
     """Write `artifact.json`, and bring all files to the disk, read-only."""
     write_file(staging / ARTIFACT_FILE, artifact.to_json())
-    check_layout(staging, artifact)  # the digests were computed by whoever filled it
+    check_layout(staging, artifact)  # the process that filled it computed the digests
     paths = [staging / relative for relative in artifact.files]
     for path in [*paths, staging / ARTIFACT_FILE]:
         fsync_file(path)

@@ -1,6 +1,6 @@
-"""Measures configurations, each in a process of its own and one at a time: throughput, first inferences, layers.
+"""Measures configurations one at a time, each in a separate process: throughput, first inferences, layers.
 
-On a machine that does other things too, numbers are only worth what their spread shows. A comparison therefore takes
+On a machine that does other things too, a number means little without its spread. A comparison therefore takes
 turns in short rounds, divides within a round, and reports the lowest and highest ratio beside the median. Where they
 lie on both sides of 1, no difference was found: run longer, or on a quieter machine. Every second round goes through
 the configurations backwards, because a device that throttles is slower for those that come later.
@@ -454,32 +454,32 @@ def bench(  # noqa: PLR0913 (those of `Benchmark` and `Setup` that a caller deci
     store: AnyStore = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[Measurement, ...]:
-    """Measure frames per second and latency of bundles, on devices and with hints; every combination of them.
+    """Measure frames per second and latency of every combination of bundles, devices and hints.
 
-    A frame is one inference, whatever batch its inputs have. Each configuration is loaded and measured in a process of
-    its own. `npu-persist bench` shows the same as tables and plots, and measures more.
+    A frame is one inference, whatever the batch size of its inputs. Each configuration is loaded and measured in a
+    separate process. `npu-persist bench` shows the same as tables and plots, and measures more.
 
     Args:
         reference: A bundle, as `load` takes it, or several.
         device: OpenVINO's device string, or several.
         hint: "LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT", or several.
-        seconds: For how long each configuration is measured.
-        requests: Inferences under way at a time; None for 1 with LATENCY, else what the device calls optimal.
-        compare: Measure in alternating rounds, and take ratios to the first.
-        graph: Name of a graph; None: all that a bundle has, one by one.
-        inputs: An array for each input; None for those of the golden sample, or random ones where there is none.
+        seconds: Duration of the measurement of each configuration.
+        requests: Inferences in flight at a time; None for 1 with LATENCY, else the device's optimal number.
+        compare: Measure in alternating rounds, and compute ratios to the first.
+        graph: Name of a graph; None: all graphs of a bundle, one by one.
+        inputs: An array for each input; None for those of the golden sample, or random ones if there is none.
         config: OpenVINO properties, as `load` takes them.
         store: A store, its directory, or None for the default one.
         progress: Called every second with the stage "measure", in seconds.
 
     Returns:
-        What was found about each configuration.
+        The measurement of each configuration.
 
     Raises:
-        BundleNotFoundError: A reference leads nowhere.
-        DeviceNotFoundError: A device is not there.
-        UsageError: An argument makes no sense.
-        CompilationError: The compilation failed, or the process that was measured died.
+        BundleNotFoundError: There is no bundle at a reference.
+        DeviceNotFoundError: A device does not exist.
+        UsageError: An argument is invalid.
+        CompilationError: The compilation failed, or the measured process crashed.
 
     Example:
         >>> import torch, npu_persist

@@ -1,8 +1,8 @@
-"""What benchmarks find, and the arithmetic on it.
+"""The results of benchmarks, and the arithmetic on them.
 
 A frame is one inference, whatever batch the inputs have: their shapes stand beside the numbers. Frames per second are
 the inferences of a run divided by the time from its start to the end of its last inference. A latency is the time from
-asking for one inference to having its outputs, for requests in flight too.
+the request of an inference to its outputs, also for requests in flight.
 """
 
 from __future__ import annotations
@@ -126,19 +126,19 @@ class Measurement(_Found):
         latency: Over the inferences of all rounds.
         rounds: The runs, in the order of time.
         ratio: To the first configuration; None without comparison.
-        requests: How many inferences were under way at a time.
+        requests: Number of inferences in flight at a time.
         shapes: The inputs' types and shapes by name.
         input_source: "golden sample", "random" or "given".
-        first_inference: Milliseconds of the first call, which warms up what loading did not.
+        first_inference: Milliseconds of the first call, which includes any remaining warm-up.
         load: Seconds of `load`, in a process that had imported nothing yet.
-        phases: Seconds of the parts of it.
-        from_cache: Whether the compile cache had it.
-        load_memory: Bytes that loading and the first call added to the process; None where the system does not tell.
-        peak_memory: The most bytes that the process held.
-        execution_devices: Where it ran at the end.
-        execution_precisions: What each of these computed in, where it says so: "f32", "bf16", "f16".
+        phases: Seconds of its parts.
+        from_cache: Whether the model came from the compile cache.
+        load_memory: Bytes that loading and the first call added to the process; None if the system does not report it.
+        peak_memory: Peak memory of the process in bytes.
+        execution_devices: The devices that it ran on at the end.
+        execution_precisions: The precision of each of these, if reported: "f32", "bf16", "f16".
         full_names: Their full names.
-        openvino: The version.
+        openvino: OpenVINO's version.
     """
 
     fps: float

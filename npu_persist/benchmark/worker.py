@@ -1,6 +1,6 @@
-"""The process that is measured: it loads one bundle, calls it once, and runs it for as long as it is told.
+"""The measured process: it loads one bundle, calls it once, and runs it for a given time.
 
-Each configuration has a process of its own, because what a process loaded before changes what the next load costs:
+Each configuration has a separate process, because what a process loaded before changes the cost of the next load:
 libraries and their plugins stay, freed memory is used again. Before the first output it does what a user's process
 would, `npu_persist.load` and a call, and nothing else that takes time.
 

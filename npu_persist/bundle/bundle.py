@@ -252,7 +252,7 @@ class Bundle:
 
         Raises:
             FileIntegrityError: The weights file is missing, no regular file or of another size.
-            StoreError: The file system refuses.
+            StoreError: The file system reports an error.
         """
         weights = self.file(self.manifest.weights.path)
         for path in self.derived_files():

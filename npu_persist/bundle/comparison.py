@@ -1,4 +1,4 @@
-"""How far an output is from torch's, and whether that is within tolerance.
+"""The difference of an output from torch's, and whether it is within the tolerance.
 
 For each output, with the torch result t and the OpenVINO result o, both as float64:
 
@@ -9,7 +9,7 @@ For each output, with the torch result t and the OpenVINO result o, both as floa
 
 Floats are within tolerance by max_relative and cosine. Infinities must be at the same places and have the same sign;
 they are left out of the measures. NaN is never right. Integers and booleans are compared exactly, by `mismatched`
-alone: an index that is nearly right is wrong.
+alone: a nearly right index is wrong.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Strict JSON documents: bytes to checked records, and records to canonical bytes.
 
-A document comes from strangers. It is refused unless its size, depth and number of values are bounded, its keys are
+A document may come from anybody. It is refused unless its size, depth and number of values are bounded, its keys are
 unique, its numbers are finite and fit 64 bits, its text is Unicode, and it has exactly the members of its record. The
 canonical form is UTF-8 with sorted keys, an indent of two spaces and a newline at the end.
 """

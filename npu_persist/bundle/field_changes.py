@@ -1,4 +1,4 @@
-"""What differs between the manifests of two bundles, field by field. No file is read."""
+"""The differences between the manifests of two bundles, field by field. No file is read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def has_same_weights(first: Manifest, second: Manifest) -> bool:
 
 
 def has_same_content(first: Manifest, second: Manifest) -> bool:
-    """Tell whether two bundles of one name are the same to whoever loads them.
+    """Tell whether two bundles of one name are the same for their users.
 
     Left out are the versions of npu_persist and torch, which made them, and the differences from torch, which depend on
     the machine that measured them. That of OpenVINO counts: it says which OpenVINO may read the graph.

@@ -1,6 +1,6 @@
 """The golden sample's file: a tensor `input.NAME` for each input of the graph and `output.NAME` for each output.
 
-Of a graph with states it has several calls, one after the other: those of the second are `input1.NAME` and so on.
+With states it has several consecutive calls: the tensors of the second are `input1.NAME` and so on.
 """
 
 from __future__ import annotations

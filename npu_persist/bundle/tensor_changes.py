@@ -1,7 +1,7 @@
-"""What differs between the tensors of two weights files, by the names of the state_dict.
+"""The differences between the tensors of two weights files, by the names of the state_dict.
 
-A tensor's change is |b - a| / |a|, with Euclidean norms over all of its elements in float64: 0.01 is one percent. Of
-compressed ones the values count. Files are read in pieces, whatever the size of a tensor.
+A tensor's change is |b - a| / |a|, with Euclidean norms over all of its elements in float64: 0.01 is one percent. For
+compressed ones, the restored values count. Files are read in pieces, whatever the size of a tensor.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Verification of the files that OpenVINO reads, beside the load where that is safe.
+"""Verification of the files that OpenVINO reads, in parallel with the load where that is safe.
 
 Each file is opened once. What is verified is that open file, and OpenVINO reads the same one, by the path that `locate`
 gives: on Linux `/proc/self/fd/N`, which leads to the open file whatever happens to its name; a graph is a sealed copy
 in memory. Elsewhere OpenVINO opens the file by its name, and `finish` raises unless the name leads to the verified
-file, untouched since before it was verified. Where another library goes by names, it gets links in a folder of this
-process's own, `at`: what is verified and read is what these lead to, whatever happens to the file's own name.
+file, untouched since before it was verified. A library that needs file names gets links in a folder of this
+process, `at`: the targets of these links are verified and read, whatever happens to the file's own name.
 
-Only weights are read beside the load: their size and header are checked first, so they can do no harm before. With
+Only weights are verified during the load: their size and header are checked first, so they can do no harm before. With
 "stamp" a file counts as checked when size, times and inode are those of an earlier check; with "none" nothing is read.
 """
 
@@ -70,7 +70,7 @@ class _Opened(msgspec.Struct, eq=False):
     source: Path
     """Where OpenVINO reads it."""
     is_link: bool
-    """Whether that is a link of this process's own, which nobody else renames."""
+    """Whether that is a link that this process made, which no other process renames."""
     is_read: bool = False
     is_copy: bool = False
 
@@ -107,7 +107,7 @@ class Verification:
         self._elsewhere += size
 
     def find_distrust(self) -> str | None:
-        """Return why the stamps are not believed; None if they are."""
+        """Return why the stamps are not used; None if they are."""
         return None if self._stamps is None else self._stamps.find_distrust()
 
     def locate(self, path: Path) -> Path:
@@ -279,7 +279,7 @@ def _find(file: FileIO, path: Path) -> Path:
 
 
 def _copy(file: FileIO, copy: FileIO) -> str:
-    """Copy a file into memory that nobody changes any more, and return the digest of what was copied."""
+    """Copy a file into sealed memory, and return the digest of the copy."""
     import fcntl
 
     hasher = Hasher()

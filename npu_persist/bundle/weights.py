@@ -6,7 +6,7 @@
 
 The format is safetensors' own (https://github.com/huggingface/safetensors#format). The header is padded so that the
 data starts on a page, which keeps every constant aligned for its type; the IR's constants point into the file as a
-whole. What comes from elsewhere is checked before OpenVINO sees it: the header here, the graph in `graph`.
+whole. Files from elsewhere are checked before OpenVINO reads them: the header here, the graph in `graph`.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class CompileCache:
             timeout: Seconds to wait at most.
 
         Yields:
-            Whether this process has the claim. If not, after the timeout or without locks, compile all the same.
+            Whether this process has the claim. If not, after the timeout or without locks, compile anyway.
         """
         lock_path, used_path = self.path / f"{key}{LOCK_SUFFIX}", self.path / key / USED_FILE
         has_claim, lock = self._wait(lock_path, used_path, time.monotonic() + timeout)
@@ -191,7 +191,7 @@ class CompileCache:
 
         Raises:
             ArtifactError: The directory does not match the description.
-            StoreError: The file system refuses. The cache is as it was.
+            StoreError: The file system reports an error. The cache is as it was.
         """
         if staging.parent != self._folder.staging or not is_directory(staging):
             raise UsageError(
@@ -243,7 +243,7 @@ class CompileCache:
             What was removed.
 
         Raises:
-            StoreError: The file system refuses.
+            StoreError: The file system reports an error.
         """
         if max_size is None and older_than is None:
             max_size = self.quota if device is None else 0
@@ -257,7 +257,7 @@ class CompileCache:
         """Remove leftovers and quarantined entries; the others stay.
 
         Raises:
-            StoreError: The file system refuses.
+            StoreError: The file system reports an error.
         """
         with store_errors(f"prune the compile cache {self.path}"):
             return list(self._folder.remove_leftovers())
@@ -285,7 +285,7 @@ class CompileCache:
         Raises:
             UsageError: `directory` exists.
             ArtifactError: The entry is damaged.
-            StoreError: The file system refuses, or others may write to the cache.
+            StoreError: The file system reports an error, or others may write to the cache.
         """
         from npu_persist.cache.transfer import export_entry
 
@@ -303,7 +303,7 @@ class CompileCache:
         Raises:
             NotFoundError: `directory` is no exported entry.
             ArtifactError: It is damaged.
-            StoreError: The file system refuses.
+            StoreError: The file system reports an error.
         """
         from npu_persist.cache.transfer import copy_exported
 

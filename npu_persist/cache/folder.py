@@ -1,4 +1,4 @@
-"""The folder of the compile cache: what its names mean, and what is removed from it.
+"""The folder of the compile cache: its file names, and what is removed from it.
 
     <home>/compile-cache/
       <key>/                              an entry; the key is 64 hex digits

@@ -1,6 +1,6 @@
 """The verb `bench`: throughput and latency of bundles on devices, first inferences, layers.
 
-What was measured before an error or Ctrl-C is shown and plotted; the exit code is the error's.
+Measurements made before an error or Ctrl-C are shown and plotted; the exit code is the error's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verb `cache` and its verbs: what is in the compile cache, and what becomes of it.
+"""The verb `cache` and its subcommands.
 
 Nothing is compiled; only `import` asks OpenVINO about this machine.
 """

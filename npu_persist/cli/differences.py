@@ -1,4 +1,4 @@
-"""The verbs that compare: `diff`, two bundles; `history`, the versions of one."""
+"""The verbs `diff`, which compares two bundles, and `history`, which compares the versions of one."""
 
 from __future__ import annotations
 

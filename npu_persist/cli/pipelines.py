@@ -1,4 +1,4 @@
-"""`run --prompt` and `run --audio`: what a language or speech model says."""
+"""`run --prompt` and `run --audio`: generate text with a language or speech model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile for what exports nothing but fills a CACHE_DIR itself: devices such as AUTO, and OpenVINO GenAI.
+"""Compile for devices such as AUTO, and for OpenVINO GenAI, which export nothing but fill a CACHE_DIR themselves.
 
 OpenVINO writes the files of a CACHE_DIR in place and under their final names. So it gets a staging folder with links to
 the checked files of a cache entry, which no other process writes to. The folder becomes the new entry when OpenVINO

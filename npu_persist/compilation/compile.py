@@ -48,36 +48,37 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     progress: ProgressCallback | None = None,
     store: AnyStore = None,
 ) -> tuple[CompileResult, ...]:
-    """Compile a bundle ahead of time, and attach what comes out: `npu_persist.compile`.
+    """Compile a bundle ahead of time, and attach the artifacts: `npu_persist.compile`.
 
-    Each compilation runs in a process of its own. `load` takes an attached artifact that fits the machine in place of
-    compiling; the bundle's digest stays as it is. An older artifact for the same target, graph, sizes and properties is
-    replaced.
+    Each compilation runs in a separate process. `load` uses an attached artifact that fits the machine instead of
+    compiling; the bundle's digest does not change. An older artifact for the same target, graph, sizes and properties
+    is replaced.
 
     Args:
         reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory.
-        targets: What for: an NPU's platform, by number (`NPU:4000`) or processor (`lunar-lake`), which need not be
-            here; or `CPU`, `GPU`, `NPU`: what this machine has.
+        targets: An NPU's platform, by number (`NPU:4000`) or processor (`lunar-lake`), of any machine; or a device of
+            this machine: `CPU`, `GPU`, `NPU`.
         graph: Name of one of the bundle's graphs; None for all of them.
-        config: OpenVINO properties for the compilation, for instance {"NPU_TURBO": "YES"}: `load` finds the artifact if
-            it is given the same.
-        buckets: Shapes of inputs by name, for graphs with axes of varying size: one artifact each, as in
-            `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out where its axes share their
-            names with those of others. None: those of the bundle, if it was persisted with some. Where the bundle has
-            several graphs, name the one that they are for.
-        max_prompt: Tokens of the longest prompt of a model that generates, on an NPU; a multiple of 64, or the next
-            one is taken. None: 1024, or 4 for speech.
-        min_response: Tokens of an answer that fits after any prompt, likewise. None: 128, or 444 for speech.
-        weightless: Whether the blob leaves the weights to the bundle's weights file. None: as is best for the device;
+        config: OpenVINO properties for the compilation, for instance {"NPU_TURBO": "YES"}. `load` uses the artifact
+            only with the same properties.
+        buckets: Shapes of inputs by name, for graphs with dynamic axes: one artifact each, as in
+            `[{"input_ids": (1, 128)}, {"input_ids": (1, 512)}]`. An input may be left out if its axes share their
+            names with those of others. None: those of the bundle, if it was persisted with some. If the bundle has
+            several graphs, also pass `graph`.
+        max_prompt: For generative models on an NPU: length of the longest prompt in tokens, rounded up to a multiple of
+            64. None: 1024, or 4 for speech.
+        min_response: Number of tokens that can follow the longest prompt, rounded likewise. None: 128, or 444 for
+            speech.
+        weightless: Whether the blob reads the weights from the bundle's weights file. None: whichever suits the device;
             for an NPU the smaller blob, which may take two compilations.
-        toolchain: What reaches the NPU's compiler: "plugin", "libraries" or "wine"; None: the first that can.
+        toolchain: The way to run the NPU compiler: "plugin", "libraries" or "wine"; None: the first usable one.
         timeout: Seconds for each compilation; None for no limit.
         memory_limit: Bytes of memory for each compilation's process; None for no limit.
-        jobs: How many compilations run side by side.
-        executor: What runs the compilations in place of this process, for instance dask.distributed's
+        jobs: Number of compilations to run in parallel.
+        executor: An executor that runs the compilations instead of this process, for instance dask.distributed's
             `client.get_executor()`. Its workers need this package, and the bundle under the same path.
         progress: Called about twice a second with the stage "compile", whose detail is a compilation's label, its
-            memory and the compiler's last line; not for what an executor runs.
+            memory and the compiler's last line; not with an executor.
         store: A store, its directory, or None for the default one.
 
     Returns:
@@ -86,12 +87,11 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     Raises:
         BundleNotFoundError: There is no such bundle.
         TargetError: There is no such target.
-        IntegrityError: The graph or the weights are not what was persisted.
+        IntegrityError: The graph or the weights differ from what was persisted.
         DynamicShapeError: A graph has an axis without a largest size, and there are no buckets; or they do not fit it.
-        ToolchainError: Nothing here can compile for a target.
-        CompilationError: The compiler refused the graph; `CompileTimeoutError` and `CompileMemoryError` where a limit
-            was reached. `JobsError` where some of several failed: its
-            `results` has all.
+        ToolchainError: No toolchain here can compile for a target.
+        CompilationError: The compiler rejected the graph; `CompileTimeoutError` and `CompileMemoryError` if a limit
+            was reached. `JobsError` if some of several compilations failed: its `results` has all of them.
         StoreError: The artifact could not be attached: no space, no permission.
         UsageError: An argument is not of the types above; `PropertyError` for one of `config`.
 

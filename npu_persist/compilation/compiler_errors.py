@@ -1,4 +1,4 @@
-"""Explain a compiler's refusal: its message, and the layers of the torch module that it is about, if it names them."""
+"""Explain a compiler error: its message, and the layers of the torch module that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which outputs of a graph are made of integers alone."""
+"""Which outputs of a graph depend on integers only."""
 
 from __future__ import annotations
 

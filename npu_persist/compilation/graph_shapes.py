@@ -1,6 +1,6 @@
-"""What must hold of the shapes that OpenVINO infers for a graph, between reading and compiling it.
+"""The rules for the shapes that OpenVINO infers for a graph, checked after reading and before compiling it.
 
-The shapes in a graph's XML are not looked at by OpenVINO, and not by us: only what it infers counts.
+OpenVINO ignores the shapes in a graph's XML, and so does this check: only the inferred shapes count.
 """
 
 from __future__ import annotations

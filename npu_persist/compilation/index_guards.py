@@ -1,4 +1,4 @@
-"""Keep every index inside of the tensor that it points into.
+"""Keep every index inside the tensor that it points into.
 
 OpenVINO's operations do not check indices, or not all: on the CPU a GatherND, a ScatterElementsUpdate below -size and a
 Gather from a short list of integers read and write memory that is not theirs (openvinotoolkit/openvino#38297, #38296).

@@ -1,4 +1,4 @@
-"""Compile one graph of a bundle ahead of time, for one target and one set of sizes; or several side by side.
+"""Compile one graph of a bundle ahead of time, for one target and one set of sizes; or several in parallel.
 
 A job ends with its artifact attached to the bundle, or with an error and nothing left behind. It can run in another
 process or on another machine that has the bundle's folder under the same path.
@@ -53,15 +53,15 @@ class CompileResult:
     """How one compilation ended.
 
     Attributes:
-        label: What to call it: `unet:3 for NPU:4000`.
+        label: A label for messages: `unet:3 for NPU:4000`.
         graph: Name of the graph.
-        target: What for: "NPU:4000".
+        target: The target: "NPU:4000".
         shapes: The bucket; None: the sizes of the graph.
-        artifact: What was attached; None if it failed.
+        artifact: The attached artifact; None if it failed.
         path: The artifact's folder; None if it failed.
         error: Why it failed; None if it did not.
-        seconds: How long it took, all in all.
-        peak_memory: Most bytes that the compiler's process held; None where that is not known.
+        seconds: Its total time.
+        peak_memory: Peak memory of the compiler's process in bytes; None if unknown.
     """
 
     label: str

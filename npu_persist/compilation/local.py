@@ -56,7 +56,7 @@ class Compiled:
         seconds: What the compilation took; 0 for an import.
         keep: What has to live as long as the model.
         pending: A thread that makes the cache's entry when the last device has finished, if there is one.
-        notes: What the compilation did otherwise than asked first, and why.
+        notes: Where the compilation deviated from the first attempt, and why.
     """
 
     model: ov.CompiledModel

@@ -1,4 +1,4 @@
-"""Compile for the NPU of another machine, by a toolchain that has Intel's compiler.
+"""Compile for the NPU of another machine, with a toolchain that has Intel's compiler.
 
 A blob may leave the weights in the bundle's file ("weightless"). That is smaller where weights are most of the blob,
 and larger where the code that prepares them outweighs them. Measured with OpenVINO 2026.4.1 for NPU:4000, megabytes of

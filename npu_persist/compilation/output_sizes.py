@@ -1,4 +1,4 @@
-"""Find how the sizes of a graph's outputs follow from those of its inputs, by giving it other sizes.
+"""Find how the sizes of a graph's outputs follow from those of its inputs, by trying other sizes.
 
 An output's axis gets a name (`n`, `2*n+1`, `(n+1)//2`: see `signature.size_of`) only if every size that was tried
 agrees with it, the smallest and the largest among them; otherwise it has none.

@@ -1,6 +1,6 @@
-"""Read a graph, compile it and call it once, in a process of its own: what OpenVINO dies of there harms nobody else.
+"""Read a graph, compile it and call it once in a separate process, so that a crash of OpenVINO stays there.
 
-The process answers with the graph's outputs. A graph that took it over could do the same to whoever reads it next, so
+The process returns the graph's outputs. A graph that took it over could do the same to the next process, so
 this protects from crashes, endless work and exhausted memory, and not from code.
 """
 

@@ -1,4 +1,4 @@
-"""Everything that decides what a compilation makes, and so the key of the artifact.
+"""Everything that determines the result of a compilation, and therefore the key of the artifact.
 
 Two recipes have the same key only if one's artifact may be used for the other.
 """

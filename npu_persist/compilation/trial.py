@@ -1,7 +1,7 @@
-"""Call a compiled model once, in a process of its own: what it dies of there, it does not die of where it is used.
+"""Call a compiled model once in a separate process, so that a crash happens there and not where it is used.
 
-The inputs are those of the golden sample, where they fit, and zeros otherwise: what is learnt is whether a call ends
-the process, and not what it answers.
+The inputs are those of the golden sample if they fit, and zeros otherwise: the only question is whether a call crashes
+the process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def call_once(recipe: Recipe, model: ov.Model, compiled: ov.CompiledModel) -> No
 def call_with(where: str, model: ov.Model, compiled: ov.CompiledModel, inputs: Sequence[np.ndarray[Any, Any]]) -> None:
     """Call a compiled model, if its graph is right for inputs of these sizes, which a device does not look at.
 
-    An error of OpenVINO's is none here: whoever calls the model gets it, and survives.
+    An error of OpenVINO's does not matter here: the model's caller gets it, and survives.
 
     Raises:
         GraphIntegrityError: With these sizes the graph would end the process.

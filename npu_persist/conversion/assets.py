@@ -57,9 +57,9 @@ def collect_assets(
         if (problem := name_problem(name)) is not None:
             raise UsageError(f"assets: {name!r}: {problem}; a name is a relative path such as labels.txt")
         if name.split("/")[0].split(".")[0] in _RESERVED:
-            raise UsageError(f"assets: {name} is what an exported graph is called; choose another name")
+            raise UsageError(f"assets: {name} is the name of an exported graph's file; choose another name")
         if name in found:
-            raise UsageError(f"assets: {name} comes from the tokenizer, the processor or the config already")
+            raise UsageError(f"assets: {name} is already added by the tokenizer, the processor or the config")
         found[name] = _read(name, given)
     return found
 
@@ -105,7 +105,7 @@ def _save(saved: Any, what: str) -> dict[str, bytes]:
     """Return the files that `save_pretrained` writes."""
     if not hasattr(saved, "save_pretrained"):
         raise UsageError(
-            f"{what}: expected an object with `save_pretrained`, as those of transformers; got {type(saved).__name__}"
+            f"{what}: expected an object with `save_pretrained`, as in transformers; got {type(saved).__name__}"
         )
     with tempfile.TemporaryDirectory(prefix="npu_persist.") as temporary, store_errors(f"write {temporary}"):
         folder = Path(temporary)
@@ -123,7 +123,8 @@ def _save(saved: Any, what: str) -> dict[str, bytes]:
 def _convert_tokenizer(tokenizer: Any) -> dict[str, bytes]:
     if importlib.util.find_spec("openvino_tokenizers") is None:
         log.warning(
-            "the tokenizer is kept as it is, but not as OpenVINO GenAI needs it: openvino_tokenizers is not installed: "
+            "the tokenizer is stored, but not in the form that OpenVINO GenAI needs: openvino_tokenizers is not "
+            "installed: "
             "pip install 'npu_persist[genai]'"
         )
         return {}
@@ -133,7 +134,7 @@ def _convert_tokenizer(tokenizer: Any) -> dict[str, bytes]:
         graphs = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:
         raise ConversionError(
-            f"openvino_tokenizers cannot convert {type(tokenizer).__name__}: {error}. Give its files as assets "
+            f"openvino_tokenizers cannot convert {type(tokenizer).__name__}: {error}. Pass its files as assets "
             "instead, and tokenize in the program that loads the bundle."
         ) from error
     found: dict[str, bytes] = {}

@@ -1,6 +1,6 @@
 """Which values an integer input may have, where the graph uses it as an index.
 
-torch raises for an index that is out of range; OpenVINO answers something. An index is followed from the operation to
+torch raises for an index out of range; OpenVINO returns a wrong result. An index is followed from the operation to
 the graph's inputs through operations that keep all of its values, so that a loaded model can refuse a value before it
 runs. What is noted is necessary: it never refuses what torch takes. Where only a part of an input is the index, where a
 branch uses it, or where the size is a dynamic axis, nothing is noted; `rewrites.index_guards` keeps those in range.

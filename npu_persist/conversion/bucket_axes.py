@@ -1,4 +1,4 @@
-"""Infers which axes the buckets of `persist` leave open, and which of them are one axis.
+"""Infers which axes the buckets of `persist` leave open, and which of these are the same axis.
 
 An axis is open if its size in a bucket differs from the example's. Open axes of two inputs are one axis, of one name,
 if their sizes are equal in the example and in every bucket that names both; those at the same position are preferred,

@@ -1,7 +1,7 @@
-"""`persist(..., buckets=[...])`: resolves buckets, and checks that padding does not change the answers.
+"""`persist(..., buckets=[...])`: resolves buckets, and checks that padding does not change the results.
 
 A bundle is published with buckets only if its outputs can be cut back, and if the code that pads and cuts in a loaded
-model gives torch's own answers: at each bucket's size, at one below it and at the smallest.
+model gives torch's results: at each bucket's size, at one below it and at the smallest.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def check_buckets(call: Call, graph: Graph, directory: Path, tolerance: Toleranc
         ran = next((shapes for shapes in _smaller(graph.inputs, bucket) if check.runs(call.tensors, shapes)), None)
         if ran is None:
             left_out.append(
-                f"bucket {describe_shapes(bucket)}: the module runs at none of the smaller sizes that were tried, so "
+                f"bucket {describe_shapes(bucket)}: the module failed at all smaller sizes that were tried, so "
                 "padded calls were not compared with torch"
             )
             continue
@@ -113,7 +113,7 @@ class _BucketCheck:
         tensors = resize(sample, [shapes.get(name) for name in self.call.input_names])
         expected = self.call.run(tensors)
         if any(result.is_floating_point() and bool(result.isnan().any()) for result in expected.tensors):
-            raise ConversionError(f"torch gives NaN at {describe_shapes(shapes)}")
+            raise ConversionError(f"torch returns NaN at {describe_shapes(shapes)}")
         arrays = fit.fill([tensor.numpy() for tensor in tensors])
         differences = measure_all(expected, fit.cut([*self.request.infer(arrays).values()], share_outputs=True))
         failed = find_failures(differences, self.tolerance, self.exact)

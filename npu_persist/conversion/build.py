@@ -1,4 +1,4 @@
-"""One graph of a bundle: a module and one example call become an IR with its weights, which was compared with torch."""
+"""One graph of a bundle: converts a module and one example call into an IR with weights, compared with torch."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _describe_second(first: NpuPersistError, second: NpuPersistError) -> str:
     if isinstance(second, ParityError):
         return "The graph of torch.export, tried next, differs" + (" too." if isinstance(first, ParityError) else ".")
     if isinstance(first, ConversionError) and isinstance(second, ConversionError) and _names_same(first, second):
-        return "torch.export, tried next, meets the same."
+        return "torch.export, tried next, fails in the same way."
     return f"torch.export, tried next, failed too: {first_lines(str(second), _LONGEST_SECOND)}"
 
 
@@ -251,8 +251,8 @@ class _Builder:
             check_shapes(self.options.name, model)
         except GraphIntegrityError as error:
             raise ConversionError(
-                f"{self.options.name}: OpenVINO's frontend made a graph that could end the process that loads it: "
-                f"{error.problem}. Write this part of the module otherwise, and please report it with the module."
+                f"{self.options.name}: OpenVINO's frontend made a graph that could crash the process that loads it: "
+                f"{error.problem}. Rewrite this part of the module, and please report it with the module."
             ) from error
 
     def _is_refused_for_noise(self, capture: Capture) -> bool:

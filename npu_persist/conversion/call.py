@@ -126,7 +126,7 @@ class Call:
             result = self.module(*bound.args, **bound.kwargs)
         flat = flatten(result, "result", unique=True, is_number=is_size, sizes=self.sizes)
         if not flat.tensors:
-            kind = "None" if result is None else f"a {type(result).__name__} without any tensor in it"
+            kind = "None" if result is None else f"a {type(result).__name__} without any tensor"
             raise ConversionError(f"{type(self.module).__name__} returned {kind}: a graph needs at least one output.")
         for tensor, name in zip(flat.tensors, flat.names, strict=True):
             _check_tensor(tensor, name)
@@ -174,10 +174,10 @@ def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
         ) from error
     flat = flatten(dict(bound.arguments), unique=False)
     if not flat.tensors:
-        raise UsageError(f"{type(module).__name__} was called without any tensor: there is nothing to infer from.")
+        raise UsageError(f"{type(module).__name__} was called without any tensor: there is nothing to trace.")
     for tensor, name in zip(flat.tensors, flat.names, strict=True):
         if isinstance(tensor, FakeTensor):  # in the forward of torch.export all tensors are
-            raise ConversionError(f"{name} is a FakeTensor, which holds no values. Give real example inputs.")
+            raise ConversionError(f"{name} is a FakeTensor, which has no values. Give real example inputs.")
         _check_tensor(tensor, name)
     assert isinstance(flat.tree, DictNode)  # noqa: S101 - it was a dict
     return Call(
@@ -192,12 +192,14 @@ def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
 
 def _check_tensor(tensor: torch.Tensor, name: str) -> None:
     if tensor.device.type == "meta":
-        raise ConversionError(f"{name} is on the meta device, which holds no values. Give real example inputs.")
+        raise ConversionError(f"{name} is on the meta device, which has no values. Give real example inputs.")
     if tensor.is_nested:
-        raise ConversionError(f"{name} is a nested tensor, which OpenVINO lacks: give a padded one, and a mask.")
+        raise ConversionError(
+            f"{name} is a nested tensor, which OpenVINO does not support: pass a padded one and a mask."
+        )
     if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
         raise ConversionError(
-            f"{name} is a {tensor.dtype} tensor of layout {tensor.layout}; an OpenVINO model takes and gives dense "
+            f"{name} is a {tensor.dtype} tensor of layout {tensor.layout}; an OpenVINO model takes and returns dense "
             f"tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}."
         )
 

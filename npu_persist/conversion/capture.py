@@ -38,7 +38,7 @@ class Capture:
         call: The call.
         program: Takes and gives nothing but the call's tensors.
         results: What torch gave for the example.
-        caveats: Where the program may answer otherwise than the module, such as branches that the trace froze.
+        caveats: Where the program's results may differ from the module's, such as branches that the trace froze.
         sizes: What Python read of sizes, and the trace froze; where axes are dynamic.
         noise: By output, how far torch's own answers are apart with other random numbers, relative to its largest.
     """
@@ -118,7 +118,7 @@ def trace_example(call: Call, *, fix_sizes: bool) -> Capture:
         if without is None:
             raise
     capture = trace(without, fix_sizes=fix_sizes)
-    text = "the forward is called with use_cache=False, since its cache is an object that no loaded model can give"
+    text = "the forward is called with use_cache=False, since its cache is an object that a loaded model cannot return"
     return replace(capture, caveats=(ExampleWarning(text), *capture.caveats))
 
 

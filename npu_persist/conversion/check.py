@@ -1,4 +1,4 @@
-"""Compares a graph, run by OpenVINO on the CPU, with what torch gives for the same inputs."""
+"""Compares a graph's outputs on the CPU with torch's for the same inputs."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def refuse_nan(results: Results) -> None:
     for name, result in zip(results.names, results.tensors, strict=True):
         if result.is_floating_point() and (count := int(torch.isnan(result).sum())):
             raise ParityError(
-                f"output {name}: torch itself gave NaN in {count} of {result.numel()} elements for the example inputs, "
-                "so nothing can be compared with it. Give example inputs for which the module works, or pass "
+                f"output {name}: torch itself returned NaN in {count} of {result.numel()} elements for the "
+                "example inputs, "
+                "so results cannot be compared with it. Pass example inputs for which the module works, or "
                 "check=False.",
                 output=name,
             )
@@ -161,32 +162,32 @@ def advise(worst: Difference, exact: Container[str], precision: Precision) -> st
     """Return what may help, with a space before it."""
     if worst.output in exact:
         return (
-            " No floating-point number has a part in this output, so rounding does not explain it: OpenVINO converts "
+            " This output depends on no floating-point number, so rounding does not explain it: OpenVINO converts "
             "or computes an operation on integers wrongly. Please report it with the module."
         )
     advice = [_MORE_EXACT[precision]] if precision in _MORE_EXACT else []
     if worst.mismatched is not None:
         allowing = f"tolerance=Tolerance(max_relative=0.1, cosine=0.999, mismatched={worst.mismatched:g})"
-        advice += ["to return the floats and let the caller choose", f"if so many may differ, {allowing}"]
+        advice += ["to return the floats and let the caller choose", f"if this share may differ, {allowing}"]
         return (
             " Where values are nearly equal, rounding moves an argmax, a topk, a comparison or a round. Try "
             f"{', or '.join(advice)}."
         )
     if worst.cosine >= _UNRELATED:
-        advice.append("a wider tolerance=, if that much is acceptable")
+        advice.append("a wider tolerance=, if this difference is acceptable")
     return f" Try {', or '.join(advice)}." if advice else ""
 
 
 def describe_kind(expected: np.ndarray, got: np.ndarray) -> str | None:
     """Return how a result differs in kind, not in numbers: in its shape, NaN or infinities."""
     if expected.shape != got.shape:
-        return f"OpenVINO gives shape {list(got.shape)} where torch gives {list(expected.shape)}"
+        return f"OpenVINO returns shape {list(got.shape)}, torch {list(expected.shape)}"
     if expected.dtype.kind != "f":
         return None
     if not np.array_equal(np.isnan(expected), np.isnan(got)):
-        return f"OpenVINO gives NaN in {np.isnan(got).sum()} of {got.size} elements"
+        return f"OpenVINO returns NaN in {np.isnan(got).sum()} of {got.size} elements"
     if not np.array_equal(np.isinf(expected), np.isinf(got)):
-        return "OpenVINO and torch give infinities at different places"
+        return "OpenVINO and torch have infinities at different positions"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Choices that fp16 weights may make otherwise: a topk, an argmax or a nonzero whose indices decide what is looked up.
+"""Choices that fp16 weights may change: a topk, an argmax or a nonzero whose indices decide what is looked up.
 
 Rounding moves a float by a little, but it moves an index between two values that are nearly equal to another place: to
 another code of a vector quantizer, another keypoint, another neighbour. An argmax that is only returned is left to its
@@ -81,7 +81,7 @@ def find_moved_choices(capture: Capture, model: ov.Model) -> list[PrecisionWarni
 
 
 def describe_ties(call: Call, model: ov.Model) -> list[str]:
-    """Return a sentence for each operation that chooses among values that are equal: nobody can give torch's choice.
+    """Return a sentence for each operation that chooses among equal values, where torch's choice cannot be reproduced.
 
     The graph is not to be used afterwards.
     """
@@ -97,7 +97,7 @@ def describe_ties(call: Call, model: ov.Model) -> list[str]:
         return []
     counted = [(_name(op), _count_ties(op, answer)) for op, answer in zip(choices, answers, strict=True)]
     return [
-        f"{name} chooses among equal values ({count} equal the next one, but for rounding), and OpenVINO may take "
+        f"{name} chooses among equal values ({count} equal the next one, except for rounding), and OpenVINO may choose "
         "another of them than torch. Untrained weights or constant inputs do that: give an example whose values differ."
         for name, count in counted
         if count
@@ -215,7 +215,7 @@ def _name(op: ov.Node) -> str:
 
 
 def _describe(op: ov.Node, found: _Moved) -> str:
-    some = f"moves {found.moved}" if found.moved else f"moves none, and with other inputs may move {found.close},"
+    some = f"moves {found.moved}" if found.moved else f"changes none, but with other inputs may change {found.close},"
     return (
         f'{_name(op)}: precision="fp16" {some} of {found.total} choices, because it rounds values that are nearly '
         'equal. What is looked up by them then differs by more than rounding. precision="fp32" keeps them'

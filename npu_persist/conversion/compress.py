@@ -106,7 +106,7 @@ def check_keep(modules: Sequence[torch.nn.Module], plan: Plan) -> None:
         if not any(_fits(name, pattern) for name in names):
             shown, whose = ", ".join(names[:5]), " or ".join(type(module).__name__ for module in modules)
             raise UsageError(
-                f"keep: {pattern!r} fits no parameter of {whose}, nor a module that has one. "
+                f"keep: {pattern!r} matches no parameter of {whose}, and no module that has one. "
                 f"Names are as in its state_dict: {shown}{', …' if len(names) > len(names[:5]) else ''}."
             )
 

@@ -1,4 +1,4 @@
-"""The check of a module with states: a few calls one after the other, in torch and in OpenVINO."""
+"""The check of a module with states: a few consecutive calls, in torch and in OpenVINO."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def converse(capture: Capture, found: States, axes: Axes, *, check: bool) -> tup
             if not axes:
                 break
     raise ConversionError(
-        f"states: the module does not run {STEPS} times in a row, each time with the states that it gave the last "
-        f"time: {error}"
+        f"states: the module fails when called {STEPS} times in a row, each time with the states of the previous "
+        f"call: {error}"
     ) from error
 
 

@@ -1,4 +1,4 @@
-"""A captured call, converted to an `openvino.Model` with named inputs and outputs and the shapes that were asked for.
+"""Converts a captured call to an `openvino.Model` with named inputs and outputs and the requested shapes.
 
 This is what `openvino.convert_model` does for a module, without three steps: it traces twice to compare (the check
 against torch is stronger), builds an empty preprocessing pipeline (a third of the whole time on BERT-base), and sends

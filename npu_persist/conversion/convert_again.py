@@ -1,4 +1,4 @@
-"""Converts a module again for `refresh`: the graph must come out as it is, byte for byte, with other weights beside it.
+"""Converts a module again for `refresh`: the result must be the same graph, byte for byte, with other weights.
 
 This is for tensors that are folded into others (BatchNorm, parametrized weights, those of recurrent layers), or
 compressed, and for what torch.export captured.
@@ -56,7 +56,7 @@ def convert_again(
     old, new = bundle.file(graph.path), staging / graph.path
     if written.digests.get(graph.path) != bundle.manifest.files[graph.path].digest:
         raise RefreshError(
-            f"{type(module).__name__} has another graph than {bundle.reference} now: {_find_difference(old, new)}"
+            f"{type(module).__name__} now has a different graph than {bundle.reference}: {_find_difference(old, new)}"
         )
     return written
 
@@ -94,7 +94,7 @@ def _find_difference(old: Path, new: Path) -> str:
             return f"its layer {one} is {other}"
     if len(before) != len(after):
         return f"it had {len(before)} layers, and has {len(after)}"
-    return "what its layers read, or where their weights are"
+    return "the inputs of its layers or the places of their weights differ"
 
 
 def _read_layers(path: Path) -> list[_Layer]:

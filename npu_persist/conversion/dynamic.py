@@ -103,9 +103,7 @@ def _read(tree: Tree, entry: Any, where: str, call: Call) -> Iterator[tuple[int,
     elif isinstance(tree, (NamedTupleNode, RecordNode)):
         children = dict(tree.fields)
     else:
-        raise UsageError(
-            f"dynamic_shapes of {where}: the example gave no tensor there, so it has no axes; got {entry!r}"
-        )
+        raise UsageError(f"dynamic_shapes of {where}: the example has no tensor there; got {entry!r}")
     given = dict(entry) if isinstance(entry, Mapping) else dict(zip(children, entry, strict=False))
     for key, part in given.items():
         if key not in children:

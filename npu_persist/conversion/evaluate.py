@@ -30,7 +30,7 @@ def bind_like(call: Call, given: Sequence[Any] | Mapping[str, Any], where: str) 
     """Return a call of the same module with the same arguments, with other tensors."""
     other = bind_call(call.module, *((), given) if isinstance(given, Mapping) else (given, {}))
     if (other.arguments, other.dtypes) != (call.arguments, call.dtypes):
-        raise UsageError(f"{where} has other arguments than the example: give the same ones, of the same types.")
+        raise UsageError(f"{where} has different arguments than the example: pass the same ones, with the same types.")
     return other
 
 
@@ -76,7 +76,7 @@ def evaluate(  # noqa: PLR0913 - the model, and how it is to be measured
             answers[0].append(rebuild(expected.tree, [tensor.numpy() for tensor in expected.tensors]))
             answers[1].append(rebuild(expected.tree, found))
     if not count:
-        raise UsageError("evaluate has no calls: give some, or leave it out.")
+        raise UsageError("evaluate has no calls: pass some, or leave it out.")
     measured = [
         Metric(name, _apply(name, metric, answers[0], "torch"), _apply(name, metric, answers[1], "OpenVINO"))
         for name, metric in metrics.items()

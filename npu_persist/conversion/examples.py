@@ -29,22 +29,22 @@ _TOKENS = 77
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A module and its example call: what `persist` makes one graph of, in a bundle that has several.
+    """A module and its example call: one graph of a bundle that has several.
 
-    All but the module are as for `persist`, which takes these arguments itself where there is one graph.
+    The attributes are the same as the arguments of `persist`, which takes them itself for a single graph.
 
     Attributes:
         module: The module.
         args: Positional arguments of the example call.
         kwargs: Keyword arguments of the example call.
         dynamic_shapes: Axes that may vary.
-        buckets: Sizes that the graph is compiled for where it is loaded.
-        padding: What inputs are padded with.
-        states: Arguments that take a result of the call before.
-        initial: What states are when a conversation begins.
-        calibration: Calls of real data, by which NNCF chooses int4 weights, or ranges of activations.
+        buckets: Sizes to compile the graph for when it is loaded.
+        padding: The value and side to pad inputs with.
+        states: Arguments that take a result of the previous call.
+        initial: Initial values of states.
+        calibration: Calls with real data, from which NNCF chooses int4 weights or ranges of activations.
         evaluate: Other calls to compare with torch.
-        metrics: Functions of the answers to these calls.
+        metrics: Functions of the results of these calls.
     """
 
     module: torch.nn.Module
@@ -145,16 +145,16 @@ def has_example(example: Example) -> bool:
 
 
 def describe_guess(example: FoundExample, shapes: Mapping[str, tuple[int, ...]], *, are_fixed: bool) -> str | None:
-    """Return what a caller should know about an example that nobody gave; None where somebody did."""
+    """Return what a caller should know about an example that `persist` chose; None if the caller gave one."""
     origin = {"config": "the module's config", "dummy_inputs": "the module's dummy_inputs"}.get(example.source)
     if origin is None:
         return None
     listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-    text = f"no example was given: it was made from {origin}, {listed}"
+    text = f"no example was given; it was made from {origin}, {listed}"
     if not are_fixed:
         return text
     return (
-        f"{text}. The loaded model takes these shapes only: pass args= or kwargs= of the size that you need, or "
+        f"{text}. The loaded model accepts only these shapes: pass args= or kwargs= of the size that you need, or "
         "buckets= or dynamic_shapes= for several"
     )
 

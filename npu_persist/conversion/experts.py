@@ -30,7 +30,7 @@ def batching_experts(module: torch.nn.Module) -> Iterator[None]:
             if "grouped_mm" in chosen.values():
                 restores.append((model, chosen))
                 model.set_experts_implementation("batched_mm")
-                log.info("%s: its experts are computed by batched_mm while it is persisted", type(part).__name__)
+                log.info("%s: its experts use batched_mm while it is persisted", type(part).__name__)
         yield
     finally:
         for part, chosen in reversed(restores):

@@ -1,4 +1,4 @@
-"""Finds where a graph computes with integers otherwise than torch: beyond 2^24 in float32, or beyond int32.
+"""Finds where a graph's integer arithmetic differs from torch's: beyond 2^24 in float32, or beyond int32.
 
 What `rewrites.integers` makes exact is not named here. What is left is found in two ways: operations that are known to
 round, in the graph; and one more call of the module and of the graph, with integers between 2^24 and 2^25.
@@ -98,7 +98,7 @@ def _name_roundings(capture: Capture, model: ov.Model) -> Iterator[PrecisionWarn
         lines[_place(capture, operation)] = None
     for line in lines:
         yield PrecisionWarning(
-            f"{line}: computes integers in float32, which holds all of them up to {_LOW} only. If values or results "
+            f"{line}: computes integers in float32, which is exact only up to {_LOW}. If values or results "
             "get larger, compute with floats, or split the integers"
         )
 

@@ -56,8 +56,8 @@ def measure_layers(
                 parameter.copy_(originals[name])
     each = ", ".join(f"{name} {losses[name]:.3g}" for name in ranked[:_SHOWN])
     kept = ", ".join(f"{count} {found:.3g}" for count, found in few.items())
-    return f"compression costs {base:.3g} of the largest value in torch; with one layer kept as it was: {each}" + (
-        f"; with the first so many of these kept: {kept}" if few else ""
+    return f"compression costs {base:.3g} of the largest value in torch; with one layer uncompressed: {each}" + (
+        f"; with the first n of these uncompressed, by n: {kept}" if few else ""
     )
 
 

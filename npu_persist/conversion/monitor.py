@@ -208,7 +208,7 @@ class ForwardMonitor(TorchFunctionMode):
         for old in self._old.values():
             old.storage.copy_(old.copy)
         if (random.getstate(), _numpy_state()) != self._python_random:
-            self._draws.append("Python's or numpy's random numbers, at a line that is unknown")
+            self._draws.append("Python's or numpy's random numbers, at an unknown line")
         self.effects = Effects(tuple(changes), tuple(old.text for old in self._old.values()), tuple(self._draws))
         self._old.clear()
         if lost:
@@ -370,7 +370,7 @@ def watch_forward(
             text += "Call the module with the same inputs outside persist; what fails there cannot be persisted."
         if "flex_attention" in str(error):
             text = f"{where} calls flex_attention, which cannot be captured. For a model of transformers, "
-            text += "model.set_attn_implementation('sdpa') answers the same."
+            text += "model.set_attn_implementation('sdpa') gives the same results."
         raise ConversionError(text, module_path=monitor.innermost) from error
     finally:
         monitor.undo_changes()

@@ -64,20 +64,19 @@ class Options:
         activations = None if self.plan is None else self.plan.activations
         if activations is not None and not self.calibration:
             raise UsageError(
-                "activations are quantized by what flows through the graph: give calibration=, some dozens of calls of "
-                "real data, too."
+                "quantizing activations needs real data: also pass calibration=, a few dozen calls of the module."
             )
         if self.calibration:
             if self.precision != "int4" and activations is None:
                 raise UsageError(
-                    'calibration is for int4 weights, or for int8 activations: give precision="int4", or '
+                    'calibration is for int4 weights, or for int8 activations: pass precision="int4", or '
                     'precision="int8" and activations="int8", or leave it out.'
                 )
             require_nncf()
         if self.evaluate is not None and not self.check:
-            raise UsageError("evaluate compares with torch, which check=False leaves out: give one of them only.")
+            raise UsageError("evaluate compares with torch, which check=False switches off: pass only one of them.")
         if self.metrics and self.evaluate is None:
-            raise UsageError("metrics measure the answers to the calls of evaluate: give evaluate= too.")
+            raise UsageError("metrics measure the results of the calls in evaluate: pass evaluate= too.")
         if self.by_layer and (self.plan is None or not self.check):
             raise UsageError(
                 'by_layer measures compressed weights: it needs precision="int8" or "int4", and the check.'
@@ -87,7 +86,7 @@ class Options:
                 "by_layer measures weights that are compressed without data: leave calibration out for it."
             )
         if self.padding is not None and self.buckets is None:
-            raise UsageError("padding is for calls smaller than a bucket: give buckets too, or leave it out")
+            raise UsageError("padding is for calls smaller than a bucket: pass buckets too, or leave it out")
         self._check_states()
         self._check_generation()
 
@@ -96,7 +95,7 @@ class Options:
             for name in ("calibration", "by_layer", "evaluate", "initial"):
                 if getattr(self, name):
                     raise UsageError(
-                        f"{name} takes single calls, and a model that generates is persisted with its past: leave it "
+                        f"{name} takes single calls, but a generative model is persisted with its KV cache: leave it "
                         "out, or give an example to persist the plain forward."
                     )
 
@@ -104,13 +103,13 @@ class Options:
         if self.states is not None:
             check_states(self.states, self.initial)
             if self.buckets is not None:
-                raise UsageError("states: each bucket would have its own; give states or buckets, not both.")
+                raise UsageError("states: each bucket would have its own states; pass states or buckets, not both.")
             if self.evaluate is not None:
                 raise UsageError(
-                    "evaluate compares single calls, and with states each goes on from the last: leave it out."
+                    "evaluate compares single calls, but with states each call continues the last: leave it out."
                 )
         elif self.initial is not None:
-            raise UsageError("initial is what states are at first: give states too, or leave it out.")
+            raise UsageError("initial sets the initial values of states: pass states too, or leave it out.")
 
 
 def read_examples(model: object, of_one: Mapping[str, Any]) -> dict[str, Example]:
@@ -125,7 +124,7 @@ def read_examples(model: object, of_one: Mapping[str, Any]) -> dict[str, Example
         return {MAIN: Example(unwrap(model), **of_one)}  # type: ignore[arg-type]
     given = [name for name, value in of_one.items() if value is not None and value != ()]
     if given:
-        raise UsageError(f"{', '.join(given)}: give this to the Example of the graph that it is for.")
+        raise UsageError(f"{', '.join(given)}: pass this to the Example of its graph.")
     _check_graph_names(model)
     examples: dict[str, Example] = {}
     for name, example in model.items():
@@ -145,16 +144,16 @@ def _check_graph_names(names: Mapping[Any, object]) -> None:
     for name in names:
         problem = component_problem(f"{name}{LONGEST_FILE}") if isinstance(name, str) and name else "is no name"
         if problem:
-            raise UsageError(f"graph {name!r}: expected a name that a file can have; with {LONGEST_FILE} it {problem}.")
+            raise UsageError(f"graph {name!r}: expected a valid file name; with {LONGEST_FILE} it {problem}.")
         if (other := seen.setdefault(name.lower(), name)) != name:
-            raise UsageError(f"graphs {other!r} and {name!r}: expected names that differ in more than upper case.")
+            raise UsageError(f"graphs {other!r} and {name!r}: expected names that differ in more than case.")
 
 
 def check_module(model: object) -> None:
     """Raise UsageError for what is no module, or one without weights yet."""
     if isinstance(model, (ov.Model, ov.CompiledModel)):
         raise UsageError(
-            f"{type(model).__name__} is an OpenVINO model already; persist takes the torch.nn.Module that it was made "
+            f"{type(model).__name__} is already an OpenVINO model; persist takes the torch.nn.Module that it was made "
             "from. To keep an OpenVINO model as it is, use openvino.save_model."
         )
     if not isinstance(model, torch.nn.Module):
@@ -187,7 +186,7 @@ def read_plan(
     if precision not in BITS:
         if group_size is not None or keep is not None:
             raise UsageError(
-                'group_size and keep are for compressed weights: give precision="int8" or "int4", or leave them out.'
+                'group_size and keep are for compressed weights: pass precision="int8" or "int4", or leave them out.'
             )
         return None
     if group_size is not None and (precision != "int4" or type(group_size) is not int or group_size < 1):
@@ -226,7 +225,7 @@ def read_metadata(given: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata must be valid JSON: {error}.") from error
     if not _is_portable(metadata):
-        raise UsageError("metadata must be JSON that every reader can hold: strings as keys, integers of 64 bits.")
+        raise UsageError("metadata must be portable JSON: strings as keys, 64-bit integers.")
     return metadata
 
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SAME = "%s has the same content already: there is no new version%s. force=True (`--force`) makes one"
+_SAME = "%s already has the same content: no new version was made%s. force=True (`--force`) makes one"
 _PARTS = "parts"
 """Folder in the staging folder in which several graphs are built, each in a folder of its own."""
 
@@ -91,103 +91,103 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
 ) -> Bundle:
     """Convert a module, check it against torch and publish it as the next version of `name`.
 
-    Several modules become several graphs of one bundle, such as an encoder and a decoder: give an `Example` of each, by
-    the name of its graph. A tensor that several of them have is stored once. Nothing is published unless all are right.
+    To store several modules as graphs of one bundle, such as an encoder and a decoder, pass a dict of graph names to
+    `Example` objects. Shared tensors are stored once. Nothing is published unless all graphs match torch.
 
-    Where the newest version has the same content already (graph, weights, call, golden sample, tolerance, warnings,
-    metadata), that is returned and given the alias; a warning is logged.
+    If the newest version already has the same content (graph, weights, call, golden sample, tolerance, warnings,
+    metadata), that version is returned and given the alias, and a warning is logged.
 
     The module is traced in evaluation mode with one example call, and restored. Numbers, flags and None in the call
     become part of the graph; tensors become its inputs, with the example's shapes and dtypes (bfloat16 as float32).
 
-    A model of transformers that `generate` works on needs no example: without one, and without `dynamic_shapes`,
-    `buckets` or `states`, it becomes a decoder that keeps the keys and values of earlier tokens, called as OpenVINO
-    GenAI calls one: see `Model.session`. One with an encoder becomes two graphs, "encoder" and "decoder".
+    A generative model of transformers needs no example: without one, and without `dynamic_shapes`, `buckets` or
+    `states`, it becomes a decoder that keeps the keys and values of earlier tokens, with the inputs and outputs that
+    OpenVINO GenAI uses: see `Model.session`. A model with an encoder becomes two graphs, "encoder" and "decoder".
 
     Args:
-        model: The module, on any device; `torch.compile` and data-parallel wrappers are looked through. Or several, as
-            in `{"encoder": Example(encoder, (mel,)), "decoder": Example(decoder, (tokens, states))}`: then the example
-            calls, and what else `Example` has, are in these, and the other arguments count for all graphs.
+        model: The module, on any device; `torch.compile` and data-parallel wrappers are removed. Or several, as in
+            `{"encoder": Example(encoder, (mel,)), "decoder": Example(decoder, (tokens, states))}`: the arguments that
+            `Example` has are then set there, and all others apply to every graph.
         name: Name of the bundle in the store.
-        args: Positional arguments of the example call, as `torch.export.export` takes them. Without `args` and `kwargs`
-            the example is searched for: in `record`, `model.example_input_array`, `model.dummy_inputs`, the model's
-            config.
+        args: Positional arguments of the example call, as in `torch.export.export`. Without `args` and `kwargs`,
+            `persist` uses the call seen by `record`, `model.example_input_array`, `model.dummy_inputs`, or one made
+            from the model's config.
         kwargs: Keyword arguments of the example call.
-        dynamic_shapes: Axes that may vary, as `torch.export.export` takes them; otherwise all shapes are fixed, which
-            is what an NPU wants.
-        buckets: Sizes that the graph is compiled for where it is loaded, as in `[{"input_ids": (1, 128)}, {"input_ids":
+        dynamic_shapes: Axes that may vary, as in `torch.export.export`. By default all shapes are fixed, as NPUs need.
+        buckets: Sizes to compile the graph for when it is loaded, as in `[{"input_ids": (1, 128)}, {"input_ids":
             (1, 512)}]`: one graph and one weights file; a call runs in the smallest bucket that it fits into, padded
-            and cut back. Without `dynamic_shapes`, axes whose sizes differ from the example's become dynamic by
-            themselves, and those of several inputs that are always equal become one. Each bucket is compared with
-            torch at its own size and at a smaller one.
-        padding: What inputs are padded with, and on which side: `{"input_ids": Padding(0, "left")}`; otherwise zeros on
-            the right. An input `attention_mask` of two axes is ones where a call gives none, and padded with zeros.
-        states: Arguments that take a result of the call before, by name: `{"hidden": "output.1"}` where the forward
-            gives `(y, hidden)`, `{"cache.*.key": "present.*.key"}`, or `{"past": "present"}` for all tensors in two
-            structures alike. They are kept inside of the loaded model, which takes and gives the rest: see
-            `Model.session`. An axis that grows has to be open, `dynamic_shapes={"past": {2: Dim("past", min=0,
-            max=1024)}}`: it begins at its min, and max is the capacity. One with the Dim of another argument's axis
-            is always as large as that. The check runs several calls, each with the states of the last.
-        initial: What states are when a conversation begins, by the argument's name: a number or a tensor; otherwise
-            zeros.
-        precision: What float weights are stored as, "fp16" or "fp32". With "fp32", or a tolerance below that of fp16,
-            `load` computes in float32 on every device that has it; otherwise in what the device does by default.
+            and cut back. Without `dynamic_shapes`, axes whose sizes differ from the example's become dynamic, and
+            axes of several inputs that are always equal become one. Each bucket is compared with torch at its own
+            size and at a smaller one.
+        padding: The value and side to pad inputs with: `{"input_ids": Padding(0, "left")}`; by default zeros on the
+            right. A missing input `attention_mask` of two axes is filled with ones, and padded with zeros.
+        states: Arguments that take a result of the previous call, by name: `{"hidden": "output.1"}` if the forward
+            returns `(y, hidden)`, `{"cache.*.key": "present.*.key"}`, or `{"past": "present"}` for all tensors of two
+            equal structures. The loaded model keeps them internally: see `Model.session`. An axis that grows must be
+            dynamic, `dynamic_shapes={"past": {2: Dim("past", min=0, max=1024)}}`: it starts at its min, and max is
+            the capacity. An axis that shares its Dim with another argument always has that argument's size. The
+            check runs several calls, each with the states of the last.
+        initial: Initial values of states, by the argument's name: a number or a tensor; zeros by default.
+        precision: How float weights are stored, "fp16" or "fp32". With "fp32", or a tolerance below that of fp16,
+            `load` computes in float32 on every device that has it; otherwise in the device's default precision.
             "int8" and "int4" compress the weights of linear layers, embeddings and convolutions, symmetrically by
-            output channel; with "int4" embeddings, convolutions and the last linear layer are int8. The rest is fp16.
-        group_size: How many inputs of a channel share a scale in "int4", for instance 128: closer to torch, and
-            larger. Layers whose number of inputs is no multiple of it have one scale for each channel.
-        keep: What some weights are stored as, by pattern of their name in the state_dict, or of their module's:
-            `{"lm_head": "fp16", "encoder.*.attention.*": "int8"}`. The last pattern that fits counts.
-        activations: "int8" quantizes what is multiplied by weights, too; it needs `precision="int8"` and `calibration`.
-        calibration: Some dozens of calls of real data, like the example or of other sizes of its dynamic axes, by which
-            NNCF (extra `compress`) chooses int4 weights: closer to torch, and slower to persist; or the ranges of int8
-            activations. `weights` then gives what the graph computes with: NNCF moves factors between layers.
-        by_layer: Whether to find out which compressed layers cost most, and what keeping them would give: a
-            `PrecisionWarning` says so. It takes a forward of torch's for each layer, and the weights twice in memory.
+            output channel; with "int4", embeddings, convolutions and the last linear layer are int8. The rest is fp16.
+        group_size: Number of inputs of a channel that share a scale in "int4", for instance 128: more exact, but
+            larger. Layers whose number of inputs is not a multiple of it have one scale per channel.
+        keep: How to store some weights, by patterns of their names in the state_dict or of their modules' names:
+            `{"lm_head": "fp16", "encoder.*.attention.*": "int8"}`. The last pattern that matches applies.
+        activations: "int8" also quantizes the activations that are multiplied by weights; it needs `precision="int8"`
+            and `calibration`.
+        calibration: A few dozen calls with real data, with the example's sizes or other sizes of dynamic axes. NNCF
+            (extra `compress`) uses them to choose int4 weights, which is more exact but slower, or the ranges of int8
+            activations. `weights` then returns the tensors that the graph uses: NNCF moves factors between layers.
+        by_layer: Whether to find the compressed layers with the largest loss, and the effect of keeping them; a
+            `PrecisionWarning` reports it. It takes one torch forward per layer, and the weights twice in memory.
         evaluate: Other calls to compare with torch, each a sequence of positional arguments or a dict of keyword
-            arguments like the example. The worst difference of each output is in the manifest; one beyond tolerance
-            is a ParityError.
-        metrics: Functions by name that turn the answers to these calls into a number, such as a perplexity. Each is
-            given a list, one answer for each call in their order, as a loaded model returns them: once torch's, once
-            the model's. Both numbers are in the manifest.
+            arguments like the example. The manifest records the worst difference of each output; a difference beyond
+            the tolerance raises a ParityError.
+        metrics: Functions, by name, that turn the results of these calls into a number, such as a perplexity. Each is
+            called with a list of results, in the order of the calls, as a loaded model returns them: once with torch's
+            and once with the model's. The manifest records both numbers.
         alias: A name for this version, for instance "prod".
-        metadata: Any JSON, kept in the manifest.
-        assets: Files that the bundle carries for the program that loads it, by name: bytes, or a file's path.
-            `Bundle.asset` gives them back.
-        tokenizer: A tokenizer of transformers. Its files become assets, also as OpenVINO GenAI reads them where
-            openvino_tokenizers is installed (extra `genai`), and so do the module's config and generation config.
-        processor: A processor or feature extractor of transformers, in the same way, with its tokenizer.
+        metadata: Any JSON; stored in the manifest.
+        assets: Files to store in the bundle for the deployed program, by name: bytes, or a file's path.
+            `Bundle.asset` returns their paths.
+        tokenizer: A tokenizer of transformers. Its files become assets, and so do the module's config and generation
+            config. If openvino_tokenizers is installed (extra `genai`), the form that OpenVINO GenAI reads is added.
+        processor: A processor or feature extractor of transformers, stored in the same way, with its tokenizer.
         store: A store, its directory, or None for the default one.
         check: Whether to run the written bundle on the CPU and compare it with torch.
-        tolerance: The largest difference relative to an output's scale, or a `Tolerance`; by default what the precision
-            explains: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules, 1.0
-            and 0.98 for int8, 1.0 and 0.7 for int4. Integers and booleans must be equal; where floats decide on them,
+        tolerance: The largest difference relative to an output's scale, or a `Tolerance`. The default depends on the
+            precision: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules,
+            1.0 and 0.98 for int8, 1.0 and 0.7 for int4. Integers and booleans must be equal; if they depend on floats,
             as in argmax, the number is the share of elements that may differ, by default 0.01, 0, 0.02, 0.1 and 0.5.
-        targets: What the published bundle is compiled for at once, as for `compile`: `["NPU:4000"]`. Where that fails
-            the bundle stays published.
-        force: Whether to make a new version even if the newest one is the same.
+        targets: Targets to compile the published bundle for, as in `compile`: `["NPU:4000"]`. If that fails, the
+            bundle stays published.
+        force: Whether to make a new version even if the newest one has the same content.
         progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", with
             `by_layer` "layers", "publish" and, with `targets`, "compile".
 
     Returns:
-        The published bundle, or the newest version if that is the same.
+        The published bundle, or the newest version if that has the same content.
 
     Raises:
-        UsageError: an argument is invalid: a name, a precision, an example that does not fit the forward, a bucket; or
-            a metric raised, or gave no finite number. Its subclasses: `InvalidNameError`, `ExampleInputsError` when
-            there is no example, `TargetError`, and `DynamicShapeError` when a bucket does not fit, padded outputs
+        UsageError: An argument is invalid: a name, a precision, an example that does not fit the forward, a bucket; or
+            a metric raised, or returned no finite number. Its subclasses: `InvalidNameError`, `ExampleInputsError` if
+            there is no example, `TargetError`, and `DynamicShapeError` if a bucket does not fit, padded outputs
             could not be cut back, or a target needs fixed sizes.
-        ConversionError: the forward raised; it takes or gives what a graph cannot; or neither way of capturing gave a
-            graph that OpenVINO can hold and run, and that answers other inputs as torch does. The message begins
-            with the operation, its module and line, where one is to blame.
-        ParityError: OpenVINO's results for the example are beyond tolerance, torch's hold NaN, or padding changes them.
-        CompilationError: the CPU cannot compile the graph for the check; or, once the bundle is published, a target.
-            `ToolchainError` before the module is traced: nothing here compiles for a target.
-        StoreError: the bundle could not be written: a full disk, no permission.
-        MissingExtraError: `calibration` without NNCF, before the module is traced.
+        ConversionError: The forward raised, or takes or returns values that a graph cannot; or neither the trace nor
+            torch.export gave a graph that OpenVINO can run and that matches torch for other inputs. The message starts
+            with the operation, its module and line, if one is the cause.
+        ParityError: OpenVINO's results for the example are beyond the tolerance, torch's have NaN, or padding changes
+            the results.
+        CompilationError: The CPU cannot compile the graph for the check; or a target failed, after the bundle was
+            published. `ToolchainError`: no toolchain here compiles for a target; raised before the module is traced.
+        StoreError: The bundle could not be written: a full disk, no permission.
+        MissingExtraError: `calibration` without NNCF; raised before the module is traced.
 
     Warns:
-        PersistWarning: The loaded model may answer otherwise than the module, by one of its subclasses.
+        PersistWarning: The loaded model may give other results than the module; the subclass tells why.
 
     Example:
         >>> import torch, npu_persist
@@ -289,7 +289,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             if bundle is None:
                 bundle = opened.publish(staged, alias)
             else:
-                stage.update(detail=f"{bundle.reference} is the same already")
+                stage.update(detail=f"{bundle.reference} already has the same content")
                 log.warning(_SAME, bundle.reference, "" if alias is None else f"; the alias {alias} points to it")
     if compile_for:
         _compile(bundle, compile_for, opened, reporter)
@@ -307,7 +307,7 @@ def _about(graph: str) -> Iterator[None]:
 
 
 def _compile(bundle: Bundle, compile_for: Sequence[Target], store: Store, reporter: Reporter) -> None:
-    """Compile the published bundle; an error says that it is published all the same."""
+    """Compile the published bundle; an error says that it stays published."""
     targets = [*map(str, compile_for)]
     try:
         with reporter.stage("compile") as stage:

@@ -44,7 +44,7 @@ class Probe:
     Attributes:
         tensors: The inputs.
         what: What is special about them, for a message: "inputs of shape [2, 4]".
-        advice: What to do where the graph answers otherwise than torch.
+        advice: What to do if the graph's results differ from torch's.
         floats_only: Whether integers are not compared: choices among equals, which half-precision weights move.
         expected: Torch's answer, where it is known.
     """
@@ -65,7 +65,7 @@ def probe(
         What could not be compared.
 
     Raises:
-        ConversionError: The graph cannot run a probe, or answers otherwise than torch.
+        ConversionError: The graph cannot run a probe, or its results differ from torch's.
     """
     if capture.noise:  # nothing can be compared with torch
         return ()
@@ -88,7 +88,7 @@ def _other_sizes(calls: SizeProbes) -> Iterator[Probe]:
     for call in calls:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in call.tensors)
         lines = "".join(f"; {line}" for line in dict.fromkeys(frozen.text for frozen in call.frozen[:_LINES]))
-        advice = "Leave the axis out of dynamic_shapes, or give it bounds within which the module does the same."
+        advice = "Leave the axis out of dynamic_shapes, or give it bounds within which the module behaves the same."
         if lines:
             advice = f"The trace froze what differs there: {lines[2:]}. {advice}"
         yield Probe(call.tensors, f"inputs of shape {shapes}", advice, expected=call.expected)
@@ -99,7 +99,7 @@ def _ignored_inputs(capture: Capture, model: ov.Model) -> Iterator[Probe]:
     call = capture.call
     depends_on = inputs_by_output(model)
     if not any(depends_on):
-        raise ConversionError("no output of the graph depends on any input: the forward leaves torch on its way.")
+        raise ConversionError("no output of the graph depends on any input: the forward leaves torch somewhere.")
     ignored = 0
     for expected, found in zip(capture.results.depends_on, depends_on, strict=False):
         ignored |= expected & ~found
@@ -107,7 +107,7 @@ def _ignored_inputs(capture: Capture, model: ov.Model) -> Iterator[Probe]:
         names = [name for index, name in enumerate(call.input_names) if ignored >> index & 1]
         reversed_values = [tensor.flip(tuple(range(tensor.ndim))) for tensor in call.tensors]
         what = f"other values of {', '.join(names)}, which the graph ignores"
-        yield Probe(reversed_values, what, "Keep what depends on them in torch's operations.")
+        yield Probe(reversed_values, what, "Compute everything that depends on them with torch's operations.")
 
 
 def masked_rows(capture: Capture, model: ov.Model) -> Iterator[Probe]:
@@ -121,15 +121,15 @@ def masked_rows(capture: Capture, model: ov.Model) -> Iterator[Probe]:
     call, places = capture.call, find_masks(model)
     for tensors in masked_calls(call.tensors, places):
         names = [call.input_names[place] for place in sorted(places) if tensors[place] is not call.tensors[place]]
-        what = f"{', '.join(names)} in which rows of attention have no key"
-        advice = "Attention of another kind may help: for a model of transformers, attn_implementation='eager'."
+        what = f"{', '.join(names)} that mask every key of some attention rows"
+        advice = "Another attention implementation may help: for a model of transformers, attn_implementation='eager'."
         yield Probe(tensors, what, advice, floats_only=True)
 
 
 def compare(
     call: Call, request: ov.InferRequest, one: Probe, tolerance: Tolerance, exact: frozenset[str] = frozenset()
 ) -> None:
-    """Run a probe and raise ConversionError where the graph cannot, or answers otherwise than torch."""
+    """Run a probe; raise ConversionError if the graph cannot run it, or if its results differ from torch's."""
     expected = call.run(one.tensors) if one.expected is None else one.expected
     try:
         found = request.infer([tensor.numpy() for tensor in one.tensors])

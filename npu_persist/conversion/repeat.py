@@ -1,7 +1,7 @@
 """Runs a module again: whether its answer depends on earlier calls, or on random numbers.
 
 A forward that changes nothing and draws nothing is not run again. One that leaves something behind, such as a cache of
-sines, is run after a call with other values: if the answer is the same, nobody is warned.
+sines, is run after a call with other values: if the result is the same, there is no warning.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ def repeat(call: Call, results: Results) -> Repetition:
         name for name, is_random in zip(results.names, results.on_random, strict=True) if is_random
     ]
     if drawn:
-        what = "random numbers, which the forward draws itself" if noise else "random numbers of a seed in the forward"
+        what = (
+            "random numbers, which the forward draws itself" if noise else "random numbers from a seed in the forward"
+        )
         caveats.append(
             RandomnessWarning(
                 f"output {', '.join(drawn)} depends on {what}: {'; '.join(effects.draws[:_NAMES])}. The loaded model "
-                "draws others, or always the same ones. To have them in hand, pass them as an argument (noise, or the "
+                "draws other numbers, or always the same ones. To control them, pass them as an argument "
+                "(noise, or the "
                 "distribution's mode instead of a sample), and switch dropout off"
             )
         )
@@ -62,7 +65,7 @@ def describe_noise(repetition: Repetition) -> ParityError:
     name, _ = max(repetition.noise, key=lambda one: one[1])
     reason = next(text for text in repetition.caveats if isinstance(text, RandomnessWarning))
     return ParityError(
-        f"output {name}: torch itself gives another answer when it is run again, so nothing can be compared with it: "
+        f"output {name}: torch itself returns different results when run again, so they cannot be compared: "
         f"{reason}. Nothing was published. check=False publishes it as it is.",
         output=name,
     )
@@ -93,7 +96,7 @@ def _find_state(call: Call, results: Results) -> list[PersistWarning]:
         caveats += [
             StateWarning(
                 f"the forward counts in {change}: {change.old}, then {change.new}, then {later.get(change.path)}. What "
-                "it does by the count, the loaded model does as in the first call"
+                "the forward does with the count, the loaded model does as in the first call"
             )
             for change in counts
         ]

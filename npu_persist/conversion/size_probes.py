@@ -123,7 +123,7 @@ class SizeProbes:
                     break
             else:
                 if any(not self._is_affordable({name: size}) for size in tried):
-                    self._warn(frozen, f"it differs where {name} is {tried[0]}, which is too large to be tried here")
+                    self._warn(frozen, f"it changes at {name} = {tried[0]}, which is too large to try here")
 
     def _warn(self, frozen: FrozenSize, why: str) -> None:
         if len(self.caveats) < _LINES:

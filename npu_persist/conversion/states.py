@@ -87,7 +87,7 @@ def check_states(states: object, initial: object) -> None:
     """Raise UsageError unless these are mappings, from names to names and to values."""
     if not isinstance(states, Mapping) or not states:
         raise UsageError(
-            f'states: expected which result each argument takes again, such as {{"hidden": "output.1"}}; got {states!r}'
+            f'states: expected a dict of arguments to results, such as {{"hidden": "output.1"}}; got {states!r}'
         )
     for name, output in states.items():
         if not isinstance(name, str) or not isinstance(output, str) or name.count("*") != output.count("*"):
@@ -96,7 +96,7 @@ def check_states(states: object, initial: object) -> None:
                 f"{output!r}"
             )
     if initial is not None and not isinstance(initial, Mapping):
-        raise UsageError(f"initial: expected first values by the name of the state; got {initial!r}")
+        raise UsageError(f"initial: expected a dict of state names to initial values; got {initial!r}")
 
 
 def find_states(
@@ -113,7 +113,7 @@ def find_states(
     taken = {pair.argument for pair in pairs}
     inputs = tuple(index for index in range(len(call.tensors)) if index not in taken)
     if not inputs:
-        raise UsageError("states: no argument is left, and a graph needs one: leave one out of states.")
+        raise UsageError("states: a graph needs at least one argument: leave one out of states.")
     ports = _ports(call, axes, inputs)
     states, values = [], []
     growths = _Growths(model, call, axes, inputs)
@@ -125,15 +125,13 @@ def find_states(
                 f"{_describe(result)}"
             )
         if not model.get_parameters()[pair.argument].output(0).get_target_inputs():
-            raise UsageError(
-                f"states: the forward makes nothing of {pair.name}, so there is nothing to keep: leave it out."
-            )
+            raise UsageError(f"states: the forward does not use {pair.name}: leave it out.")
         shape = axes.shape(pair.argument, example)
         for axis, size in enumerate(shape):
             if isinstance(size, int) and result.shape[axis] != size:
                 raise UsageError(
                     f"states: {pair.name} is {_describe(example)}, and {pair.output}, which it takes in the next call, "
-                    f"{_describe(result)}. If it grows, say so: dynamic_shapes={{{pair.name!r}: {{{axis}: "
+                    f"{_describe(result)}. If it grows, declare that: dynamic_shapes={{{pair.name!r}: {{{axis}: "
                     "torch.export.Dim('past', min=0, max=1024)}}, and a capacity as max"
                 )
         growth = growths.find(pair, shape)
@@ -237,7 +235,7 @@ def _within(path: str, owner: str) -> bool:
 def _check_initial(pairs: Sequence[_Pair], initial: Mapping[str, Any] | None) -> None:
     names = [pair.name for pair in pairs]
     if unknown := [name for name in initial or {} if name not in names]:
-        raise UsageError(f"initial: {unknown[0]!r} is none of the states {', '.join(names)}.")
+        raise UsageError(f"initial: {unknown[0]!r} is not one of the states {', '.join(names)}.")
 
 
 def _first_sizes(
@@ -287,7 +285,7 @@ def _first_value(
     is_one = bool((value == number).all()) and np.isfinite(number) and abs(number) < _EXACT
     if not is_one and None in first:
         raise UsageError(
-            f"initial: {state.name} follows the sizes of an argument: at first all of it has to be one finite number."
+            f"initial: {state.name} depends on the sizes of an argument: its initial value must be one finite number."
         )
     return value, tuple(first), number if is_one else None
 
@@ -381,7 +379,7 @@ def hide(capture: Capture, pairs: Sequence[_Pair], inputs: Sequence[int]) -> tup
         tree = tree.items[0]
     outputs = sorted({index for _, index in _leaves(tree, "")})
     if not outputs:
-        raise UsageError("states: no tensor is left among the results: leave one out of states.")
+        raise UsageError("states: a graph needs at least one result: leave one out of states.")
     result = _number(tree, {index: place for place, index in enumerate(outputs)})
     return tuple(outputs), Signature(parameters, kept, result)
 

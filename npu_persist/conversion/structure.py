@@ -149,7 +149,7 @@ class _Leaves:
         if isinstance(value, np.ndarray):
             raise ConversionError(
                 f"{name} is a numpy.ndarray, and a graph takes and gives tensors: torch.from_numpy makes one of it. In "
-                "the forward, keep to torch: what numpy computes cannot be captured."
+                "the forward, use only torch: numpy computations cannot be captured."
             )
         is_cache = "Cache" in type(value).__name__
         advice = " (for a causal language model: call it with use_cache=False)" if is_cache else ""

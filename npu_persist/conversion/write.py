@@ -386,6 +386,6 @@ def _read(source: BufferedReader, constant: _Constant) -> Iterator[memoryview]:
     while left:
         count = source.readinto(buffer[: min(left, len(buffer))])
         if not count:
-            raise StoreError(f"the weights that OpenVINO wrote end {left} bytes early; is the disk full?")
+            raise StoreError(f"the weights that OpenVINO wrote are {left} bytes short; is the disk full?")
         left -= count
         yield buffer[:count]

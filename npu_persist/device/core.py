@@ -1,7 +1,7 @@
 """OpenVINO: its import, its version, and the process's one `openvino.Core`.
 
 A process that compiled or imported a model has threads of OpenVINO's, which a forked child lacks: there OpenVINO would
-wait for them for ever: in a load, in a call, when the child ends. `forked` tells whether this is such a child.
+wait for them forever: in a load, in a call, when the child ends. `forked` tells whether this is such a child.
 
 The deploy side imports OpenVINO here only, on first use, and without its model converter. The converter and the
 telemetry that it starts take half of the import and no load needs them; they are imported when

@@ -1,4 +1,4 @@
-"""What this machine lacks for each kind of device, and what to do about it.
+"""Finds what this machine lacks for each kind of device, and how to fix it.
 
 Looking for parts loads and runs nothing, so it takes milliseconds and cannot crash; what cannot be read counts as
 missing. A load that succeeds does not import this module.

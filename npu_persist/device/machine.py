@@ -1,4 +1,4 @@
-"""What decides whether a compiled artifact runs on a machine: this machine, or another one that is described."""
+"""The properties of a machine, this one or another, that decide whether a compiled artifact runs on it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FULL = "f32"
 """float32, as OpenVINO calls it."""
 
 _DECIDES = frozenset({PRECISION, "EXECUTION_MODE_HINT"})
-"""Properties that decide on the precision; whoever gives one is not overruled."""
+"""Properties that decide on the precision; a caller's own value is not overruled."""
 
 _BY_DEVICE = "DEVICE_PROPERTIES"
 

@@ -1,4 +1,4 @@
-"""Plan a pull: what a commit has of a bundle, and which of its files and compiled artifacts to download."""
+"""Plan a pull: find a commit's bundle, and decide which of its files and compiled artifacts to download."""
 
 from __future__ import annotations
 

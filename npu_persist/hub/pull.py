@@ -144,19 +144,18 @@ def pull(  # noqa: PLR0913 (the choices of a user; all but one have a default)
         device: Pull the artifacts that can run on this device of this machine; None, without `target`, for any device.
         target: Pull the artifacts that can run on another machine: "NPU:4000", "lunar-lake".
         compiled: "fitting" for the artifacts that can run there, "all" for all of the bundle, "none" for none.
-        alias: Point this alias to the version, unless it points to one from elsewhere.
-        name: The bundle's name in the store, in place of that in its manifest. Later pulls from the repository, and
-            `load("hf://…")`, keep to it where the manifest's name is another's.
-        adopt: Whether the repository may add a version to a name whose versions came from elsewhere, and move an alias
-            that points to one of them. From then on the name is its own, too.
-        allow_older: Whether to take a bundle that was signed earlier than one that is here from the same repository, or
-            that no known key signed. Without, that is refused for the default branch and `main`; and for another branch
-            or a tag if what is here was pulled by that name. A commit or a digest says which bundle is wanted, and is
-            never refused.
-        require_signature: Whether a known key must have signed the bundle's manifest. One that none signed is refused
-            before anything else of it is downloaded, and the store stays as it was.
+        alias: Point this alias to the version, unless it points to a version from another origin.
+        name: The bundle's name in the store, instead of that in its manifest. Later pulls from the repository, and
+            `load("hf://…")`, use it too if the manifest's name belongs to another origin.
+        adopt: Whether the repository may add a version to a name whose versions have other origins, and move an alias
+            that points to one of them. From then on the name also belongs to this repository.
+        allow_older: Whether to accept a bundle that was signed earlier than one in the store from the same repository,
+            or that no known key signed. By default these are refused for the default branch and `main`, and for another
+            branch or a tag if the local one was pulled by that name. A commit or a digest is never refused.
+        require_signature: Whether a known key must have signed the bundle's manifest. Otherwise the bundle is refused
+            before anything except its manifest is downloaded, and the store does not change.
         token: As in huggingface_hub: a token, True to require the one you logged in with, False to send none.
-        local_files_only: Use what was pulled before, and never the network.
+        local_files_only: Use only bundles that were pulled before, without network access.
         dry_run: Return what would be downloaded, and change nothing.
         store: A store, its directory, or None for the default one.
         progress: Called with events of the stage "pull", in bytes.
@@ -167,16 +166,17 @@ def pull(  # noqa: PLR0913 (the choices of a user; all but one have a default)
     Raises:
         HubNotFoundError: The repository or revision does not exist, or has no bundle.
         HubAccessError: A token is missing, or does not allow it.
-        HubError: The hub refused or cannot be reached.
+        HubError: The hub reports an error or cannot be reached.
         BundleNotFoundError: With `local_files_only`: it was not pulled before.
         IntegrityError: The bundle is damaged or hostile, or has another digest than the reference.
-        SignatureError: A signature is required, and no known key made it.
+        SignatureError: A signature by a known key is required and missing.
         RollbackError: The bundle is older than one that was pulled from the same repository.
-        OriginError: The name's versions, or the one that the alias points to, came from elsewhere.
+        OriginError: The name's versions, or the one that the alias points to, have another origin.
         InvalidNameError: The name or alias is not valid, or differs from another only in case.
         FormatVersionError: This version of npu_persist is too old for the manifest.
-        StoreError: The file system refused.
-        MissingExtraError: huggingface_hub is not installed; or a signature is required, and `cryptography` is not.
+        StoreError: The file system reports an error.
+        MissingExtraError: huggingface_hub is not installed; or a signature is required, and `cryptography` is not
+            installed.
         UsageError: The arguments do not fit together.
 
     Example:

@@ -1,4 +1,4 @@
-"""What was pulled into a store, remembered in small files, so that a hub reference is found without asking the hub.
+"""Records of what was pulled into a store, so that a hub reference can be resolved without the hub.
 
     $NPU_PERSIST_HOME/hub/<32 hex digits of the digest of https://huggingface.co/org/unet>/
       revision-<32 hex digits of the revision's digest>.json     {"format_version": "1.0", "commit": "<40 hex digits>"}

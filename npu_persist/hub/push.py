@@ -120,11 +120,11 @@ def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
     Raises:
         UsageError: The arguments do not fit together.
         BundleNotFoundError: There is no such bundle.
-        IntegrityError: A file is not what the manifest or its artifact says; nothing was uploaded.
+        IntegrityError: A file differs from the manifest or from its artifact's description; nothing was uploaded.
         MissingExtraError: huggingface_hub is not installed.
         HubAccessError: A token is missing, or does not allow it.
         HubConflictError: The branch moved meanwhile, or the tag names another bundle.
-        HubError: The hub refused or cannot be reached.
+        HubError: The hub reports an error or cannot be reached.
 
     Example:
         >>> import npu_persist

@@ -1,4 +1,4 @@
-"""The signatures that a commit has: read once, and kept only where they are valid.
+"""The signatures of a commit: read once, and kept only if valid.
 
 What is required is checked before anything is published; what was checked is what is kept, since the hub may give
 others when it is asked again. Signatures of keys that are not known here are kept, too: the key may be added later.

@@ -1,4 +1,4 @@
-"""Download one large file: hashed as it arrives, bounded in size, resumed where it broke off."""
+"""Download one large file: hashed as it arrives, bounded in size, resumed where it stopped."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def pick_buckets(
     if graph.states:
         if given is not None:
             raise UsageError(
-                f"{recipe.bundle.reference} has states, and each bucket would have its own: load it without buckets"
+                f"{recipe.bundle.reference} has states, and each bucket would have its own states: load it "
+                "without buckets"
             )
         return None, ()
     if given is None and graph.buckets is not None:
@@ -138,7 +139,8 @@ def make_bucket_model(  # noqa: PLR0913 (as many as a model has parts)
         requests.append(Requests(model, plan, reference, report.note_first_inference))
     if any(one.has_state for one in requests):
         raise UsageError(
-            f"{reference} has a state, and each bucket would have its own: load it with buckets=(), as the graph is"
+            f"{reference} has a state, and each bucket would have its own state: load it with buckets=(), at "
+            "the graph's own sizes"
         )
     plan = CallPlan(graph.signature, graph.inputs, outputs, find_masks(graph.inputs, buckets))
     together = BucketRequests(plan, buckets, requests)
@@ -229,7 +231,7 @@ class BucketRequests:
         if bucket is None:
             there = "; ".join(map(describe_shapes, self._buckets.shapes))
             raise InputError(
-                f"the call fits none of the sizes that the model is compiled for: got {describe_shapes(shapes)}, "
+                f"the call fits none of the sizes that the model was compiled for: got {describe_shapes(shapes)}, "
                 f"expected at most one of {there}. Cut the inputs, or load or persist it with a larger bucket",
                 argument=next(iter(shapes)),
                 expected=there,

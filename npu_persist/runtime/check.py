@@ -1,4 +1,4 @@
-"""`check`: compare a bundle's answers on a device with torch's, which are in its golden sample."""
+"""`check`: compare a bundle's outputs on a device with torch's, which are in its golden sample."""
 
 from __future__ import annotations
 
@@ -48,11 +48,10 @@ class CheckedOutput(msgspec.Struct, frozen=True, kw_only=True):
         dtype: Its numpy dtype.
         shape: Its shape.
         is_right: Whether it is within the tolerance.
-        difference: From torch's answer: `max_abs`; `max_relative`, to the output's scale; `cosine`; and for integers
-            and booleans `mismatched`, the share of elements that differ. Infinite where they cannot be compared.
-        persisted: The same as `persist` measured it, on a CPU in float32; None without its check.
-        problem: What the numbers do not say: another shape, NaN, infinities, how many integers differ; None where the
-            numbers say it all.
+        difference: From torch's output: `max_abs`; `max_relative`, to the output's scale; `cosine`; and for integers
+            and booleans `mismatched`, the share of elements that differ. Infinite if they cannot be compared.
+        persisted: The difference that `persist` measured, on a CPU in float32; None without its check.
+        problem: What the numbers do not show: another shape, NaN, infinities, how many integers differ; or None.
     """
 
     output: str
@@ -69,7 +68,7 @@ class CheckedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         shapes: The bucket; None for the graph as it is.
-        seconds: How long an inference took, after the first ones.
+        seconds: Duration of an inference, after the first ones.
         outputs: Its outputs.
     """
 
@@ -79,20 +78,20 @@ class CheckedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a bundle's answers on a device are torch's; `to_dict` gives it as what JSON can hold.
+    """Whether a bundle's results on a device match torch's; `to_dict` returns it as JSON-compatible data.
 
     Attributes:
         reference: The bundle.
-        graph: Name of the graph, where the bundle has several.
-        device: The device string that was asked for.
+        graph: Name of the graph, if the bundle has several.
+        device: The requested device string.
         is_right: Whether every output of every run is within the tolerance.
-        tolerance: What was allowed.
-        tolerance_source: Where that is from: "given" by the caller; "manifest": what `persist` demanded; "default": for
-            the precision of the bundle's weights, because it was persisted with check=False.
-        runs: One for each bucket that the golden sample fits into, or one for the graph as it is.
-        skipped: Buckets that it does not fit into: nothing is known of these.
-        report: How the model was loaded: from which source; and the devices that executed it, with their precisions.
-        warnings: What `persist` warned of: a module that draws random numbers, for instance, has no answer to compare.
+        tolerance: The tolerance that was applied.
+        tolerance_source: Its origin: "given" by the caller; "manifest": the tolerance of `persist`; "default": that
+            of the weights' precision, because the bundle was persisted with check=False.
+        runs: One for each bucket that the golden sample fits into, or one for the graph without buckets.
+        skipped: Buckets that it does not fit into; these were not checked.
+        report: How the model was loaded: the source, and the devices that executed it, with their precisions.
+        warnings: The warnings of `persist`; a module that draws random numbers, for instance, has no fixed result.
     """
 
     reference: str
@@ -131,19 +130,19 @@ def check(  # noqa: PLR0913 (what `load` takes)
     local_files_only: bool = False,
     store: Store | str | Path | None = None,
 ) -> CheckResult:
-    """Run a bundle's golden sample on a device, loaded as `load` does, and compare the answers with torch's.
+    """Run a bundle's golden sample on a device, loaded as `load` does, and compare the outputs with torch's.
 
-    It tells whether the device answers right: for the compiled artifact, driver and precision that `load` with the same
-    arguments uses. The sample runs in every bucket that it fits into, filled up and cut back as a call's inputs are,
-    and once before the answers are taken. With AUTO it waits until the device is chosen. Integers and booleans that no
-    floating-point number has a part in have to be equal.
+    This shows whether the device's results are right, for the compiled artifact, driver and precision that `load` with
+    the same arguments uses. The sample runs in every bucket that it fits into, padded and cut back like a call, after
+    one warm-up run. With AUTO it waits until the device is chosen. Integers and booleans that depend on no
+    floating-point number must be equal.
 
     Args:
         reference: As for `load`.
-        device: As for `load`. There are no fallbacks: a device that is not there is an error.
-        graph: Name of the graph, of a bundle that has several.
-        tolerance: The largest difference relative to an output's scale, or a `Tolerance`. None: what `persist`
-            demanded; or, if that checked nothing, the default of the precision of the weights, as for `persist`.
+        device: As for `load`, but without fallbacks: a missing device is an error.
+        graph: Name of the graph, if the bundle has several.
+        tolerance: The largest difference relative to an output's scale, or a `Tolerance`. None: the tolerance of
+            `persist`; or, if that checked nothing, the default for the precision of the weights, as in `persist`.
         config: As for `load`.
         hint: As for `load`.
         buckets: As for `load`.
@@ -158,13 +157,13 @@ def check(  # noqa: PLR0913 (what `load` takes)
         store: As for `load`.
 
     Returns:
-        The differences, output by output, and the verdict. A wrong answer is no exception.
+        The differences of each output, and the verdict. Wrong results raise no exception.
 
     Raises:
-        UsageError: The bundle has no golden sample, or it fits into none of the buckets; it has several graphs, and
-            none is named; or what `load` raises.
+        UsageError: The bundle has no golden sample, or it fits into none of the buckets; or the bundle has several
+            graphs, and `graph` is missing; or as for `load`.
         InferenceError: The device failed.
-        NpuPersistError: What else `load` raises.
+        NpuPersistError: Any other error that `load` raises.
 
     Example:
         >>> import torch, npu_persist
@@ -303,7 +302,7 @@ def _find_problem(expected: Array, found: Array) -> str | None:
     if expected.dtype.kind != "f":
         wrong = int((expected != found).sum())
         return f"{wrong} of {found.size} differ" if wrong else None
-    for whose, array in (("torch's own", expected), ("this", found)):
+    for whose, array in (("torch's output", expected), ("this", found)):
         if count := int(np.isnan(array).sum()):
             return f"{whose} is NaN in {count} of {array.size}"
     infinite = np.isinf(expected) | np.isinf(found)

@@ -1,4 +1,4 @@
-"""`diff`: what differs between two bundles: fields of their manifests, tensors, and answers on a device."""
+"""`diff`: the differences between two bundles: fields of their manifests, tensors, and results on a device."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the second bundle's answers are from the first one's, for the golden inputs of the first.
+    """How far the second bundle's results are from the first one's, for the golden inputs of the first.
 
     Attributes:
-        outputs: For each output of that name in both: the difference from what torch answered when the first bundle
-            was persisted, measured as `check` does. It holds what the device rounds, too. Where there are several
-            graphs, the names begin with theirs: `encoder.logits`.
+        outputs: For each output that both have: the difference from torch's output when the first bundle
+            was persisted, measured as `check` does. It includes the device's rounding. If there are several
+            graphs, the names start with theirs: `encoder.logits`.
         missing: Outputs of the first that the second does not have.
         devices: The devices that executed it.
         skipped: Why nothing was run; None if it was.
@@ -57,19 +57,20 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiffResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs between two bundles; `to_dict` gives it as what JSON can hold.
+    """The differences between two bundles; `to_dict` returns them as JSON-compatible data.
 
     Attributes:
         first: Reference of the first bundle.
         second: Reference of the second one.
         is_same: Whether neither fields nor tensors differ. The name, the version number and the time of creation do not
-            count, nor do the answers: they follow from the rest.
+            count, nor do the results, which follow from the rest.
         fields: Fields of the manifest that differ.
-        same_fields: How many do not.
-        tensors: Tensors that differ: what was added, removed, reshaped, or has a type that cannot be compared; the
-            others, the largest change first; constants of the graph that were added, removed or reshaped.
-        same_tensors: How many do not.
-        drift: The second bundle's answers.
+        same_fields: Number of fields that do not.
+        tensors: Tensors that differ: first those that were added, removed, reshaped, or have a type that cannot be
+            compared; then the others, the largest change first; then constants of the graph that were added, removed or
+            reshaped.
+        same_tensors: Number of tensors that do not.
+        drift: The second bundle's results.
     """
 
     first: str
@@ -104,7 +105,7 @@ def diff(  # noqa: PLR0913 (what `load` takes)
     local_files_only: bool = False,
     store: Store | str | Path | None = None,
 ) -> DiffResult:
-    """Compare two bundles: call, shapes, precision, size, metadata and the rest of the manifest; tensors; answers.
+    """Compare two bundles: call, shapes, precision, size, metadata and the rest of the manifest; tensors; results.
 
     Tensors are compared by their names in the state_dict, in pieces: memory does not grow with the weights. The golden
     inputs of the first bundle are run through the second, loaded as `load` does, unless both have the same graph and
@@ -113,10 +114,10 @@ def diff(  # noqa: PLR0913 (what `load` takes)
     Args:
         first: As for `load`: `unet:3`, a bundle's directory, `hf://org/unet@v3`.
         second: The same.
-        device: Where the second bundle is run, as for `load`; None to run nothing.
+        device: The device to run the second bundle on, as for `load`; None to run nothing.
         config: As for `load`.
         hint: As for `load`.
-        verify: As for `load`. The weights are verified before they are compared in any case.
+        verify: As for `load`. The weights are always verified before they are compared.
         cache: As for `load`.
         compile_timeout: As for `load`.
         progress: Called with `Progress` events of the stage "compare", and with those of `load`.

@@ -1,4 +1,4 @@
-"""Compile a bundle into the compile cache: the process that `load` starts under `compile_timeout`, or without trust."""
+"""Compile a bundle into the compile cache, in the process that `load` starts for `compile_timeout` or without trust."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fill_cache(request: FillRequest, *_: object) -> str:
     with suppress(StoreError):
         if recipe.key == request.key and cache.find(request.key) is not None:
             return ""
-    return f"{bundle.reference} was compiled for {recipe.device}, but could not be kept.\n{found.history}"
+    return f"{bundle.reference} was compiled for {recipe.device}, but could not be cached.\n{found.history}"
 
 
 if __name__ == "__main__":

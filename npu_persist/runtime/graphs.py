@@ -1,4 +1,4 @@
-"""A loaded bundle of several graphs: its models by name, and nothing that one graph alone could answer."""
+"""A loaded bundle of several graphs: its models by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion of what a caller passed for an input into an array, or an error that says exactly why not.
+"""Conversion of a caller's value for an input into an array, or an error that says exactly why it does not fit.
 
 Casts that lose nothing are made: numpy's "safe" rule, and plain Python numbers take the input's dtype if they fit.
 Casts that could lose something are refused.

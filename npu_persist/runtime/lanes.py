@@ -1,4 +1,4 @@
-"""Lanes: an inference request with its inputs' own memory, and with its state where the graph has one."""
+"""Lanes: an inference request with memory for its inputs, and with its state if the graph has one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ class StatefulLane(NewLane):
         if not self._variables:
             raise GraphIntegrityError(
                 f"{reference}: the manifest says that the graph has the states "
-                f"{', '.join(state.name for state in states)}; what was compiled has none. Persist the model again, or "
+                f"{', '.join(state.name for state in states)}; the compiled model has none. Persist the model "
+                "again, or "
                 "get another copy of the bundle"
             )
         self._is_first_run = True
@@ -145,8 +146,7 @@ class StatefulLane(NewLane):
         """Raise StateError after an inference that failed in its middle."""
         if self._is_broken:
             raise StateError(
-                f"{self._reference}: an inference failed or was ended in its middle, so the state may be anything. "
-                "reset() it"
+                f"{self._reference}: an inference failed or was interrupted, so the state is undefined. reset() it"
             )
 
     def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
@@ -208,8 +208,8 @@ class StatefulLane(NewLane):
                 asked = size_of(size.name, sizes) if find_root(size.name, self._roots) is not None else None
                 if wanted is not None and asked is not None and asked != wanted:
                     raise InputError(
-                        f"{self._reference}: axis {axis} ({size.name}) of the state {state.name} is {wanted}, and by "
-                        f"the call's inputs it would be {asked}. Go on with inputs of the same sizes, or reset() the "
+                        f"{self._reference}: axis {axis} ({size.name}) of the state {state.name} is {wanted}, but "
+                        f"the call's inputs require {asked}. Continue with inputs of the same sizes, or reset() the "
                         "state",
                         expected=f"{size.name} = {wanted}",
                         got=f"{asked}",
@@ -256,7 +256,8 @@ class StatefulLane(NewLane):
             if shape is None or variable is None:
                 raise GraphIntegrityError(
                     f"{self._reference}: the state {state.name}, {describe_shape(state.shape)}, follows no input, or "
-                    f"has no variable {state.variable!r} in what was compiled. Persist the model again, or get another "
+                    f"has no variable {state.variable!r} in the compiled model. Persist the model again, or get "
+                    "another "
                     "copy of the bundle"
                 )
             found = variable.state

@@ -1,4 +1,4 @@
-"""`load`: a reference to a model that can be called. What is loaded is what was persisted, or an error."""
+"""`load`: from a reference to a callable model, which is exactly what was persisted; or an error."""
 
 from __future__ import annotations
 
@@ -78,73 +78,73 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
     """Load a bundle: verify it, take it from the compile cache or compile it, and return it as a callable.
 
     The model comes from the first source that works: a compiled artifact that is attached to the bundle, the machine's
-    compile cache, a compilation of the graph; then the same for each device of `fallback`. `model.report` says which,
-    and why not the others. With `verify="full"` every byte that OpenVINO reads has been compared with the manifest, or
-    with the artifact's description, when this function returns; the weights are read while the model is loaded.
+    compile cache, a compilation of the graph; then the same for each device of `fallback`. `model.report` tells which
+    one, and why the others were skipped. With `verify="full"`, every byte that OpenVINO reads has been compared with
+    the manifest, or with the artifact's description, when this function returns; verification runs during the load.
 
     Args:
         reference: `unet` (newest version), `unet:3`, `unet:prod`, `unet@<digest prefix>`, or a bundle's directory; or
-            `hf://org/unet@v3` or `hf://org/unet@v3#<digest>`: what the store lacks of it is pulled first, with the
+            `hf://org/unet@v3` or `hf://org/unet@v3#<digest>`: files that the store lacks are pulled first, with the
             artifacts that may run on the devices.
-        device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A device
-            that is not there is an error; AUTO warns (`DeviceWarning`) where it cannot use one that it names. Or one
-            for each graph, by name: {"encoder": "NPU", "decoder": "CPU"}.
-        graph: Name of the graph to load, of a bundle that has several. None: all of them.
+        device: OpenVINO's device string: "NPU", "GPU.1", "CPU", "AUTO", "AUTO:NPU,CPU", "HETERO:GPU,CPU". A missing
+            device is an error; AUTO warns (`DeviceWarning`) if it cannot use a device that it names. Or a device for
+            each graph, by name: {"encoder": "NPU", "decoder": "CPU"}.
+        graph: Name of the graph to load from a bundle that has several. None: all of them.
         config: OpenVINO properties for the compilation, for instance {"NUM_STREAMS": 2}. A bundle that was persisted
-            with precision="fp32", or with a tolerance below that of fp16, is computed in float32 unless they decide
-            otherwise (INFERENCE_PRECISION_HINT, EXECUTION_MODE_HINT); a device without float32 warns
-            (`DeviceWarning`). Others are computed in what the device does by default: `Report.execution_precisions`.
+            with precision="fp32", or with a tolerance below that of fp16, is computed in float32 unless these
+            properties set a precision (INFERENCE_PRECISION_HINT, EXECUTION_MODE_HINT); a device without float32 warns
+            (`DeviceWarning`). Other bundles use the device's default precision: `Report.execution_precisions`.
         hint: OpenVINO's PERFORMANCE_HINT: "LATENCY", "THROUGHPUT" or "CUMULATIVE_THROUGHPUT".
-        buckets: Sizes to compile a graph with open axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
+        buckets: Sizes to compile a graph with dynamic axes for, as in `[{"input_ids": (1, 128)}, {"input_ids": (1,
             512)}]`: a call runs in the smallest that it fits into, padded and cut back. None: those that it was
-            persisted with, or else those of the artifacts that are attached for the device. An empty list: the graph
-            as it is, which an NPU takes only if every axis has a largest size. Where several graphs are loaded, such
-            lists by the names of the graphs.
-        verify: "full" compares every byte; "stamp" only what has another size, time or inode than when it was last
-            compared by a load with "stamp"; "none" compares nothing, and then nothing is added to the compile cache.
-        fallback: Devices to try, in order, when `device` is not there or does not compile. Properties of `config` that
-            start with another device's name are not passed to them.
+            persisted with, or else those of the artifacts attached for the device. An empty list: the graph
+            with its own axes, which an NPU accepts only if every axis has a largest size. If several graphs are
+            loaded, a dict of graph names to such lists.
+        verify: "full" compares every byte; "stamp" only files whose size, time or inode changed since they were last
+            compared by a load with "stamp"; "none" compares nothing, and adds nothing to the compile cache.
+        fallback: Devices to try, in order, if `device` is missing or cannot compile the model. Properties of `config`
+            that start with another device's name are not passed to them.
         cache: Whether to use the compile cache.
-        check_values: Whether calls look at the values of integer inputs: that they are not beyond int32, with which
-            OpenVINO computes, and that an index is one that torch takes (`Port.bounds`). Without, such a value gives an
-            answer that means nothing; it never reaches memory outside of the model's tensors.
-        compile_timeout: Seconds after which a compilation is ended. It then runs in a process of its own, and needs
+        check_values: Whether calls check the values of integer inputs: that they fit int32, which OpenVINO computes
+            with, and that an index is in the range that torch accepts (`Port.bounds`). Without this check, such a value
+            gives a meaningless result; it never reaches memory outside the model's tensors.
+        compile_timeout: Seconds after which a compilation is ended. It then runs in a separate process, and needs
             the cache.
         progress: Called with `Progress` events while the bundle is pulled ("pull") and compiled ("compile").
-        trust: Which bundles that were pulled from a hub are compiled in this process at once, and which of their
-            attached artifacts may be imported: a device runs what is in them. The graph of others is read, compiled
-            and called once in a process of its own first, with limits of time (600 s, 7200 s for an NPU, or
-            `compile_timeout`) and memory (80 % of the machine's); what it made is then taken from the compile cache.
-            None: those that a known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"] on
-            Hugging Face's hub, "https://hub.example.com/org/*" on another: what was pulled from there, too. True:
-            all, for this call. Others are not used.
-        require_signature: Whether a known key must have signed the bundle's manifest, pulled or not. What has to be
-            pulled is refused before it is in the store.
+        trust: Which pulled bundles may be compiled directly in this process, and which of their attached artifacts,
+            which a device executes, may be imported. Graphs of other pulled bundles are first read, compiled and called
+            once in a separate process, with limits of time (600 s, 7200 s for an NPU, or `compile_timeout`) and memory
+            (80 % of the machine's); `load` then takes the result from the compile cache. None: trust bundles that a
+            known key signed (`npu-persist keys add`). Repositories, "org/unet" or ["org/*"] on Hugging Face's hub,
+            "https://hub.example.com/org/*" on another: also trust what was pulled from there. True: trust all, for
+            this call.
+        require_signature: Whether a known key must have signed the bundle's manifest, pulled or not. A bundle that must
+            be pulled is refused before it is added to the store.
         token: For a hub reference, as in huggingface_hub: a token, True to require the one you logged in with, False
             to send none.
-        local_files_only: For a hub reference: use what was pulled before, and never the network.
-        store: A store, its directory, or None for the default one. The compile cache is beside its bundles, and so are
-            the known keys.
+        local_files_only: For a hub reference: use only bundles that were pulled before, without network access.
+        store: A store, its directory, or None for the default one. It also contains the compile cache and the known
+            keys.
 
     Returns:
-        The model, ready to be called with the module's own arguments. Close it, or use it in a `with` block, to give
-        its memory and locks back at once. Of a bundle with several graphs, `model.graphs` has the models by name, and
+        The model, to be called with the module's own arguments. Close it, or use it in a `with` block, to free its
+        memory and locks immediately. For a bundle with several graphs, `model.graphs` has the models by name, and
         `model` itself cannot be called.
 
     Raises:
         BundleNotFoundError: There is no bundle at the reference. `NotFoundError`: it has no such graph.
-        HubError: What has to be pulled cannot be, and was not pulled before.
-        IntegrityError: A file is not what the manifest says, or the graph points outside of its weights.
-        SignatureError: A signature is required, and no known key made it.
+        HubError: The bundle cannot be pulled, and was not pulled before.
+        IntegrityError: A file differs from the manifest, or the graph points outside its weights.
+        SignatureError: A signature by a known key is required and missing.
         MissingExtraError: A signature is required, and the package `cryptography` is not installed.
         IncompatibleError: This package or this OpenVINO is too old for the bundle.
-        DeviceNotFoundError: The device is not there, nor any of `fallback`.
-        CompilationError: OpenVINO refused the graph or the properties on every device.
-        CompileTimeoutError: The compilation took longer than `compile_timeout`, or the limit without trust.
-        CompileMemoryError: It took more memory than the limit without trust.
-        CompileCrashError: Its process died.
-        DynamicShapeError: The buckets do not fit the graph; or an NPU was asked for, there are none, and an axis has no
-            largest size.
+        DeviceNotFoundError: Neither the device nor any of `fallback` exists.
+        CompilationError: OpenVINO rejected the graph or the properties on every device.
+        CompileTimeoutError: The compilation took longer than `compile_timeout`, or the limit for untrusted graphs.
+        CompileMemoryError: It took more memory than the limit for untrusted graphs.
+        CompileCrashError: Its process crashed.
+        DynamicShapeError: The buckets do not fit the graph; or the device is an NPU, there are no buckets, and an axis
+            has no largest size.
         PropertyError: A property is misspelt, or one that the compile cache sets itself.
         UsageError: An argument is not of the types above.
 
@@ -207,7 +207,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             notes.append(f"the compile cache is neither used nor filled: {distrust}")
             compile_cache = None
         if verify == "stamp" and (distrust := verification.find_distrust()):
-            notes.append(f"the stamps are not believed, every byte was read: {distrust}")
+            notes.append(f"the stamps were not used, every byte was read: {distrust}")
         sources = Sources(
             verification=verification,
             attached=_list_attached(bundle),
@@ -221,7 +221,7 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
         try:
             verification.write_stamps()
         except StoreError as error:
-            notes.append(f"no stamps, the next load reads every byte again: {error}")
+            notes.append(f"no stamps were written, so the next load reads every byte again: {error}")
     models = {
         name: _make_model(
             one,
@@ -251,14 +251,14 @@ def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
 ) -> bool:
     """Tell whether `load` would find a bundle compiled for a device, in all its buckets.
 
-    Neither the graph nor the weights are read, and the artifacts' bytes are not compared with their descriptions:
-    `load` does that. A bundle of a hub counts only if it was pulled before.
+    Neither the graph nor the weights are read, and artifacts are not verified: `load` does that. A hub reference counts
+    only if it was pulled before.
 
     Args:
         reference: As for `load`.
         device: As for `load`.
         graph: As for `load`.
-        config: As for `load`: with other properties it is another artifact.
+        config: As for `load`: artifacts with other properties do not count.
         hint: As for `load`.
         buckets: As for `load`.
         trust: As for `load`.

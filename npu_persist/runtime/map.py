@@ -1,4 +1,4 @@
-"""Many inputs through one model: as many at once as the device likes, no more in flight than results are taken."""
+"""Many inputs through one model: the device's optimal number at once, and no faster than results are consumed."""
 
 from __future__ import annotations
 

@@ -38,15 +38,15 @@ _OPTIONS = ("share_inputs", "share_outputs")
 class Model:
     """A compiled model with the call signature of the module that was persisted.
 
-    Any number of threads may use one model: each inference takes a request of its own, and its results are copies
-    that no later one overwrites. A model with a state (`has_state`) has one state and one request: its inferences run
-    one after the other, in the order in which they were asked for.
+    Any number of threads may use one model: each inference uses its own request, and its results are copies that later
+    inferences do not overwrite. A model with a state (`has_state`) has one state and one request: its inferences run
+    one after the other, in the order of the calls.
 
-    `close`, or the end of a `with` block, gives back what it holds at once; else that happens when it is collected.
+    `close`, or the end of a `with` block, frees its resources immediately; otherwise garbage collection does.
 
     Attributes:
         bundle: The bundle it was loaded from.
-        graph: Which of its graphs it is, as the manifest has it.
+        graph: The manifest's record of its graph.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def graphs(self) -> Mapping[str, Model]:
-        """The models of the bundle's graphs by name, of those that were loaded: `model.graphs["encoder"](mel)`."""
+        """The loaded graphs' models, by name: `model.graphs["encoder"](mel)`."""
         return {self.graph.name: self}
 
     @property
@@ -119,21 +119,21 @@ class Model:
 
     @property
     def buckets(self) -> tuple[Mapping[str, tuple[int, ...]], ...]:
-        """The sizes that it is compiled for, smallest first, each with the shapes of the inputs that have open axes.
+        """The sizes that it is compiled for, smallest first, each with the shapes of the inputs with dynamic axes.
 
-        A call goes to the smallest bucket that it fits into: its inputs are padded, and its outputs cut back. Empty for
-        a model that is compiled as the graph is.
+        A call runs in the smallest bucket that it fits into: its inputs are padded, and its outputs cut back. Empty for
+        a model that is compiled without buckets.
         """
         return ()
 
     @property
     def signature(self) -> Signature:
-        """How the model is called and what it gives."""
+        """How the model is called and what it returns."""
         return self._plan.signature
 
     @property
     def has_state(self) -> bool:
-        """Whether the model remembers something from one inference to the next, until `reset`."""
+        """Whether the model keeps a state from one inference to the next, until `reset`."""
         return self._requests.has_state
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -161,11 +161,11 @@ class Model:
         Args:
             values: The inputs.
             share_inputs: Whether the device reads the caller's arrays in place during the call: None, those of 512 KiB
-                or more, where that is faster than a copy; True, all; False, none. Only arrays that are contiguous,
+                or more, for which that is faster than a copy; True, all; False, none. Only arrays that are contiguous,
                 aligned, writeable and of a fixed shape can be shared; others are copied.
-            share_outputs: False returns copies. True returns views of the inference request's memory, and saves the
-                copies: the next inference of any thread overwrites them. Outputs that are one tensor in the graph share
-                memory. Outputs of varying size, and those that are an array of the caller, are copied all the same.
+            share_outputs: False returns copies. True returns views of the inference request's memory without copying:
+                the next inference of any thread overwrites them. Outputs that are one tensor in the graph share
+                memory. Outputs of varying size, and those that are an array of the caller, are always copied.
 
         Returns:
             One array for each of `outputs`, in their order.
@@ -180,19 +180,19 @@ class Model:
         return self._requests.run(self._check(values), _LIMITS[share_inputs], share_outputs=bool(share_outputs))
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue one inference and return at once.
+        """Queue one inference and return immediately.
 
-        The inputs are copied before this returns. As many inferences run at once as make best use of the device
-        (OpenVINO's OPTIMAL_NUMBER_OF_INFER_REQUESTS); further ones wait in a queue without limit, in order, and each
-        holds a copy of its inputs: use `map` for many inputs.
+        The inputs are copied before this returns. The device's optimal number of inferences runs at once (OpenVINO's
+        OPTIMAL_NUMBER_OF_INFER_REQUESTS); further ones wait, in order, in an unlimited queue, each with a copy of its
+        inputs: use `map` for many inputs.
 
         Args:
             args: As for a call.
             kwargs: As for a call, without its options.
 
         Returns:
-            The future of what the call returns. It can be cancelled while it waits in the queue. It raises
-            InferenceError if the device fails, InputError if the graph refuses the sizes of dynamic inputs.
+            A future with the call's result. It can be cancelled while it waits in the queue. It raises
+            InferenceError if the device fails, InputError if the graph rejects the sizes of dynamic inputs.
 
         Raises:
             InputError: As for a call.
@@ -202,20 +202,20 @@ class Model:
         return self._requests.queue(lambda: plan.rebuild(inference()))
 
     def map(self, iterable: Iterable[Any], *, ordered: bool = True) -> Generator[Any, None, None]:
-        """Run the model over many inputs, as many at once as make best use of the device.
+        """Run the model over many inputs, with the device's optimal number of inferences at once.
 
         Args:
             iterable: One item for each inference. A tuple is the positional arguments of a call, a dict or other
-                mapping its keyword arguments, and anything else its only argument: `model.map(images)`. An argument
-                that is itself a tuple or a mapping comes in a tuple of one. A named tuple is an argument. An item may
-                be overwritten as soon as the next one is asked for.
+                mapping its keyword arguments, and anything else its only argument: `model.map(images)`. Wrap an
+                argument that is itself a tuple or a mapping in a tuple of one. A named tuple is an argument. An item
+                may be overwritten as soon as the next one is requested.
             ordered: Whether results come in the order of the inputs, or as they are done.
 
         Returns:
-            A generator of what calls return. It takes at most twice as many inputs as there are requests before the
+            A generator of the calls' results. It takes at most twice as many inputs as there are requests before the
             first result, and one for each further result; with a state, exactly one for each. When it ends, is closed,
-            or is interrupted by Ctrl-C, what it started is stopped before it returns; the CPU stops at the end of a
-            layer, AUTO and the NPU finish the inferences that run.
+            or is interrupted by Ctrl-C, it stops its inferences before it returns; the CPU stops at the end of a
+            layer, AUTO and the NPU finish the running inferences.
 
         Raises:
             InputError: An input does not fit, or `iterable` is not iterable.
@@ -230,14 +230,14 @@ class Model:
         return run_all(items, self._start_item, self._plan.rebuild, window=window, is_ordered=ordered)
 
     def start(self, /, *args: Any, **kwargs: Any) -> Started:
-        """Queue one inference as `submit` does, to fetch only some of its outputs, later.
+        """Queue one inference as `submit` does, to fetch only some of its outputs later.
 
         Args:
             args: As for a call.
             kwargs: As for a call, without its options.
 
         Returns:
-            What was started. It keeps an inference request until `release` or the end of a `with` block.
+            The started inference. It holds an inference request until `release` or the end of a `with` block.
 
         Raises:
             InputError: As for a call.
@@ -248,25 +248,25 @@ class Model:
         return Started(self._plan, self._requests.queue(inference), inference, has_state=has_state)
 
     def session(self) -> Session:
-        """Begin a conversation with a state of its own, beside that of the model and of other sessions.
+        """Start a conversation with its own state, separate from that of the model and of other sessions.
 
         Raises:
             UsageError: The model has no state.
-            InferenceError: The device cannot make one more inference request.
+            InferenceError: The device cannot create another inference request.
             ModelClosedError: The model was closed.
         """
         if not self.has_state:
             raise UsageError(
-                f"{self.bundle.reference} has no state, so there is nothing to keep apart: call the model itself. "
+                f"{self.bundle.reference} has no state, so it needs no sessions: call the model itself. "
                 "persist(..., states=...) makes arguments a state"
             )
         return Session(self._plan, self._requests, self._check, self.bundle.reference)
 
     def close(self) -> None:
-        """Give back the compiled model with its requests, mapped files and locks; more than once is fine.
+        """Free the compiled model with its requests, mapped files and locks; may be called more than once.
 
-        Inferences that run, and those that were queued before, are finished first; what was `start`ed is released.
-        Later calls raise `ModelClosedError`. The report, the signature and the ports stay.
+        Running and queued inferences are finished first; `start`ed ones are released.
+        Later calls raise `ModelClosedError`. The report, the signature and the ports remain available.
         """
         try:
             self._requests.close()
@@ -283,25 +283,25 @@ class Model:
 
     @property
     def states(self) -> tuple[State, ...]:
-        """What the graph keeps from one inference to the next: name, numpy dtype, shape, and how it grows."""
+        """The states that the graph keeps from one inference to the next: name, numpy dtype, shape, and growth."""
         return self._requests.states
 
     def reset(self) -> None:
-        """Give the state its first value, after all inferences that were asked for before; without a state, nothing.
+        """Set the state to its initial value, after all earlier inferences; without a state, do nothing.
 
-        Do so after an inference or a `map` that failed or was interrupted: it may have left any state, and until then
-        calls raise `StateError`.
+        Call this after an inference or a `map` that failed or was interrupted: the state is undefined then, and calls
+        raise `StateError` until the reset.
         """
         self._requests.reset()
 
     def warm_up(self, values: Sequence[Any] | Mapping[str, Any] | None = None) -> None:
-        """Run the model on each of the device's requests, so that later calls are not slower than others.
+        """Run the model on each of the device's requests, so that their first calls are not slower.
 
-        A state stays as it is.
+        The state does not change.
 
         Args:
-            values: Flat inputs, as for `infer`: a device may prepare for each size of dynamic inputs anew. Without them
-                the golden sample's, or random ones of the smallest sizes where the bundle has none.
+            values: Flat inputs, as for `infer`: a device may prepare again for each size of dynamic inputs. By default
+                those of the golden sample, or random ones of the smallest sizes if the bundle has none.
 
         Raises:
             InputError: As for `infer`.
@@ -317,18 +317,18 @@ class Model:
     def profile(
         self, values: Sequence[Any] | Mapping[str, Any] | None = None, *, runs: int = 10
     ) -> tuple[LayerTime, ...]:
-        """Run inferences and return what each layer of the compiled graph took.
+        """Run inferences and return the time of each layer of the compiled graph.
 
-        The model must have been loaded with counters: `load(reference, device, config={"PERF_COUNT": True})`. A state
-        stays as it is.
+        The model must have been loaded with counters: `load(reference, device, config={"PERF_COUNT": True})`. The state
+        does not change.
 
         Args:
-            values: Flat inputs, as for `infer`; without them the golden sample's, or random ones.
-            runs: How many inferences.
+            values: Flat inputs, as for `infer`; by default those of the golden sample, or random ones.
+            runs: Number of inferences.
 
         Returns:
-            The layers in the order in which they run. The times are those that the device counts: the CPU gives the
-            mean over all inferences since the model was loaded, other devices may give the last inference alone.
+            The layers in the order in which they run. The device measures the times: the CPU gives the
+            mean over all inferences since the model was loaded, other devices may give only the last inference.
 
         Raises:
             UsageError: The model was loaded without counters, or `runs` is less than 1.

@@ -1,4 +1,4 @@
-"""How `load` was asked to load a bundle: its arguments, checked once."""
+"""The arguments of `load`, validated once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
                 )
         if missing := [name for name in names if name not in device]:
             raise UsageError(
-                f"device: expected one for each graph of {bundle.reference}; there is none for {missing[0]}"
+                f"device: expected a device for each graph of {bundle.reference}; there is none for {missing[0]}"
             )
         if self.buckets and buckets is not self.buckets and len(names) > 1:
             raise UsageError(
@@ -108,7 +108,7 @@ def check_options(  # noqa: PLR0913 (the arguments of `load`)
             raise UsageError(f"compile_timeout: expected seconds above 0, or None; got {compile_timeout!r}")
         if not cache or verify == "none":
             raise UsageError(
-                "compile_timeout: the compilation runs in a process of its own, which hands its result over in the "
+                "compile_timeout: the compilation runs in a separate process, which returns its result through the "
                 "compile cache. Leave out cache=False and verify='none', or compile_timeout"
             )
     return LoadOptions(

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from npu_persist.trust.policy import Policy
 
 BLOB_PROPERTIES = frozenset({"BLOB_PATH", "EXPORT_BLOB"})
-"""Properties by which GenAI imports or exports a blob that nobody compares with anything."""
+"""Properties with which GenAI imports or exports a blob without verification."""
 
 _LENGTHS = ("MAX_PROMPT_LEN", "MIN_RESPONSE_LEN")
 _HINTS = ("PREFILL_HINT", "GENERATE_HINT", "PREFILL_CONFIG", "GENERATE_CONFIG", "SHARED_HEAD_CONFIG")
@@ -155,7 +155,7 @@ def make_with_blob(job: Job) -> Made:
             artifact = describe(job.recipe, None, staging, seconds=seconds, kind="blob", is_weightless=weightless)
             job.cache.publish(artifact, staging)
             weights_in_memory.note(plain, artifact, made.pipeline)
-        except (NpuPersistError, OSError) as error:  # the pipeline runs all the same
+        except (NpuPersistError, OSError) as error:  # the pipeline runs anyway
             job.notes.append(f"not cached: {error}")
     return made
 
@@ -235,7 +235,7 @@ def _find_lack(job: Job, artifact: Artifact) -> str | None:
         return "It was not compiled as a model that generates."
     is_asked = [name in job.properties for name in _LENGTHS]
     if (is_asked[0] and found.prompt < asked.prompt) or (is_asked[1] and found.response < asked.response):
-        return f"It has {found}; {asked} is asked for."
+        return f"It has {found}; {asked} was requested."
     return None
 
 

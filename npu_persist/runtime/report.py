@@ -1,4 +1,4 @@
-"""The report of a load: which source the model came from, which were rejected and why, and what each step cost."""
+"""The report of a load: the source of the model, the rejected sources with reasons, and the time of each step."""
 
 from __future__ import annotations
 
@@ -83,26 +83,26 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model was loaded; `str` gives it as text, `to_dict` as what JSON can hold.
+    """How a model was loaded; `str` returns it as text, `to_dict` as JSON-compatible data.
 
     Attributes:
         reference: The bundle.
-        graph: Name of the graph, where the bundle has several.
-        device: The device string that was asked for.
+        graph: Name of the graph, if the bundle has several.
+        device: The requested device string.
         loaded_device: The device string that the model was loaded for. It differs from `device` after a fallback, and
-            for `AUTO` where there is only one device.
+            for `AUTO` if there is only one device.
         execution_devices: The devices that executed the model when `Model.report` was read; AUTO may change them.
-        execution_precisions: What each of them computes in, where it says so: "f32", "bf16", "f16"; "dynamic" is what
-            the graph says, float32. `persist` checked the bundle in float32.
+        execution_precisions: The precision that each of them computes in, if it reports one: "f32", "bf16", "f16";
+            "dynamic" is the graph's own, float32. `persist` checked the bundle in float32.
         from_cache: Whether a compiled artifact saved the compilation; with buckets, all of them.
         key: The key of the compiled artifact; with buckets, the largest one's.
         attempts: The sources that were tried, in order.
         verification: "full", "stamp" or "none".
-        verified_bytes: How many bytes were read and compared with their digests.
-        phases: Seconds by phase: pull, import (of OpenVINO), read (the graph), compile or import_blob, keep (in the
-            compile cache), verify (waiting for it beyond the others), load (all of it), first_inference (once there was
-            one).
-        notes: What else is worth knowing, for instance why nothing could be cached.
+        verified_bytes: Number of bytes that were read and compared with their digests.
+        phases: Seconds by phase: pull, import (of OpenVINO), read (the graph), compile or import_blob, keep (writing to
+            the compile cache), verify (waiting for it after the other phases), load (the total), first_inference (after
+            the first call).
+        notes: Other remarks, for instance why nothing could be cached.
     """
 
     reference: str
@@ -206,7 +206,7 @@ class LiveReport:
             if not executing or wanted & {get_kind(name) for name in executing}:
                 continue
             text = (
-                f"{report.reference}: {report.device} was asked for, but only {', '.join(executing)} executes it. "
+                f"{report.reference}: {report.device} was requested, but only {', '.join(executing)} executes it. "
                 "`npu-persist doctor` shows what the other devices lack"
             )
             if text not in self._report.notes:

@@ -1,4 +1,4 @@
-"""Inference requests: one for each inference that runs at the same time, the queue, and what is started or mapped.
+"""Inference requests: one for each concurrent inference, the queue, and started or mapped inferences.
 
 A request runs one inference at a time and is given back whatever happens. What a caller passed is not read after its
 call returned. A model with a state runs its inferences one after the other, in order.
@@ -125,7 +125,7 @@ class Requests:
         return [(None, lambda: self.run(arrays))]
 
     def take(self) -> Lane:
-        """Return a request that nobody else uses; it must be given back."""
+        """Return a request for exclusive use; it must be returned."""
         check_fork()
         try:
             return self._idle.pop()
@@ -272,8 +272,9 @@ class Requests:
             return NewLane(self.compiled, self._is_static, self._on_first)
         except RuntimeError as error:
             raise InferenceError(
-                f"{self._reference}: {self._device()} could not make one more inference request, of which there is one "
-                "for each inference that runs or was started and not released. Close other models, or let fewer run at "
+                f"{self._reference}: {self._device()} could not create another inference request; there is one "
+                "for each inference that runs or was started and not released. Close other models, or run fewer "
+                "inferences at "
                 f"once. OpenVINO said: {error}"
             ) from error
 
@@ -307,7 +308,7 @@ class Requests:
             )
         return InferenceError(
             f"{self._reference} failed on {self._device()} with the inputs {shapes}: the graph cannot compute with "
-            f"these values, or the device is in trouble. OpenVINO said: {error}"
+            f"these values, or the device failed. OpenVINO said: {error}"
         )
 
     def _device(self) -> str:
@@ -404,10 +405,10 @@ class Inference:
 class Started:
     """An inference that `Model.start` started.
 
-    It keeps an inference request, with the outputs in its memory, until `release`, the end of its `with` block, its
-    garbage collection or the model's `close`. Each of them but `close`, which waits, ends the inference if it still
-    runs. A model with a state has one request only: there the inference runs to its end, its outputs are copied, and
-    the request is given back at once.
+    It holds an inference request, with the outputs in its memory, until `release`, the end of its `with` block, its
+    garbage collection or the model's `close`. All of these stop a running inference, except `close`, which waits for
+    it. A model with a state has only one request: there the inference runs to its end, its outputs are copied, and
+    the request is freed immediately.
 
     Any thread may use it.
     """
@@ -463,7 +464,7 @@ class Started:
         return self._plan.rebuild(self._copy(range(len(self._plan.outputs))))
 
     def release(self) -> None:
-        """Give the inference request back, and end the inference if it still runs."""
+        """Free the inference request, and stop the inference if it still runs."""
         self._is_released = True
         # An inference that is left out, or ended in its middle, would leave another state than the caller asked for.
         if not self._has_state and not self._future.cancel():

@@ -1,4 +1,4 @@
-"""Sessions: conversations with one model, each with a state of its own."""
+"""Sessions: conversations with one model, each with its own state."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A conversation with a model that has a state: called like the model, with a state of its own.
+    """A conversation with a model that has a state: called like the model, but with its own state.
 
-    It has an inference request of its own, and shares the compiled model and its weights. Any thread may use it; calls
-    of several threads run one after the other. `close`, or the end of a `with` block, gives the request and the state
-    back; so does the model's `close`.
+    It has its own inference request, and shares the compiled model and its weights. Any thread may use it; calls
+    of several threads run one after the other. `close`, or the end of a `with` block, frees the request and the state;
+    so does the model's `close`.
 
     Example:
         >>> import numpy, torch, npu_persist
@@ -77,12 +77,12 @@ class Session:
             return self._requests.run_on(self._open_lane(), arrays, LENT, share_outputs=False)
 
     def reset(self) -> None:
-        """Give the state its first value, when a call that runs is done."""
+        """Set the state to its initial value, after any running call."""
         with self._lock:
             self._open_lane().reset()
 
     def copy(self) -> Session:
-        """Return a new session whose state is what this one's is now: to go on from here in two ways.
+        """Return a new session with a copy of this one's state, to continue in two ways.
 
         Raises:
             StateError: An inference failed before.
@@ -91,7 +91,7 @@ class Session:
         with self._lock:
             lane = self._open_lane()
             if not isinstance(lane, StatefulLane):
-                raise UsageError(f"{self._reference}: its manifest names no states, so they are not copied")
+                raise UsageError(f"{self._reference}: its manifest describes no states, so they cannot be copied")
             other = Session(self._plan, self._requests, self._check, self._reference)
             try:
                 other._take_over(lane)
@@ -106,7 +106,7 @@ class Session:
         own.take_over(lane)
 
     def close(self) -> None:
-        """Give back the inference request with its state, when a call that runs is done; more than once is fine."""
+        """Free the inference request and its state, after any running call; may be called more than once."""
         with self._lock:
             lane, self._lane = self._lane, None
         if lane is not None:
@@ -116,7 +116,7 @@ class Session:
         check_fork()
         if self._lane is None:
             raise ModelClosedError(
-                f"{self._reference}: the session is closed, or its model. Begin another: model.session()"
+                f"{self._reference}: the session or its model is closed. Start another: model.session()"
             )
         return self._lane
 

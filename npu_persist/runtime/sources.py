@@ -3,8 +3,8 @@
 An artifact is imported only if it was compiled from this bundle's graph, for the sizes and with the properties that are
 asked for, runs on this machine and is trusted; what is damaged or rejected costs a compilation, never an answer. What
 is kept for the next load was made from verified bytes. One process compiles while others wait for it, but nothing is
-wrong where locks do nothing: the work is then done twice. The graph of somebody who is not trusted is compiled in a
-process of its own, with limits, before this one reads it or imports the result.
+wrong where locks do nothing: the work is then done twice. An untrusted graph is compiled in a
+separate process, with limits, before this one reads it or imports the result.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def find_compiled(recipe: Recipe, sources: Sources) -> Found:
     """Return the compiled model of the first source that works for a recipe, with what was tried."""
     if sources.compile_timeout is not None and (unsendable := recipe.unsendable):
         raise UsageError(
-            "compile_timeout: the compilation runs in a process of its own, which is given properties as texts and "
+            "compile_timeout: the compilation runs in a separate process, which takes strings and "
             f"numbers; {', '.join(unsendable)} is neither. Write it as a string, as in {{'PERFORMANCE_HINT': "
             "'LATENCY'}, or leave out compile_timeout"
         )
@@ -181,7 +181,7 @@ class _Search:
         try:
             entry = cache.find(self._recipe.key)
             if entry is None or entry.artifact is None:
-                self._reject("cache", "nothing is there for this bundle, device and OpenVINO", began)
+                self._reject("cache", "no entry for this bundle, device and OpenVINO", began)
                 return None
             found = self._use_entry(cache, entry, entry.artifact, reason, began)
         except WeightsInUseError as error:  # the entry is right
@@ -214,7 +214,7 @@ class _Search:
             raise
         compiled = self._compile_with(own)
         if not is_from_cache(compiled.model):
-            return self._use("graph", compiled, "OpenVINO did not take the files in the cache", began, held=held)
+            return self._use("graph", compiled, "OpenVINO did not use the files in the cache", began, held=held)
         self._verification.count(artifact.size)
         return self._use("cache", compiled, reason, began, held=held, from_cache=True)
 
@@ -320,13 +320,13 @@ class _Search:
             with suppress(StoreError):  # what the ended process was writing is a leftover for prune, too
                 cache.sweep()
             raise
-        self._reject("graph", "compiled in a process of its own, for the cache", began)
-        found = self._find_cached("compiled in a process of its own")
+        self._reject("graph", "compiled in a separate process, for the cache", began)
+        found = self._find_cached("compiled in a separate process")
         if found is not None:
             return msgspec.structs.replace(found, from_cache=False)
         if distrust is None:
             raise CompilationError(
-                f"{recipe}: compiled in a process of its own, but its result is not in the cache.\n"
+                f"{recipe}: compiled in a separate process, but its result is not in the cache.\n"
                 f"{failure or self._history}"
             )
         return self._compile(cache)  # which it survived
@@ -340,12 +340,12 @@ class _Search:
         began = time.perf_counter()
         with self._confined(distrust, began) as limits:
             probe(self._recipe, limits, compiles=True, verifies=self._verification.mode != "none")
-        self._reject("graph", "compiled in a process of its own, to see whether it can be", began)
+        self._reject("graph", "tried in a separate process", began)
 
     def _find_distrust(self) -> str | None:
         distrust = self._sources.policy.find_distrust(self._recipe.bundle)
         if distrust is not None:
-            self._note(f"its graph was first compiled in a process of its own. {distrust}")
+            self._note(f"its graph was first compiled in a separate process. {distrust}")
         return distrust
 
     @contextmanager
@@ -370,7 +370,7 @@ class _Search:
             if isinstance(error, CompileTimeoutError):
                 given = f"compile_timeout={timeout}: allow more time"
                 if timeout is None:
-                    given = "the limit without trust: allow more time with compile_timeout="
+                    given = "the limit for untrusted graphs: allow more time with compile_timeout="
                 advice.append(f"That was {given}, or name another device in fallback=(...).")
             if distrust is not None and isinstance(error, (CompileCrashError, CompileTimeoutError, CompileMemoryError)):
                 advice.append(
@@ -399,7 +399,7 @@ class _Search:
     def _may_keep(self) -> bool:
         """Wait for the weights' check: what is kept must be made of what was persisted."""
         if self._verification.mode == "none":
-            self._note("not cached: what was not verified is not kept (verify='none')")
+            self._note("not cached: unverified models are not cached (verify='none')")
             return False
         self._verification.finish()
         return True
@@ -514,7 +514,7 @@ def select_attached(
                 rejected.append(text)
     if elsewhere:
         names = ", ".join(elsewhere[:_NAMED]) + (f" and {len(elsewhere) - _NAMED} more" * (len(elsewhere) > _NAMED))
-        rejected.append(f"{names}: for other graphs or sizes of inputs.")
+        rejected.append(f"{names}: for other graphs or input sizes.")
     candidates.sort(key=lambda candidate: _rank(candidate, recipe))
     return Selection(candidates, rejected)
 
@@ -523,13 +523,13 @@ def _differences(artifact: Artifact, recipe: Recipe) -> list[str]:
     """Return how an artifact differs from what a recipe asks for, whatever the machine, as sentences."""
     differences = []
     if artifact.device != recipe.device and get_kind(artifact.device) == get_kind(recipe.device) != "NPU":
-        differences.append(f"It was compiled for {artifact.device}; {recipe.device} is asked for.")
+        differences.append(f"It was compiled for {artifact.device}; {recipe.device} was requested.")
     asked, given = recipe.texts, {**artifact.options, **artifact.properties}
     if get_kind(artifact.device) == "NPU":
         # Other properties, such as how hard the compiler tries, change no answers; the precision does.
         given = {name: text for name, text in given.items() if name in asked or name == PRECISION}
     if given != asked:
-        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {asked} is asked for.")
+        differences.append(f"It was compiled with the properties {dict(artifact.properties)}; {asked} was requested.")
     return differences
 
 

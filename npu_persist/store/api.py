@@ -1,6 +1,6 @@
-"""The public functions that need a store only: open, list, alias, verify, sign, remove, prune, compatibility.
+"""The public functions that need only a store: open, list, alias, verify, sign, remove, prune, compatibility.
 
-None imports numpy, openvino or torch, but for `weights` and `compatibility` with a device of this machine.
+None imports numpy, openvino or torch, except `weights` and `compatibility` with a device of this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def open_store(store: AnyStore = None) -> Store:
 
 
 def open_bundle(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Bundle:
-    """Open the bundle that a reference means: `npu_persist.open`. Its manifest is checked, its files are not read.
+    """Open the bundle at a reference: `npu_persist.open`. Its manifest is checked; its files are not read.
 
     Args:
         reference: `unet` (the newest version), `unet:3`, `unet:prod` (an alias), `unet@<digest prefix>` or the path of
@@ -40,9 +40,9 @@ def open_bundle(reference: str | os.PathLike[str], *, store: AnyStore = None) ->
     Raises:
         ReferenceFormatError: Malformed reference.
         BundleNotFoundError: There is no such bundle.
-        AmbiguousReferenceError: The digests of several bundles start so.
+        AmbiguousReferenceError: The digests of several bundles start with the prefix.
         ManifestError: Its manifest is damaged.
-        FormatVersionError: Its format is one that this version does not read.
+        FormatVersionError: This version of npu_persist does not read its format.
         UsageError: The reference names a repository on the hub: `pull` or `load` it.
 
     Example:
@@ -56,7 +56,7 @@ def open_bundle(reference: str | os.PathLike[str], *, store: AnyStore = None) ->
 
 
 def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence[StoredBundle]:
-    """Return what is in the store, by name and version: `npu_persist.list`. Damaged versions are included.
+    """Return the bundles in the store, by name and version: `npu_persist.list`. Damaged versions are included.
 
     Args:
         name: Only the versions of this name.
@@ -75,17 +75,17 @@ def list_bundles(name: str | None = None, *, store: AnyStore = None) -> Sequence
 
 
 def alias(reference: str | os.PathLike[str], name: str, *, store: AnyStore = None) -> str:
-    """Point an alias to a version, in one step, and return the version's reference.
+    """Point an alias to a version, atomically, and return the version's reference.
 
     Args:
-        reference: The version; the alias may have pointed to another before.
+        reference: The version. An existing alias is moved.
         name: The alias, such as "prod".
         store: A store, its directory, or None for the default one.
 
     Raises:
         BundleNotFoundError: There is no such bundle.
         InvalidNameError: The alias is not valid, or differs from another only in case.
-        StoreError: The file system refuses.
+        StoreError: The file system reports an error.
 
     Example:
         >>> import torch, npu_persist
@@ -148,15 +148,16 @@ def verify(reference: str | os.PathLike[str] | None = None, *, store: AnyStore =
 def weights(reference: str | os.PathLike[str], *, store: AnyStore = None) -> Tensors:
     """Return a bundle's tensors by their names in the module's state_dict, after comparing the file with the manifest.
 
-    Each is read when it is asked for, as it is stored; those of int8 and int4 as float32, bfloat16 as float32. What
-    OpenVINO leaves out, such as scales that are all ones, is not among them.
+    Each is read on access, in its stored type; int8, int4 and bfloat16 as float32. Tensors that OpenVINO leaves out,
+    such as scales that are all ones, are missing.
 
     Args:
         reference: The bundle.
         store: A store, its directory, or None for the default one.
 
     Returns:
-        The tensors; `precision(name)` of it says what one is stored as: "int8", "int4" or a type such as "F16".
+        A mapping of the tensors; its `precision(name)` returns how one is stored: "int8", "int4" or a type such as
+        "F16".
 
     Raises:
         BundleNotFoundError: There is no such bundle.
@@ -207,7 +208,7 @@ def sign(
         MissingExtraError: The package `cryptography` is not installed.
         NotFoundError: There is no key file.
         UsageError: The file is no Ed25519 private key, or the password is wrong.
-        StoreError: The file system refuses.
+        StoreError: The file system reports an error.
 
     Example:
         >>> import pathlib, tempfile, torch, npu_persist
@@ -278,14 +279,14 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
     """Remove a version from the store and return its reference. Files shared with other versions stay with them.
 
     Args:
-        reference: Says which version: by number, alias or digest, not by the name alone.
-        force: Remove the aliases that point to it as well.
+        reference: The version, by number, alias or digest; the name alone is not enough.
+        force: Also remove the aliases that point to it.
         store: A store, its directory, or None for the default one.
 
     Raises:
-        UsageError: The reference names no version, or an alias points to it and `force` is not given.
+        UsageError: The reference names no version, or an alias points to it and `force` is False.
         BundleNotFoundError: There is no such bundle.
-        StoreError: The file system refuses.
+        StoreError: The file system reports an error.
 
     Example:
         >>> import torch, npu_persist
@@ -297,7 +298,7 @@ def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> st
 
 
 def prune(*, store: AnyStore = None) -> Sequence[Path]:
-    """Remove what interrupted runs left in the store and the compile cache, and return what was removed.
+    """Remove what interrupted runs left behind in the store and the compile cache, and return the removed paths.
 
     Versions and compiled artifacts stay; quarantined artifacts do not.
 
@@ -315,13 +316,13 @@ def prune(*, store: AnyStore = None) -> Sequence[Path]:
 def compatibility(
     reference: str | os.PathLike[str], device: str | Machine, *, store: AnyStore = None
 ) -> tuple[Compatibility, ...]:
-    """Judge each artifact that is attached to a bundle: whether a machine can run it, and why.
+    """Tell for each artifact attached to a bundle whether a machine can run it, and why.
 
     Reads `artifact.json` and the ends of the blob, not its payload or the graph.
 
     Args:
         reference: The bundle.
-        device: A device of this machine: "NPU"; a target, for a machine of which only that is known: "NPU:4000" or
+        device: A device of this machine: "NPU"; a target, if nothing else is known of the machine: "NPU:4000" or
             "lunar-lake"; or a `Machine`.
         store: A store, its directory, or None for the default one.
 

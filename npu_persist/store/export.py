@@ -1,4 +1,4 @@
-"""Export a bundle as a folder that OpenVINO's own tools read.
+"""Export a bundle as a folder for OpenVINO's own tools.
 
     openvino    DIR/model.xml, DIR/model.bin                      `openvino.Core().read_model`, benchmark_app
     ovms        DIR/1/model.xml, DIR/1/model.bin                  OpenVINO Model Server: DIR is its model_path
@@ -56,17 +56,17 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
     link: bool = False,
     store: AnyStore = None,
 ) -> tuple[Path, ...]:
-    """Export a bundle as a folder that OpenVINO's own tools read, with its assets.
+    """Export a bundle, with its assets, as a folder for OpenVINO's own tools.
 
-    The files are copies, which may be changed. On Btrfs, XFS and the like, copies on one file system cost no space.
+    The files are copies, which may be changed. On Btrfs, XFS and the like, copies on one file system use no space.
 
     Args:
         reference: The bundle.
         layout: The kind of folder: "openvino", "ovms" or "genai".
-        directory: The folder to make; it may exist if it is empty.
+        directory: The folder to create; it may exist if it is empty.
         graph: Name of the only graph to export; None for all.
-        link: Hard-link the files instead, which costs no space on any file system that has links. They are read-only:
-            who changes one all the same, as root can, changes the bundle and every version that shares the file.
+        link: Hard-link the files instead, which uses no space on any file system with links. They are read-only;
+            changing one, as root can, changes the bundle and every version that shares the file.
         store: A store, its directory, or None for the default one.
 
     Returns:
@@ -77,8 +77,8 @@ def export(  # noqa: PLR0913 (the keywords are named in each call)
         FileIntegrityError: A file of the bundle differs from the manifest.
         NotFoundError: The bundle has no graph of that name.
         UsageError: Unknown layout, a folder that is not empty, an asset with the name of a graph, or several graphs for
-            "ovms", which serves one, and none named.
-        StoreError: The file system refuses.
+            "ovms", which serves one, without `graph`.
+        StoreError: The file system reports an error.
 
     Example:
         >>> import pathlib, tempfile, torch, npu_persist

@@ -46,7 +46,7 @@ HOME_VARIABLE = "NPU_PERSIST_HOME"
 """Environment variable that says where the store is."""
 
 PARTIAL_AGE = 3600.0
-"""Age in seconds after which nobody is copying to a file any more."""
+"""Age in seconds after which no process is still copying to a file."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _MAX_ALIAS_SIZE = 32

@@ -1,4 +1,4 @@
-"""`history`: the versions of a name, and what each changed to the one before it."""
+"""`history`: the versions of a name, and what changed in each."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
         created: When it was persisted, in UTC.
         aliases: The aliases that point to it.
         size: Bytes on disk of everything in its folder, attached artifacts included. A file with two names counts once.
-        added: How many of these no earlier version in the list has: what this version costs.
-        precision: What its float weights are stored as, and its activations where they are quantized; where graphs
-            differ, of each: "fp16, fp32".
+        added: Bytes of these that no earlier version in the list has: the cost of this version.
+        precision: How its float weights are stored, and its activations if they are quantized; if graphs
+            differ, for each: "fp16, fp32".
         differences: From torch, for each output of the golden sample, as `persist` measured them; None without check.
-            Where there are several graphs, the names begin with theirs: `encoder.logits`.
-        loss: The largest of these, relative to the output's scale; of an integer output, the share that differs.
-        metrics: What the user's metrics gave at persist, for torch and for the model.
-        changed: What differs from the version before it in the list: "weights" or "graph" (with the call and its
-            shapes), "both"; "rest": golden sample, tolerance, metadata, warnings or producer; "nothing"; of the first,
-            "first". By digests: no file is read. None if one of the two cannot be opened.
-        problem: Why it cannot be opened; then it has neither precision nor differences.
+            If there are several graphs, the names start with theirs: `encoder.logits`.
+        loss: The largest of these, relative to the output's scale; for an integer output, the share that differs.
+        metrics: The values of the user's metrics in `persist`, for torch and for the model.
+        changed: What differs from the previous version in the list: "weights" or "graph" (with the call and its
+            shapes), "both"; "rest": golden sample, tolerance, metadata, warnings or producer; "nothing"; for the first
+            version, "first". Compared by digests, without reading files. None if one of the two cannot be opened.
+        problem: Why it cannot be opened; it then has neither precision nor differences.
     """
 
     reference: str
@@ -65,7 +65,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def history(name: str, *, store: AnyStore = None) -> tuple[HistoryEntry, ...]:
-    """Return the versions of a name, oldest first: when, how large, how exact, and what changed.
+    """Return the versions of a name, oldest first, with time, size, loss, and what changed.
 
     Args:
         name: The bundle's name.
@@ -73,7 +73,7 @@ def history(name: str, *, store: AnyStore = None) -> tuple[HistoryEntry, ...]:
 
     Raises:
         BundleNotFoundError: There is no bundle of that name.
-        StoreError: The file system refuses.
+        StoreError: The file system reports an error.
 
     Example:
         >>> import torch, npu_persist

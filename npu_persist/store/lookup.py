@@ -43,11 +43,11 @@ class StoredBundle(msgspec.Struct, frozen=True, kw_only=True):
         version: The version number.
         digest: The bundle's digest; empty if the manifest cannot be read.
         aliases: The aliases that point to it.
-        size: Bytes of the manifest and the files that it names; 0 if the manifest is not valid. Files that several
-            versions share count in each.
+        size: Bytes of the manifest and the files that it names; 0 if the manifest is not valid. Files shared by
+            versions count in each.
         created: When it was persisted, in UTC.
         path: Its directory.
-        problem: Why the bundle cannot be opened, or its aliases cannot be read; None if they can. Its files are not
+        problem: Why the bundle cannot be opened, or its aliases cannot be read; None otherwise. Its files are not
             read.
     """
 

@@ -1,4 +1,4 @@
-"""A name belongs to where its versions came from.
+"""A name belongs to the origins of its versions.
 
 The source of a version is the repository in its `origin.json`, or this machine without one. A pull adds a version to a
 name, and moves an alias, only where a version of its own repository is there already, or nothing; else the caller has

@@ -174,7 +174,7 @@ def _link_to_earlier(bundle: Bundle, folder: NameFolder) -> list[str]:
 
 
 def _unlink_from_outside(bundle: Bundle, relatives: list[str], home: Path) -> None:
-    """Copy files that have a name outside as well: whoever writes to that would change the version."""
+    """Copy files that also have a name outside: writing to that one would change the version."""
     names = {*(bundle.path / relative for relative in bundle.manifest.files), *bundle.derived_files()}
     for path in (bundle.path / relative for relative in relatives):
         found = path.lstat()

@@ -193,7 +193,7 @@ class Store:
             InvalidNameError: The name or alias is not valid, or differs from another only in case.
             IntegrityError: The directory does not match its manifest.
             OriginError: What was pulled has a name whose versions all came from elsewhere.
-            StoreError: The file system refuses. The store is as it was.
+            StoreError: The file system reports an error. The store is as it was.
         """
         staging = staged.path if isinstance(staged, Bundle) else Path(staged)
         if staging.parent != self._staging or not is_directory(staging):
@@ -234,7 +234,7 @@ class Store:
 
         Raises:
             InvalidNameError: The name or alias is not valid, or differs from another only in case.
-            StoreError: The file system refuses.
+            StoreError: The file system reports an error.
         """
         self.check_names(staged.name, alias)
         folder = self._folder(staged.name)

@@ -200,9 +200,9 @@ def test_keys_that_others_may_write_are_not_believed(
     load(require_signature=True).close()
     path = {"home": Store().home, "keys": ring.path, "key": ring.path / "acme.pem"}[place]
     path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o022)
-    with pytest.raises(SignatureError, match="not believed"):
+    with pytest.raises(SignatureError, match="not trusted"):
         load(require_signature=True)
-    with pytest.raises(SignatureError, match="not believed"):
+    with pytest.raises(SignatureError, match="not trusted"):
         npu_persist.verify_signature(bundle.reference)
     assert main(["keys", "list"]) == SignatureError.exit_code
     assert str(path) in capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_root_believes_nobody_elses_keys(bundle: Bundle) -> None:
     ring.add("acme", public_key("acme"))
     list(sign_bundle(bundle, private_key("acme")))
     os.chown(ring.path / "acme.pem", SOMEBODY, SOMEBODY)
-    with pytest.raises(SignatureError, match="not believed"):
+    with pytest.raises(SignatureError, match="not trusted"):
         load(require_signature=True)
 
 
@@ -244,4 +244,4 @@ def test_the_report_says_that_stamps_are_not_believed() -> None:
     stamps.chmod(0o777)
     report = load(verify="stamp").report
     assert report.verified_bytes > 0
-    assert "the stamps are not believed" in str(report)
+    assert "the stamps were not used" in str(report)

@@ -89,7 +89,7 @@ def test_what_did_not_change_is_no_new_version(model: Classifier, caplog: pytest
     with caplog.at_level(logging.WARNING):
         again = npu_persist.persist(model, "texts", (TOKENS,), metadata={"step": 0}, alias="tested")
     assert again.reference == "texts:1"
-    assert "texts:1 has the same content already: there is no new version; the alias tested points to it" in caplog.text
+    assert "texts:1 already has the same content: no new version was made; the alias tested points to it" in caplog.text
     assert Store().aliases("texts") == {"prod": 1, "tested": 1}
     assert npu_persist.persist(model, "texts", (TOKENS,), metadata={"step": 0}, force=True).version == 2
     assert main(["diff", "texts:1", "texts:2"]) == 0
@@ -124,4 +124,4 @@ def test_targets_are_compiled_for_the_version_that_is_there(model: Classifier) -
     )
     assert bundle.version == 1
     assert (bundle.path / "compiled" / "cpu").is_dir()
-    assert ("publish", "texts:1 is the same already") in stages
+    assert ("publish", "texts:1 already has the same content") in stages

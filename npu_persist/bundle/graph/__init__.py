@@ -1,6 +1,6 @@
 """The check of a whole graph before OpenVINO reads it: only what `persist` writes passes.
 
-OpenVINO's own checks leave holes that end the process or read where a graph says: a `Constant` that brings its value,
+OpenVINO's own checks have gaps that crash the process or let a graph read any memory: a `Constant` with its value,
 a size that overflows, a layer without inputs, bodies nested until the stack ends. `reader` bounds the XML, `operations`
 is the grammar of layers, `rules` holds what layers, edges and bodies must be to each other.
 """

@@ -2,7 +2,7 @@
 
 A line is one or more operations: types, version, inputs>outputs (`1-2` is one or two, `1+` one or more), then each
 attribute and the format of its text. OpenVINO writes all attributes of an operation, always: all of them must be there,
-and no others. What OpenVINO's PyTorch frontend or passes learn to emit needs a line here; until then `persist` refuses
+and no others. A new operation of OpenVINO's PyTorch frontend or passes needs a line here; until then `persist` refuses
 it, so that no bundle is written that does not load.
 """
 

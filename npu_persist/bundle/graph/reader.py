@@ -1,4 +1,4 @@
-"""Reads an IR's XML into layers and edges, within bounds, without entities and without elements that are not known."""
+"""Reads an IR's XML into layers and edges, within limits, without entities and without unknown elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of a graph's layers, edges and bodies, beyond being XML of the right form."""
+"""The rules for a graph's layers, edges and bodies, beyond well-formed XML."""
 
 from __future__ import annotations
 

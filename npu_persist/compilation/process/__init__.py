@@ -1,1 +1,1 @@
-"""Work in processes of their own, with limits, progress and a certain end."""
+"""Run work in separate processes, with limits, progress and guaranteed termination."""

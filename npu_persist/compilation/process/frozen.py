@@ -21,12 +21,12 @@ def is_frozen() -> bool:
 
 
 def freeze_support() -> None:
-    """Let a frozen program start its worker processes. Call it first in the program, before anything that does work.
+    """Let a frozen program start its worker processes. Call it at the start of the program, before any other work.
 
-    `compile`, `bench`, `load` with `compile_timeout`, and `load` of a bundle that nobody whom you trust signed, work in
-    processes of their own. In a frozen program each is the program itself, started again: there this function does the
-    work and never returns. Everywhere else it returns at once. PyInstaller's programs need no call: the package's hook
-    makes it. Where nothing has called it, those functions raise a CompilationError in a frozen program.
+    `compile`, `bench`, `load` with `compile_timeout`, and `load` of a bundle without a trusted signature use separate
+    processes. In a frozen program each of these is the program itself, started again: there this function does the
+    work and never returns. Everywhere else it returns immediately. PyInstaller programs need no call, because the
+    package's hook makes it. Without the call, these functions raise a CompilationError in a frozen program.
 
     Example:
         >>> import npu_persist

@@ -1,4 +1,4 @@
-"""How much memory a process holds, as the system counts it; None where it does not say."""
+"""How much memory a process holds, as the system counts it; None if the system does not report it."""
 
 from __future__ import annotations
 

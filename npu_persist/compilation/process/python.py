@@ -1,8 +1,8 @@
-"""Run a module of this package in a Python process of its own: what OpenVINO does there can be ended.
+"""Run a module of this package in a separate Python process, which can be terminated.
 
 `run_module` starts it as `python -m` does, with this process's module path and without the working directory. At its
 end the module calls `serve` with the function that does the job. The request, the messages and the result are typed
-JSON; an error of this package is raised again for the caller. What a graph may have taken over is not believed: an
+JSON; an error of this package is raised again for the caller. The process may be under a graph's control: an
 answer of another type is an error, and never names code.
 """
 

@@ -1,4 +1,4 @@
-"""Compile with the OpenVINO of this interpreter, in a process of its own: the toolchains `plugin` and `libraries`.
+"""Compile with the OpenVINO of this interpreter, in a separate process: the toolchains `plugin` and `libraries`.
 
 `plugin` is the NPU plugin as installed: pip's OpenVINO for Windows brings the compiler, that for Linux does not
 (openvino issue 36374), but finds it beside libopenvino.so if it was put there.

@@ -1,6 +1,6 @@
-"""What every toolchain is: a way to Intel's NPU compiler that turns a `CompilerRequest` into a blob.
+"""The interface of a toolchain: a way to run Intel's NPU compiler, which turns a `CompilerRequest` into a blob.
 
-A blob that `compile` wrote is whole and for the platform that was asked for, or there is an error and no file.
+A blob that `compile` wrote is complete and for the requested platform; otherwise there is an error and no file.
 """
 
 from __future__ import annotations

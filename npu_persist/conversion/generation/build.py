@@ -109,7 +109,7 @@ def _check_graph(folder: Path, options: Options) -> None:
         check_shapes(options.name, read_written(graph, weights))
     except GraphIntegrityError as error:
         raise ConversionError(
-            f"{options.name}: OpenVINO's frontend made a graph that could end the process that loads it: "
+            f"{options.name}: OpenVINO's frontend made a graph that could crash the process that loads it: "
             f"{error.problem}. Please report it with the model."
         ) from error
 
@@ -150,7 +150,7 @@ def _converse(call: DecoderCall, batch: int, tokens: int, *, check: bool) -> lis
     """Run a conversation in torch: a prompt, which the model made up itself, and tokens that it chooses.
 
     Two sequences are of different length. What pads the shorter one is in its middle: rows of padding before it have no
-    key, and what they answer is nobody's business.
+    key; their outputs do not matter.
     """
     steps: list[Step] = []
     ids = _make_up(call, batch, tokens)

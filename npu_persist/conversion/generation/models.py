@@ -76,7 +76,7 @@ def read_past(module: torch.nn.Module, cache: Any) -> Past:
     layers = getattr(cache, "layers", None)
     if layers is None:
         what = "no cache" if cache is None else f"a {type(cache).__name__}"
-        raise refuse(module, f"its forward gives {what} instead of keys and values by layer")
+        raise refuse(module, f"its forward returns {what} instead of keys and values by layer")
     found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for index, layer in enumerate(layers):
         held = sorted(name for name, value in vars(layer).items() if _holds_tensors(value))
@@ -101,6 +101,6 @@ def _holds_tensors(value: Any) -> bool:
 def refuse(module: torch.nn.Module, why: str) -> ConversionError:
     """Return the error for a model that cannot keep its past between calls."""
     return ConversionError(
-        f"{type(module).__name__} cannot become a decoder that keeps its past: {why}. To persist its plain "
+        f"{type(module).__name__} cannot become a decoder with a KV cache: {why}. To persist its plain "
         'forward, give an example, such as kwargs={"input_ids": ...}.'
     )

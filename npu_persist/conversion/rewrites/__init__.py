@@ -97,7 +97,7 @@ MODEL_REWRITES: tuple[Callable[[ov.Model], None], ...] = (
 DECODER_REWRITES = tuple(
     fill_rows_without_key if rewrite is zero_rows_without_key else rewrite for rewrite in MODEL_REWRITES
 )
-"""Those of decoders with a cache: nobody reads the rows of padding, and zeros there would cost two transpositions."""
+"""Those of decoders with a cache: rows of padding are not used, and zeros there would cost two transpositions."""
 
 XML_REWRITES: tuple[Callable[[ET.Element], None], ...] = (
     name_layers,  # OpenVINO's names hold a counter of the process

@@ -48,7 +48,7 @@ def zero_rows_without_key(model: ov.Model) -> None:
 
 
 def fill_rows_without_key(model: ov.Model) -> None:
-    """Give rows without a key all of them, where nobody reads what they answer: it stays finite, at no cost."""
+    """Let rows without a key attend to all keys, if their outputs are not used: they stay finite, at no cost."""
     filled: dict[tuple[str, int], _Mask | None] = {}
     for attention in masked_attentions(model):
         source = attention.input_value(_MASK)

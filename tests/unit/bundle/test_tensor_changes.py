@@ -152,7 +152,7 @@ def test_a_file_that_is_cut_short_meanwhile_is_a_typed_error(tmp_path: Path, mon
         return header
 
     monkeypatch.setattr("npu_persist.bundle.tensors.read_header", then_cut)
-    with pytest.raises(GraphIntegrityError, match="cut short"):
+    with pytest.raises(GraphIntegrityError, match="truncated"):
         compare_tensors(a, b)
 
 

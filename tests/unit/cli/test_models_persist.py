@@ -142,7 +142,7 @@ def test_examples_of_several_graphs(run: Run) -> None:
     assert (code, err) == (0, "")
     code, _, err = run("persist", "user_models:several", "--name", "several", "--bucket", "x=1x4")
     assert code == 2
-    assert "buckets: give this to the Example of the graph that it is for" in err
+    assert "buckets: pass this to the Example of its graph" in err
 
 
 def test_persisting_what_is_there_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,7 +151,7 @@ def test_persisting_what_is_there_says_so(run: Run, caplog: pytest.LogCaptureFix
     code, out, _ = run(*command, "--alias", "tested")
     data = json.loads(out)
     assert (code, data["reference"], data["is_new"], data["aliases"]) == (0, "scale:1", False, ["prod", "tested"])
-    assert "there is no new version; the alias tested points to it. force=True (`--force`) makes one" in caplog.text
+    assert "no new version was made; the alias tested points to it. force=True (`--force`) makes one" in caplog.text
     code, out, _ = run(*command, "--force")
     assert (code, json.loads(out)["reference"]) == (0, "scale:2")
 

@@ -157,10 +157,10 @@ class TestAuto:
     def test_warns_where_it_stays_on_the_cpu(self, store: Store) -> None:
         if any(name.startswith("NPU") for name in core.get_core().available_devices):
             pytest.skip("this machine has an NPU")
-        with pytest.warns(DeviceWarning, match=r"AUTO:NPU,CPU was asked for, but only CPU executes it"):
+        with pytest.warns(DeviceWarning, match=r"AUTO:NPU,CPU was requested, but only CPU executes it"):
             model = load("affine", "AUTO:NPU,CPU", store=store)
         assert model.report.execution_devices == ("CPU",)
-        assert "AUTO:NPU,CPU was asked for" in str(model.report)
+        assert "AUTO:NPU,CPU was requested" in str(model.report)
         assert is_right(model)
 
 

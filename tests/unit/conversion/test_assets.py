@@ -37,7 +37,7 @@ def test_bytes_and_files_are_read(tmp_path: Path) -> None:
         ({"con": b""}, "reserves for a device"),
         ({"a:b": b""}, ":"),
         ({1: b""}, "is no text"),
-        ({"openvino_model.xml": b""}, "what an exported graph is called"),
+        ({"openvino_model.xml": b""}, "the name of an exported graph"),
         ({"a": 1}, "expected bytes or the path of a file for a; got int"),
         ({"a": "no such file"}, "could not read a from no such file"),
         ({"a": "x\0y"}, "could not read a"),
@@ -69,7 +69,7 @@ def test_a_processor_brings_its_files_and_the_config_of_the_module(caplog: pytes
     assert collect_assets(module, None) == {}
     found = collect_assets(module, {"mine": b""}, processor=Saved("preprocessor_config.json", "more/a.json"))
     assert set(found) == {"config.json", "generation_config.json", "preprocessor_config.json", "more/a.json", "mine"}
-    with pytest.raises(UsageError, match="comes from the tokenizer"):
+    with pytest.raises(UsageError, match="already added by the tokenizer"):
         collect_assets(module, {"config.json": b""}, processor=Saved())
     assert not caplog.records
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved_is_refused() -> None:
         def save_pretrained(self, folder: str) -> None:
             raise NotImplementedError(f"not into {folder}")
 
-    with pytest.raises(UsageError, match="an object with `save_pretrained`, as those of transformers; got str"):
+    with pytest.raises(UsageError, match="an object with `save_pretrained`, as in transformers; got str"):
         collect_assets(MODULE, None, tokenizer="bert")
     with pytest.raises(UsageError, match="of Slow failed: not into"):
         collect_assets(MODULE, None, processor=Slow())

@@ -128,7 +128,7 @@ def test_wrong_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
         npu_persist.persist(Block().eval(), "wrong", (tokens(),), precision="int8", calibration=[(tokens(),)])
     with pytest.raises(UsageError, match="leave calibration out"):
         persist(Block(), "wrong", calibration=[(tokens(),)], by_layer=True)
-    with pytest.raises(UsageError, match="calibration: call 1 has other arguments"):
+    with pytest.raises(UsageError, match="calibration: call 1 has different arguments"):
         persist(Block(), "wrong", calibration=[(tokens(),), (tokens().float(),)])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name))
@@ -137,7 +137,7 @@ def test_wrong_calibrations(monkeypatch: pytest.MonkeyPatch) -> None:
     quantized: dict[str, Any] = {"precision": "int8", "activations": "int8"}
     with pytest.raises(MissingExtraError, match=r"npu_persist\[compress\]"):
         npu_persist.persist(Block().eval(), "wrong", (tokens(),), calibration=[(tokens(),)], **quantized)
-    with pytest.raises(UsageError, match="give calibration="):
+    with pytest.raises(UsageError, match="pass calibration="):
         npu_persist.persist(Block().eval(), "wrong", (tokens(),), **quantized)
     for wrong in ({"precision": "int4"}, {"precision": "int8", "activations": "int4"}, {"precision": "fp16"}):
         with pytest.raises(UsageError, match="activations must be None, or 'int8' with precision"):

@@ -46,9 +46,9 @@ def test_arguments_in_the_wrong_place(args: Any, advice: str) -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"loss": 3}, "returned a dict without any tensor in it"),
+        ({"loss": 3}, "returned a dict without any tensor"),
         (None, "returned None"),
-        ({"y": np.zeros(3)}, r"result\.y is a numpy\.ndarray, .* keep to torch"),
+        ({"y": np.zeros(3)}, r"result\.y is a numpy\.ndarray, .* use only torch"),
     ],
 )
 def test_results_that_no_graph_can_give(result: Any, message: str) -> None:

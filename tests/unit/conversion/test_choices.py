@@ -115,7 +115,7 @@ def test_choices_that_another_input_may_move(store: Store) -> None:
     near = steady & (scores[:, 0] - scores[:, 1] < 1e-3)
     assert near.sum() > 5
     (text,) = warned(store, module, x[near])
-    assert "moves none, and with other inputs may move" in text
+    assert "changes none, but with other inputs may change" in text
 
 
 def test_an_argmax_that_is_only_returned_is_its_callers(store: Store) -> None:

@@ -209,7 +209,7 @@ def test_a_loss_that_matters_is_a_warning_with_advice() -> None:
         ({"keep": {"up": "fp16"}}, "group_size and keep are for compressed weights"),
         ({"precision": "int8", "group_size": 64}, 'for precision="int4" only; got 64'),
         ({"precision": "int4", "group_size": 0}, "must be a positive number"),
-        ({"precision": "int8", "keep": {"down": "fp16"}}, "'down' fits no parameter of Tagger.*embed.weight"),
+        ({"precision": "int8", "keep": {"down": "fp16"}}, "'down' matches no parameter of Tagger.*embed.weight"),
         ({"precision": "int8", "keep": {"up": "int4"}}, "'up' must be kept as 'fp32', 'fp16' or 'int8'; got 'int4'"),
         ({"precision": "int4", "keep": {"up": "nf4"}}, "got 'nf4'"),
     ],

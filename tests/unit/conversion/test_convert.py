@@ -32,7 +32,10 @@ def test_a_missing_operation_comes_first_with_its_module_and_line() -> None:
         npu_persist.persist(torch.nn.Sequential(torch.nn.ReLU(), Bessel()), "bessel", (torch.ones(2),))
     text = str(caught.value)
     begin = "aten::special_bessel_j0 in 1 (test_convert.py:26: y: torch.Tensor = torch.special.bessel_j0(x) + "
-    end = ") has no conversion to OpenVINO; nor has aten::special_bessel_y1. torch.export, tried next, meets the same."
+    end = (
+        ") has no conversion to OpenVINO; nor has aten::special_bessel_y1. "
+        "torch.export, tried next, fails in the same way."
+    )
     assert (text[: len(begin)], text[-len(end) :]) == (begin, end)
     assert (caught.value.operation, caught.value.module_path) == ("aten::special_bessel_j0", "1")
 

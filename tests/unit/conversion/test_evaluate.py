@@ -68,12 +68,12 @@ def test_a_call_beyond_tolerance_publishes_nothing() -> None:
     ("options", "message"),
     [
         ({"evaluate": []}, "evaluate has no calls"),
-        ({"evaluate": [(call(), 2.0)]}, "call 0 has other arguments than the example"),
-        ({"evaluate": [(call(),), {"x": call(), "y": call()}]}, "call 1 has other arguments"),
-        ({"evaluate": [(call().double(),)]}, "call 0 has other arguments"),
+        ({"evaluate": [(call(), 2.0)]}, "call 0 has different arguments than the example"),
+        ({"evaluate": [(call(),), {"x": call(), "y": call()}]}, "call 1 has different arguments"),
+        ({"evaluate": [(call().double(),)]}, "call 0 has different arguments"),
         ({"evaluate": [(torch.randn(3, 8),)]}, "call 0 does not run: .*dynamic_shapes"),
-        ({"evaluate": [(call(),)], "check": False}, "give one of them only"),
-        ({"metrics": {"m": len}}, "give evaluate= too"),
+        ({"evaluate": [(call(),)], "check": False}, "pass only one of them"),
+        ({"metrics": {"m": len}}, "pass evaluate= too"),
         ({"metrics": {"m": 1.0}, "evaluate": [(call(),)]}, "metrics must be functions by name"),
         ({"metrics": len, "evaluate": [(call(),)]}, "metrics must be functions by name"),
         ({"by_layer": True}, "by_layer measures compressed weights"),
@@ -159,12 +159,12 @@ def test_the_layers_that_cost_most_are_named_and_the_module_is_as_it_was() -> No
         bundle = npu_persist.persist(module.eval(), "layers", (torch.randn(8, 32),), precision="int4", by_layer=True)
     [text] = [str(one.message) for one in caught if "compression costs" in str(one.message)]
     assert text in "".join(f"Sequential: {note}" for note in bundle.manifest.warnings)
-    found = re.search(r"costs (\S+) of .*as it was: 2\.weight (\S+), 0\.weight (\S+), 4\.weight (\S+);", text)
+    found = re.search(r"costs (\S+) of .*layer uncompressed: 2\.weight (\S+), 0\.weight (\S+), 4\.weight (\S+);", text)
     assert found is not None, text
     base, second, first, last = map(float, found.groups())
     assert second < 0.5 * base
     assert second < first <= last
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
-    with pytest.raises(ParityError, match=r"Nothing was published.*as it was: 2\.weight"):
+    with pytest.raises(ParityError, match=r"Nothing was published.*layer uncompressed: 2\.weight"):
         npu_persist.persist(module, "layers", (torch.randn(8, 32),), precision="int4", by_layer=True, tolerance=1e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())

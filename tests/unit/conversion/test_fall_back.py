@@ -85,7 +85,7 @@ class TestTheFirstLayerThatDiffers:
         module = Apply(lambda x: x.exp().log1p().tanh() @ x.T)
         with pytest.raises(ParityError, match=r'Try precision="fp32", or a wider tolerance='):
             npu_persist.persist(module, "half", (torch.randn(64, 64),), tolerance=1e-12)
-        with pytest.raises(ParityError, match=r"Try a wider tolerance=, if that much is acceptable\."):
+        with pytest.raises(ParityError, match=r"Try a wider tolerance=, if this difference is acceptable\."):
             npu_persist.persist(module, "full", (torch.randn(64, 64),), precision="fp32", tolerance=1e-12)
 
     def test_what_was_fused_or_is_called_twice_is_not_blamed(self) -> None:

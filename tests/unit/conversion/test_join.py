@@ -321,16 +321,16 @@ def test_what_the_arguments_may_not_be(store: Store) -> None:
         ({}, {}, "an empty mapping"),
         ({"a": Affine()}, {}, "graph a: expected an npu_persist.Example; got Affine"),
         ({"a": Example(3)}, {}, "takes a torch.nn.Module"),  # type: ignore[arg-type]
-        ({"a/b": example}, {}, "graph 'a/b': expected a name that a file can have"),
-        ({"..": example}, {}, r"graph '\.\.': expected a name"),
+        ({"a/b": example}, {}, "graph 'a/b': expected a valid file name"),
+        ({"..": example}, {}, r"graph '\.\.': expected a valid file name"),
         ({"": example}, {}, "graph ''"),
         ({"nul": example}, {}, "graph 'nul'"),
-        ({"a" * 90: example}, {}, "expected a name"),
-        ({1: example}, {}, "graph 1: expected a name"),
+        ({"a" * 90: example}, {}, "expected a valid file name"),
+        ({1: example}, {}, "graph 1: expected a valid file name"),
         ({"a": example, "A": example}, {}, "graphs 'a' and 'A'"),
-        ({"a": example}, {"args": (torch.ones(1, 4),)}, "args: give this to the Example"),
-        ({"a": example}, {"buckets": [], "padding": {}}, "buckets, padding: give this to the Example"),
-        ({"a": example}, {"precision": "int8", "keep": {"nothing": "fp16"}}, "fits no parameter of Affine"),
+        ({"a": example}, {"args": (torch.ones(1, 4),)}, "args: pass this to the Example"),
+        ({"a": example}, {"buckets": [], "padding": {}}, "buckets, padding: pass this to the Example"),
+        ({"a": example}, {"precision": "int8", "keep": {"nothing": "fp16"}}, "matches no parameter of Affine"),
     ):
         with pytest.raises(UsageError, match=message):
             persist(examples, "never", store=store, **options)  # type: ignore[arg-type]

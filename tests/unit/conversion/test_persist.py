@@ -382,7 +382,7 @@ class TestCheck:
         npu_persist.persist(module, "ties", example, precision="fp32")
 
     def test_nan_is_refused_unless_unchecked(self) -> None:
-        with pytest.raises(ParityError, match=r"output output\.1: torch itself gave NaN in 8 of 8"):
+        with pytest.raises(ParityError, match=r"output output\.1: torch itself returned NaN in 8 of 8"):
             npu_persist.persist(NotANumber(), "nan", (X,))
         golden = npu_persist.persist(NotANumber(), "nan", (X,), check=False).manifest.golden
         assert golden is not None
@@ -574,7 +574,7 @@ class TestBadInput:
     def test_an_openvino_model(self) -> None:
         parameter = ov.opset13.parameter([1], np.float32)
         model = ov.Model([ov.opset13.relu(parameter)], [parameter])
-        with pytest.raises(UsageError, match="OpenVINO model already"):
+        with pytest.raises(UsageError, match="already an OpenVINO model"):
             npu_persist.persist(model, "affine", (X,))
 
     def test_no_module(self) -> None:

@@ -558,7 +558,7 @@ class TestRefusals:
         npu_persist.persist(module, "m", (WIDE,), precision="int8")
         with torch.no_grad():
             first.weight.mul_(2e-4)
-        assert "has another graph than m:1 now: its layer" in str(refuse(module))
+        assert "now has a different graph than m:1: its layer" in str(refuse(module))
 
     def test_calibrated_weights_without_data(self) -> None:
         pytest.importorskip("nncf", reason="the extra `compress` is not installed")

@@ -372,7 +372,7 @@ class TestSignature:
                 return x + 1, x * 2
 
         x = torch.ones(2)
-        with pytest.raises(UsageError, match="makes nothing of state"):
+        with pytest.raises(UsageError, match="does not use state"):
             npu_persist.persist(Module(), "unused", (x, x), states={"state": "output.1"}, store=store)
 
     @pytest.mark.parametrize("dtype", [*DTYPES])
@@ -397,13 +397,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("states", "message"),
         [
-            ({}, "which result each argument takes"),
+            ({}, "a dict of arguments to results"),
             ({"state": 1}, "the name of an argument and of a result"),
             ({"state.*": "output.1"}, r"a \* in both"),
             ({"hidden": "output.1"}, "no tensor among the arguments 'hidden' in the example call; there is x, state"),
             ({"state": "output.2"}, "no result 'output.2' in the example call; there is output.0, output.1"),
             ({"state": "output.0"}, r"state is float32\[2, 1, 8\], and output.0, .* float32\[1, 5, 3\]"),
-            ({"state": "output.1", "x": "output.0"}, "no argument is left"),
+            ({"state": "output.1", "x": "output.0"}, "at least one argument"),
         ],
     )
     def test_states_that_are_none(self, store: Store, states: Any, message: str) -> None:
@@ -414,9 +414,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("initial", "message"),
         [
-            ({"h": 0}, "'h' is none of the states state"),
+            ({"h": 0}, "'h' is not one of the states state"),
             ({"state": torch.zeros(1, 8)}, r"state is float32\[2, 1, 8\]; got float32\[1, 8\]"),
-            ([], "first values by the name"),
+            ([], "a dict of state names"),
         ],
     )
     def test_first_values_that_do_not_fit(self, store: Store, initial: Any, message: str) -> None:
@@ -438,7 +438,7 @@ class TestRefusals:
 
     def test_a_cache_that_grows_on_a_fixed_axis(self, store: Store) -> None:
         example = torch.randn(1, 2, 16), cache(1, 3)
-        with pytest.raises(UsageError, match=r"If it grows, say so: dynamic_shapes=\{'past.0.0': \{2: "):
+        with pytest.raises(UsageError, match=r"If it grows, declare that: dynamic_shapes=\{'past.0.0': \{2: "):
             npu_persist.persist(Attention().eval(), "bad", example, states={"past": "output.1"}, store=store)
 
     def test_different_structures(self, store: Store) -> None:

@@ -111,7 +111,7 @@ class TestNumber:
         x = np.ones((2, 3), np.float32)
         with model.start(x) as started:
             assert started.wait()
-            with pytest.raises(InferenceError, match=r"no-room:1: CPU could not make one more .* said: ZE_RESULT"):
+            with pytest.raises(InferenceError, match=r"no-room:1: CPU could not create another .* said: ZE_RESULT"):
                 model(x)
         assert model(x).shape == (2, 3)
 

@@ -79,7 +79,7 @@ class TestState:
             assert [one(np.ones(4, "f4"))[0] for _ in range(2)] + [other(np.ones(4, "f4"))[0]] == [1, 2, 1]
             one.reset()
             assert one(np.ones(4, "f4"))[0] == 1
-            with pytest.raises(UsageError, match="names no states"):
+            with pytest.raises(UsageError, match="describes no states"):
                 one.copy()
 
     def test_goes_on_twice_from_a_copy(self, memory: Model) -> None:
@@ -96,7 +96,7 @@ class TestState:
     def test_is_kept_by_a_call_that_does_not_fit(self, memory: Model) -> None:
         session = memory.session()
         session(ones(2, 4))
-        with pytest.raises(InputError, match=r"axis 0 \(batch\) of the state past is 2, and .* would be 1"):
+        with pytest.raises(InputError, match=r"axis 0 \(batch\) of the state past is 2, but .* require 1"):
             session(ones(1))
         with pytest.raises(
             StateCapacityError, match="holds 4 of at most 6 along axis 1, and the call would add 3"
@@ -243,7 +243,7 @@ class TestBundle:
         bundle = publish_memory(store)
         pulled(bundle.path)
         with load("memory", "CPU", store=store) as model:
-            assert "in a process of its own" in str(model.report)
+            assert "in a separate process" in str(model.report)
             assert [model(ones(3))[2, 0] for _ in range(2)] == [1, 2]
 
     def test_says_what_it_keeps(self, store: Store) -> None:

@@ -231,7 +231,8 @@ class TestAttached:
         model = load(bundle, "CPU", hint="THROUGHPUT", store=tmp_path / "empty")
         assert not model.report.attempts[0].is_used
         assert (
-            "with the properties {}; {'PERFORMANCE_HINT': 'THROUGHPUT'} is asked for" in model.report.attempts[0].reason
+            "with the properties {}; {'PERFORMANCE_HINT': 'THROUGHPUT'} was requested"
+            in model.report.attempts[0].reason
         )
         assert is_right(model)
 

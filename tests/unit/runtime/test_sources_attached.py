@@ -100,7 +100,7 @@ class TestChoice:
         assert len(choose(recipe_for(bundle)).candidates) == 1
         (reason,) = choose(recipe_for(bundle, NPU_TURBO="NO")).rejected
         assert "'NPU_TURBO': 'YES'" in reason
-        assert "{'NPU_TURBO': 'NO'} is asked for" in reason
+        assert "{'NPU_TURBO': 'NO'} was requested" in reason
 
     def test_other_graphs_and_sizes_are_one_reason(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         pretend(monkeypatch)
@@ -113,7 +113,7 @@ class TestChoice:
         (candidate,) = found.candidates
         assert candidate.artifact.shapes == sizes[2]
         (reason,) = found.rejected
-        assert reason.endswith("and 1 more: for other graphs or sizes of inputs.")
+        assert reason.endswith("and 1 more: for other graphs or input sizes.")
 
     @pytest.mark.parametrize(
         ("blob", "changes", "reason"),
