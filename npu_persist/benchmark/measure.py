@@ -259,7 +259,7 @@ class _Track:
 class FirstInferences:
     """Configurations whose first inference is timed; `results` has what was found, also after Ctrl-C.
 
-    Each run is a process of its own; the cold cache is a temporary one, never the user's; configurations take turns, so
+    Each run is a separate process; the cold cache is a temporary one, never the user's; configurations alternate, so
     that a busy minute affects all of them. Cold means this package's compile cache, and OpenVINO's below it: the
     bundle's files stay in the system's page cache, and what a driver caches itself (the NPU's on Linux, in
     ~/.cache/ze_intel_npu_cache) is not touched.

@@ -99,12 +99,12 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The bundle's name: in a store the one that it has there, elsewhere the one in its manifest."""
+        """The bundle's name: in a store, its name there; elsewhere the one in its manifest."""
         return self.manifest.name if self.version is None else self.path.parent.name
 
     @property
     def reference(self) -> str:
-        """What to call the bundle: `unet:3` in a store, its path elsewhere."""
+        """The reference of the bundle: `unet:3` in a store, its path elsewhere."""
         if self.version is not None:
             return str(StoreReference(self.name, version=self.version))
         return str(PathReference(self.path))
@@ -139,7 +139,7 @@ class Bundle:
         return graphs[name] if name is not None else self.manifest.graphs[0]
 
     def file(self, relative: str) -> Path:
-        """Return the path of one of the bundle's files, which is a regular file of the right size.
+        """Return the path of one of the bundle's files, after checking that it is a regular file of the right size.
 
         Args:
             relative: A path as in `manifest.files`.
@@ -159,15 +159,15 @@ class Bundle:
 
     @property
     def assets(self) -> tuple[str, ...]:
-        """Names of the files that it carries for the program that loads it, such as a tokenizer's."""
+        """Names of the files that it stores for the deployed program, such as a tokenizer's."""
         return asset_names(self.manifest.files)
 
     def asset(self, name: str) -> Path:
-        """Return the path of an asset, of which every byte has been compared with the manifest.
+        """Return the path of an asset, after comparing every byte with the manifest.
 
         Raises:
             NotFoundError: There is none of that name.
-            FileIntegrityError: It is not what the manifest says.
+            FileIntegrityError: It differs from the manifest.
         """
         if name not in self.assets:
             raise NotFoundError(f"{self.reference} has no asset {name!r}; it has {', '.join(self.assets) or 'none'}")
@@ -184,15 +184,15 @@ class Bundle:
     def verify(self, *, progress: Callable[[int], object] | None = None) -> None:
         """Read every byte of the bundle, and compare it with the manifest.
 
-        The manifest itself must be what it was when the bundle was opened. A `model.bin` must hold what the weights
-        file holds, and a golden sample the inputs and outputs of its graph. Other files in the directory are no part of
-        the bundle and not looked at.
+        The manifest itself must not have changed since the bundle was opened. A `model.bin` must have the content of
+        the weights file, and a golden sample the inputs and outputs of its graph. Other files in the directory are not
+        part of the bundle and are ignored.
 
         Args:
             progress: Called after each piece with the number of bytes in it.
 
         Raises:
-            FileIntegrityError: The first file that is not what the manifest says.
+            FileIntegrityError: The first file that differs from the manifest.
             GraphIntegrityError: The golden sample is malformed, or fits no graph.
         """
         data, _ = read_manifest(self.path)

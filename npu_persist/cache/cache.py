@@ -87,9 +87,9 @@ class CompileCache:
         self.path = self._folder.path
 
     def find_distrust(self) -> str | None:
-        """Return why the cache may hold what other users wrote, and what to do; None if it does not.
+        """Return why other users may have written to the cache, and what to do; None if they cannot have.
 
-        `load` then neither uses nor fills it.
+        In that case `load` neither reads nor writes it.
         """
         return find_distrust(self.path)
 
@@ -169,7 +169,7 @@ class CompileCache:
                 lock.release()
 
     def stage(self) -> AbstractContextManager[Path]:
-        """Give a new, empty directory to fill for `publish`; it is removed at the end of the block.
+        """Yield a new, empty directory to fill for `publish`; it is removed at the end of the block.
 
         Raises:
             StoreError: It cannot be made, or the disk is full inside the block.
@@ -210,10 +210,10 @@ class CompileCache:
         return entry
 
     def quarantine(self, entry: CacheEntry | str, reason: str) -> None:
-        """Move a damaged entry out of the way and log the reason. Never an error.
+        """Move a damaged entry out of the way and log the reason. Never raises.
 
         Args:
-            entry: The damaged entry; another one that has taken its place stays. A key means the one there now.
+            entry: The damaged entry; an entry that has replaced it stays. A key means the current entry.
             reason: What is wrong with it.
         """
         path = self.path / entry if isinstance(entry, str) else entry.path
@@ -232,15 +232,15 @@ class CompileCache:
     ) -> list[Removed]:
         """Remove leftovers and quarantined entries, then damaged ones, then the least recently used.
 
-        None that is in use. Without arguments the quota is kept.
+        Entries in use stay. Without arguments, the quota is applied.
 
         Args:
-            max_size: Bytes that may be left; 0 removes all that is not in use.
-            older_than: Seconds without use after which an entry goes.
-            device: Only entries of this device, such as `NPU`; all of them, without one of the other two.
+            max_size: Largest remaining size in bytes; 0 removes everything that is not in use.
+            older_than: Seconds without use after which an entry is removed.
+            device: Only remove entries of this device, such as `NPU`; all of them, without the other two arguments.
 
         Returns:
-            What was removed.
+            The removed entries.
 
         Raises:
             StoreError: The file system reports an error.

@@ -78,7 +78,7 @@ class CompileResult:
 def run_in_threads(
     jobs: Sequence[CompileJob], count: int, progress: ProgressCallback | None = None
 ) -> list[CompileResult]:
-    """Run jobs whose bundles were verified, each in a process of its own; Ctrl-C ends all of them."""
+    """Run jobs whose bundles were verified, each in a separate process; Ctrl-C ends all of them."""
     cancelled = threading.Event()
     with (
         Reporter(progress).stage("compile", total=len(jobs), unit="compilations") as stage,

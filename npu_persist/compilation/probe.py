@@ -59,7 +59,7 @@ def limit(device: str, seconds: float | None = None, report: Callable[[str], obj
 def probe(
     recipe: Recipe, limits: Limits, *, buckets: Sequence[Shapes] = (), compiles: bool = False, verifies: bool = True
 ) -> tuple[Port, ...]:
-    """Read a graph in a process of its own, and return its outputs; properties that JSON lacks are left out."""
+    """Read a graph in a separate process, and return its outputs; properties that JSON lacks are left out."""
     request = ProbeRequest(
         recipe=recipe.to_record(), buckets=tuple(map(dict, buckets)), compiles=compiles, verifies=verifies
     )

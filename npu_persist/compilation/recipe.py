@@ -129,7 +129,7 @@ class Recipe:
         )
 
     def to_record(self) -> RecipeRecord:
-        """Return what a process of its own needs to make this recipe; properties that JSON cannot hold are left out."""
+        """Return what another process needs to make this recipe; properties that JSON cannot hold are left out."""
         unsendable = self.unsendable
         return RecipeRecord(
             bundle=str(self.bundle.path),
@@ -148,7 +148,7 @@ class Recipe:
 
 
 class RecipeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe as it goes to a process of its own.
+    """A recipe as it is sent to another process.
 
     Attributes:
         bundle: The bundle's folder.

@@ -31,7 +31,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
         buckets: As given: only the graph can say whether they fit.
         verify: How files are verified.
         cache: Whether to use the compile cache.
-        compile_timeout: Seconds for a compilation, which then runs in a process of its own.
+        compile_timeout: Seconds for a compilation, which then runs in a separate process.
         progress: Called with events.
     """
 

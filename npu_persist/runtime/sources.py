@@ -63,7 +63,7 @@ _NAMED = 5
 
 
 class FillRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `runtime.fill_cache`, a process of its own, is to compile, and where to keep it.
+    """The request to the separate process `runtime.fill_cache`: what to compile, and where to store it.
 
     Attributes:
         recipe: What to compile.
@@ -86,7 +86,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         attached: The artifacts that are attached to the bundle.
         policy: Which of them are trusted.
         cache: The compile cache; None to do without.
-        compile_timeout: Seconds for a compilation, which then runs in a process of its own.
+        compile_timeout: Seconds for a compilation, which then runs in a separate process.
         progress: Called while something is compiled.
         is_tried: Whether what is compiled is called once before it is kept: in the process that compiles what is not
             trusted.
@@ -332,7 +332,7 @@ class _Search:
         return self._compile(cache)  # which it survived
 
     def _probe_distrusted(self) -> None:
-        """Try a graph that is not trusted, or one with a timeout, in a process of its own; keep nothing."""
+        """Try an untrusted graph, or one with a timeout, in a separate process; keep nothing."""
         if (distrust := self._find_distrust()) is None and self._sources.compile_timeout is None:
             return
         from npu_persist.compilation.probe import probe
@@ -350,7 +350,7 @@ class _Search:
 
     @contextmanager
     def _confined(self, distrust: str | None, began: float) -> Iterator[Limits]:
-        """Give the limits for a process of its own, and say of its errors what they mean."""
+        """Yield the limits of the separate process, and explain its errors."""
         from npu_persist.compilation.probe import limit  # with subprocess, which costs 10 ms
         from npu_persist.compilation.process.supervisor import Limits
 

@@ -69,7 +69,7 @@ class Store:
     Methods that are also functions of `npu_persist` are documented there.
 
     Attributes:
-        home: The directory. It is made when something is published.
+        home: The directory. It is created when something is published.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -98,7 +98,7 @@ class Store:
             return folder.aliases()
 
     def list(self, name: str | None = None) -> builtins.list[StoredBundle]:
-        """Return what is in the store, by name and version: `npu_persist.list`."""
+        """Return the bundles in the store, by name and version: `npu_persist.list`."""
         if name is not None:
             self._find(name)
         found: builtins.list[StoredBundle] = []
@@ -108,7 +108,7 @@ class Store:
         return found
 
     def resolve(self, reference: AnyReference) -> Bundle:
-        """Open the bundle that a reference means: `npu_persist.open`."""
+        """Open the bundle at a reference: `npu_persist.open`."""
         parsed = parse(reference)
         if isinstance(parsed, PathReference):
             return Bundle.open(parsed.path)
@@ -131,7 +131,7 @@ class Store:
                     log.info("not verified: %s", error)
 
     def check_names(self, name: str, alias: str | None = None) -> None:
-        """Check that a bundle could be published under a name and alias, before the work of making it is done.
+        """Check that a bundle could be published under a name and alias, before it is made.
 
         Raises:
             InvalidNameError: One of them is not valid, or differs from another only in case.
@@ -144,7 +144,7 @@ class Store:
                 check_case(folder.aliases_path, alias, "alias")
 
     def stage(self) -> AbstractContextManager[Path]:
-        """Give a new, empty directory to fill for `publish`; it is removed at the end of the block.
+        """Yield a new, empty directory to fill for `publish`; it is removed at the end of the block.
 
         Example:
             with store.stage() as staging:
@@ -157,16 +157,16 @@ class Store:
         return staged(self._staging, below=self.home)
 
     def check_origin(self, name: str, origin: Origin, alias: str | None = None, version: int | None = None) -> None:
-        """Check that what was pulled may become a version of a name, or that an alias may be moved to it.
+        """Check that a pulled bundle may become a version of a name, or that an alias may be moved to it.
 
         Args:
             name: The name.
-            origin: Where it comes from.
+            origin: The bundle's origin.
             alias: The alias, if it is to be moved.
-            version: The version with this content, if it is in the store already: no other is added then.
+            version: The version with this content, if the store already has it: no other is added then.
 
         Raises:
-            OriginError: The name's versions, or the one that the alias points to, came from elsewhere.
+            OriginError: The name's versions, or the one that the alias points to, have another origin.
         """
         folder = self._folder(name)
         with store_errors(f"look up {name} in {self._bundles}"):
@@ -181,18 +181,18 @@ class Store:
         The name is that in the manifest, or in `origin.json`.
 
         Identical content is published again, as a new version that shares its files with the earlier one; `reuse` looks
-        for it first. A number is never given twice, not even after the version was removed.
+        for it first. A number is never used twice, not even after the version was removed.
 
         Args:
-            staged: What `stage` gave, with `manifest.json` and exactly the files that it names; or the bundle in it.
-            alias: An alias for the new version. Both are published or, whatever is raised, neither; only a kill between
-                the two leaves the version without its alias.
-            adopt: Whether what was pulled may get a name whose versions all came from elsewhere.
+            staged: The directory from `stage`, with `manifest.json` and exactly the files that it names; or its bundle.
+            alias: An alias for the new version. Either both are published or, whatever is raised, neither; only a kill
+                between the two leaves the version without its alias.
+            adopt: Whether a pulled bundle may get a name whose versions all have other origins.
 
         Raises:
             InvalidNameError: The name or alias is not valid, or differs from another only in case.
             IntegrityError: The directory does not match its manifest.
-            OriginError: What was pulled has a name whose versions all came from elsewhere.
+            OriginError: A pulled bundle has a name whose versions all have other origins.
             StoreError: The file system reports an error. The store is as it was.
         """
         staging = staged.path if isinstance(staged, Bundle) else Path(staged)
@@ -225,11 +225,11 @@ class Store:
     def reuse(self, staged: Bundle, alias: str | None = None) -> Bundle | None:
         """Return the newest version of a staged bundle's name if that has the same content; None if it does not.
 
-        The same: graph, weights, call, precision, golden sample, tolerance, warnings, metadata and the version of
+        Compared are graph, weights, call, precision, golden sample, tolerance, warnings, metadata and the version of
         OpenVINO that wrote the graph. The version must have been made here and be intact: every byte of it is read.
 
         Args:
-            staged: A bundle in a directory that `stage` gave, as for `publish`.
+            staged: A bundle in a directory from `stage`, as for `publish`.
             alias: An alias to point to that version.
 
         Raises:
@@ -292,9 +292,9 @@ class Store:
         return name
 
     def prune(self) -> builtins.list[Path]:
-        """Remove what interrupted runs left in the store, and return what was removed.
+        """Remove what interrupted runs left behind in the store, and return the removed paths.
 
-        What a living process works on is left alone. A name in which a folder was replaced by a link is left as it is,
+        Files of running processes stay. A name in which a folder was replaced by a link is left unchanged,
         with a warning. `npu_persist.prune` prunes the compile cache as well.
         """
         with store_errors(f"prune {self.home}"):

@@ -54,7 +54,7 @@ def make_command(module: str, name: str) -> list[str]:
     """
     if not _is_ready:
         raise CompilationError(
-            f"{name} runs in a process of its own: in a frozen program that is the program, started again, and this "
+            f"{name} runs in a separate process: in a frozen program that is the program, started again, but this "
             "one has not called npu_persist.freeze_support(), which takes over there. Call it first in the program "
             "(PyInstaller adds the call where npu_persist is installed); or load without compile_timeout, and only "
             "what you trust (trust=)"

@@ -72,10 +72,10 @@ def run_module(  # noqa: PLR0913 (what is run, and how it is supervised)
     message: Any = Any,
     tidy: Callable[[str], str | None] | None = None,
 ) -> ProcessResult[ResultT]:
-    """Run a module in a process of its own; `result` and `message` are the types of what it sends."""
+    """Run a module in a separate process; `result` and `message` are the types of what it sends."""
     if not sys.executable:
         raise CompilationError(
-            f"{name} runs in a process of its own, and this program does not know its Python interpreter "
+            f"{name} runs in a separate process, but this program does not know its Python interpreter "
             "(sys.executable). Load without compile_timeout, and only what you trust (trust=); or compile ahead of "
             "time elsewhere"
         )
@@ -113,8 +113,8 @@ def read_answer(value: Any, kind: type[ResultT], name: str) -> ResultT:
         return to_record(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise CompilationError(
-            f"{name}'s process answered with something else than it was asked for ({error}). Its graph may have taken "
-            "it over: do not load the bundle without a signature of somebody whom you trust"
+            f"{name}'s process did not return the expected data ({error}). Its graph may have taken "
+            "it over: do not load the bundle without a signature by somebody you trust"
         ) from error
 
 

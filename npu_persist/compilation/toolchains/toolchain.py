@@ -126,7 +126,7 @@ class Toolchain(Protocol):
         """Tell whether it can be used, in milliseconds: nothing is run."""
 
     def compile(self, request: CompilerRequest, limits: Limits | None = None) -> CompilerResult:
-        """Compile in a process of its own, and write the blob; StoreError if the disk is full."""
+        """Compile in a separate process, and write the blob; StoreError if the disk is full."""
 
 
 @contextmanager
