@@ -1,7 +1,7 @@
-"""Compile it for NPUs that are not here: the build machine's part. Without PyTorch, and without an NPU.
+"""Compile the encoder for NPUs of other machines: the build machine's part, without PyTorch and without an NPU.
 
-Needs a way to Intel's compiler: `npu-persist toolchain install` on Linux. With `--dask` the compilations go to a
-cluster, here one on this machine (package `distributed`), whose workers see the store's folder as this program does.
+Needs a toolchain: `npu-persist toolchain install` on Linux. With `--dask` the compilations run on a cluster (package
+`distributed`), here one on this machine, whose workers see the store under the same path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TARGETS = ["meteor-lake", "lunar-lake"]
 
 
 def main() -> None:
-    """Compile every bucket for every target, and print what came of it."""
+    """Compile every bucket for every target, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", nargs="+", default=TARGETS, help="such as NPU:4000 (default: %(default)s)")
     parser.add_argument("--dask", action="store_true", help="on a cluster of dask.distributed")

@@ -1,4 +1,4 @@
-"""Run it on texts of any length up to the largest: the half without PyTorch, and without a compiler where blobs fit."""
+"""Run the encoder on texts of any length up to the largest bucket: the half without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import npu_persist as npup
 
 
 def main() -> None:
-    """Say which blob runs here, load, and call with texts of several lengths."""
+    """Print which blob runs here, load, and call the model with texts of several lengths."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="AUTO", help="NPU, GPU, CPU or AUTO")
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")

@@ -1,7 +1,7 @@
-"""Ask the persisted language model: the half without PyTorch.
+"""Chat with the persisted language model: the half without PyTorch.
 
-OpenVINO GenAI's pipeline answers (extra `genai`); with `--greedy` numpy does, token by token in a session, with the
-tokenizer that the package `tokenizers` reads.
+By default OpenVINO GenAI's pipeline generates (extra `genai`). With `--greedy`, numpy decodes token by token in a
+session, with the package `tokenizers`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ def decode(model: npup.Model, ids: list[int], end: int | None, longest: int) -> 
 
 
 def main() -> None:
-    """Print the answer, and what made it."""
+    """Print the answer and the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("question", nargs="?", default=QUESTION)
     parser.add_argument("--device", default="CPU", help="NPU, GPU, CPU")
     parser.add_argument("--greedy", action="store_true", help="decode with numpy, without OpenVINO GenAI")
-    parser.add_argument("--max-new-tokens", type=int, default=50, help="the longest answer (default: %(default)s)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=50, help="largest number of generated tokens (default: %(default)s)"
+    )
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")
     options = parser.parse_args()
 

@@ -26,7 +26,7 @@ def find_weights() -> Path:
 
 
 def main() -> None:
-    """Load the weights, and persist the model with its tokenizer: the bundle is all that a chat needs."""
+    """Load the weights, and persist the model with its tokenizer: deployment needs only the bundle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", default="int4", choices=["fp32", "fp16", "int8", "int4"])
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")

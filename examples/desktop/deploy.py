@@ -1,7 +1,7 @@
-"""A window that says which shape is drawn in it: the half without PyTorch, numpy and tkinter only.
+"""A desktop app that recognizes drawn shapes: the half without PyTorch, with numpy and tkinter only.
 
-The model is pulled and compiled in a thread, with a progress bar, and can be cancelled; it answers in OpenVINO's
-threads. Only the window's own thread touches the window: the others leave what they have in a queue.
+A thread pulls and compiles the model, with a progress bar, and can be cancelled; inference runs in OpenVINO's
+threads. Only the window's own thread touches the window: the others put their results into a queue.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def draw(window: Window, strokes: Strokes) -> None:
 
 
 def demonstrate(window: Window) -> None:
-    """Draw each shape, and check what the window says to it."""
+    """Draw each shape, and check what the window recognizes."""
     wait_until(window, lambda: window.model is not None or "not" in str(window.status["text"]))
     print(window.status["text"], window.reason["text"])
     assert window.model is not None, "the model should load"
@@ -363,9 +363,7 @@ def main() -> None:
     npup.freeze_support()  # a frozen program's worker processes end here
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", default="shapes", help="the bundle; hf://your-name/shapes is pulled first")
-    parser.add_argument(
-        "--device", default="NPU", help="NPU, GPU, CPU or AUTO; then GPU and CPU, where it is not there"
-    )
+    parser.add_argument("--device", default="NPU", help="NPU, GPU, CPU or AUTO; GPU and CPU are fallbacks")
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")
     parser.add_argument("--demo", action="store_true", help="draw each shape, check the answers, and close")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Train a network that knows five shapes by their strokes, and persist it: the half that needs PyTorch.
 
-The network takes the strokes as they are drawn, so that the window needs no code for images.
+The network takes strokes as input, so the app needs no image code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pull the classifier from the hub and run it: the half without PyTorch, numpy only.
 
-It runs only what its owner signed. Let this device know the owner's key once:
+It runs only bundles that their owner signed. Add the owner's key to this device once:
 
     npu-persist keys add owner signer.pub.pem
 """

@@ -1,6 +1,6 @@
 """Train a small classifier, persist, compile and sign it, and push it to a hub: the half that needs PyTorch.
 
-The hub is Hugging Face's own, or what HF_ENDPOINT says; the token to write there is `hf auth login`'s or HF_TOKEN.
+The hub is Hugging Face's, or the one in HF_ENDPOINT; the token comes from `hf auth login` or HF_TOKEN.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def embed(encoder: npup.Model, sentences: list[str]) -> np.ndarray[Any, np.dtype
 def main() -> None:
     """Print how similar the sentences are; of the built-in ones, each must be closest to its pair."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sentences", nargs="*", help="without any, three pairs that say the same in other words")
+    parser.add_argument("sentences", nargs="*", help="default: three pairs with the same meaning in other words")
     parser.add_argument("--device", default="AUTO", help="NPU, GPU, CPU or AUTO")
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")
     options = parser.parse_args()

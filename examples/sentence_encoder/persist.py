@@ -33,7 +33,7 @@ class SentenceEncoder(torch.nn.Module):
 
 
 def main() -> None:
-    """Load the weights and persist the encoder, its tokenizer in the metadata, so that the bundle is all one needs."""
+    """Load the weights and persist the encoder, with its tokenizer in the metadata: deployment needs nothing else."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", metavar="DIR", type=Path, help="a local folder of a BERT sentence encoder")
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")

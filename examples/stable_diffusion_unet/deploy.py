@@ -1,7 +1,7 @@
 """Denoise latents with the persisted UNet: the half without PyTorch.
 
-The text encoder and the image decoder are bundles of their own in a whole pipeline. Here the prompt is random numbers,
-so that the example stands alone, and the result is latents.
+A whole pipeline also needs bundles of the text encoder and the image decoder. To keep this example small, the prompt
+is random numbers, and the result is latents.
 """
 
 from __future__ import annotations

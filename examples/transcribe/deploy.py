@@ -26,7 +26,7 @@ def read_wav(path: Path) -> Array:
 
 
 def main() -> None:
-    """Print what is said; without a file, a chirp stands in, in which nothing is."""
+    """Print the text; without a file, use a chirp, which contains no speech."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("audio", nargs="*", type=Path, help="16-bit mono WAV at 16 kHz")
     parser.add_argument("--device", default="CPU", help="NPU, GPU, CPU")

@@ -97,7 +97,7 @@ def state_dict(variables: dict[str, Array]) -> dict[str, torch.Tensor]:
 
 
 def build(folder: Path) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Return the model, and what prepares recordings and reads tokens."""
+    """Return the model and its processor."""
     config = WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=WIDTH,
@@ -128,7 +128,7 @@ def build(folder: Path) -> tuple[WhisperForConditionalGeneration, WhisperProcess
 
 
 def main() -> None:
-    """Read the weights, and persist encoder and decoder with the tokenizer: the bundle is all that one needs."""
+    """Read the weights, and persist encoder and decoder with the tokenizer: deployment needs only the bundle."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Find speech in several recordings at once, each with a session of one model: the half without PyTorch."""
+"""Find speech in several recordings in parallel, each in a session of one model: the half without PyTorch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def speak(rate: int, syllables: int) -> Samples:
 
 
 def main() -> None:
-    """Print where somebody speaks; without recordings, in two of a made-up voice between noise."""
+    """Print where there is speech; without recordings, use two with an artificial voice between noise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recordings", nargs="*", metavar="WAV", help="16 kHz, one channel, 16 bits")
     parser.add_argument("--device", default="AUTO", help="NPU, GPU, CPU or AUTO")

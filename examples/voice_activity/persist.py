@@ -18,7 +18,7 @@ SAMPLES, CONTEXT = 512, 64
 
 
 class Detector(torch.nn.Module):
-    """Silero's network for 16 kHz: what it keeps from chunk to chunk comes in and goes out."""
+    """Silero's network for 16 kHz, with its state as argument and result."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Detector(torch.nn.Module):
 
 
 def main() -> None:
-    """Load the network and persist it; the loaded model takes a chunk and gives a probability."""
+    """Load the network and persist it; the loaded model takes a chunk and returns a probability."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", metavar="DIR", help="where bundles are kept; without it, the default store")
     options = parser.parse_args()

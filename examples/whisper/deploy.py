@@ -73,7 +73,7 @@ def transcribe(model: npup.Model, audio: Array) -> list[int]:
 
 
 def main() -> None:
-    """Load both halves and transcribe; without a file, a chirp stands in."""
+    """Load both halves and transcribe; without a file, use a chirp."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("audio", nargs="?", type=Path, help="16-bit mono WAV at 16 kHz")
     parser.add_argument("--tokenizer", metavar="FILE", help="the checkpoint's tokenizer.json, to print text")
