@@ -37,6 +37,10 @@ _SPEECH = {
     "NPUW_FOLD": "NO",
     "NPUW_LLM_PREFILL_HINT": "STATIC",
 }
+_INTEGERS = {"NPUW_DQ": "YES"}
+"""Lets NPUW give compressed weights to its parts as inputs, so that they stay in their file. Where there is an NPU, the
+plugin chooses so by its compiler; where there is none, it would put them into the blob, made float."""
+_COMPRESSED = frozenset({"int8", "int4"})
 _PROMPT, _RESPONSE = "NPUW_LLM_MAX_PROMPT_LEN", "NPUW_LLM_MIN_RESPONSE_LEN"
 
 PIPELINE = "NPUW_ONLINE_PIPELINE"
@@ -86,7 +90,7 @@ def _align(length: int) -> int:
 
 def make_options(graph: Graph, lengths: Lengths) -> dict[str, str]:
     """Return what NPUW is to be told about a graph that generates."""
-    more = _SPEECH if find_kind(graph) == "speech" else {}
+    more = _SPEECH if find_kind(graph) == "speech" else _INTEGERS if graph.precision in _COMPRESSED else {}
     return {**_TEXT, **more, _PROMPT: str(lengths.prompt), _RESPONSE: str(lengths.response)}
 
 

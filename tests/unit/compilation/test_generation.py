@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.compilation.local import Compiled
+    from tests.support.decoders import Stored
 
 ON_THE_CPU = {"NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
 LENGTHS = Lengths(64, 64)
@@ -88,6 +90,36 @@ def test_compiled_exported_and_imported_it_answers_as_on_the_cpu(
     del compiled
     imported = import_blob(recipe, artifact, tmp_path, verification, check=True)
     assert continue_greedily(imported.model, PROMPT, 12) == expected
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_weights_that_are_integers_stay_in_their_file(
+    precision: Stored, tmp_path: Path, verification: Verification
+) -> None:
+    bundle = publish_llama(Store(tmp_path / "store"), replace(SMALL, precision=precision))
+    recipe = on_npuw(bundle)
+    assert recipe.options["NPUW_DQ"] == "YES"
+    artifact = export_blob(recipe, compile_here(recipe, verification), tmp_path)
+    imported = import_blob(recipe, artifact, tmp_path, verification, check=True)
+    on_cpu = make_recipe(bundle, bundle.graph(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    expected = read_logits(compile_here(on_cpu, verification).model)
+    # NPUW computes in half precision: tokens that are nearly as likely may change places.
+    np.testing.assert_allclose(read_logits(imported.model), expected, atol=0.1 * np.abs(expected).max())
+
+
+def read_logits(model: Any) -> np.ndarray[Any, Any]:
+    """Return the last logits after a prompt, and after each of two tokens more."""
+    request, total, found = model.create_infer_request(), 0, []
+    for tokens in (PROMPT, [64], [57]):
+        start, total = total, total + len(tokens)
+        call = {
+            "input_ids": np.array([tokens]),
+            "attention_mask": np.ones((1, total), np.int64),
+            "position_ids": np.arange(start, total)[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        found.append(request.infer(call)[0][0, -1].copy())
+    return np.array(found)
 
 
 def test_several_tokens_begin_a_conversation_and_it_ends_at_the_capacity(
