@@ -92,7 +92,7 @@ class Stage:
         return time.monotonic() - self._began
 
     def update(self, done: float | None = None, *, total: float | None = None, detail: str | None = None) -> None:
-        """Report how far the stage is; what is left out stays as it was."""
+        """Report the stage's progress; omitted values do not change."""
         if self._callback is None:
             return
         with self._lock:

@@ -212,7 +212,7 @@ def attach(bundle: Bundle, artifact: Artifact, staging: Path) -> Path:
 
 
 def prune_attached(directory: Path, *, below: Path) -> list[Path]:
-    """Remove what interrupted attachments left in a bundle's folder, and return what was removed.
+    """Remove leftovers of interrupted attachments in a bundle's folder, and return the removed paths.
 
     Folders that a living process fills are left alone, and so is the newest artifact of each kind.
     """

@@ -124,7 +124,7 @@ def check_attached(bundle: Bundle, folder: Path, artifact: Artifact, machine: Ma
 
 
 def check_compatibility(artifact: Artifact, machine: Machine, *, openvino_says: bool | None = None) -> Verdict:
-    """Compare what an artifact requires with what a machine has."""
+    """Compare an artifact's requirements with a machine."""
     findings = list(_compare(artifact, machine))
     status = next(status for status in _WORST_FIRST if any(status == found for found, _ in findings))
     if status == "unknown" and openvino_says is not None:

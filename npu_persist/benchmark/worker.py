@@ -265,7 +265,7 @@ class _LoadedModel:
             send(Message(layer=layer))
 
     def linger(self) -> None:
-        """Wait until what was compiled is in the compile cache: AUTO's devices compile beside the first inferences."""
+        """Wait until compiled models are in the compile cache: AUTO's devices compile during the first inferences."""
         from npu_persist.compilation.local import is_settled
         from npu_persist.runtime.load import is_compiled
 

@@ -45,7 +45,7 @@ def grow(growth: Growth, sizes: Mapping[str, int]) -> int | None:
 
 
 def describe_state(state: State) -> str:
-    """Return what a state holds: `float32[1, past:0..9] from output.1, grows by time on axis 1`."""
+    """Describe a state: `float32[1, past:0..9] from output.1, grows by time on axis 1`."""
     text = f"{state.dtype}{describe_shape(state.shape)} from {state.output}"
     return text if state.growth is None else f"{text}, grows by {state.growth.by} on axis {state.growth.axis}"
 

@@ -97,7 +97,7 @@ class Tensors(Mapping[str, np.ndarray[Any, Any]]):
         return found
 
     def precision(self, name: str) -> str:
-        """Return what a tensor is stored as: "int8", "int4", or its type by safetensors' name, such as "F16"."""
+        """Return how a tensor is stored: "int8", "int4", or its type by safetensors' name, such as "F16"."""
         record = self.compressed.get(self.aliases.get(name, name))
         return self._find(name).dtype if record is None else record.precision
 

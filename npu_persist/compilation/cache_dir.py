@@ -131,7 +131,7 @@ class CacheDir:
             raise
 
     def save(self, compiled: Compiled) -> Compiled:
-        """Make a cache entry of what OpenVINO wrote: now, or in a thread when it has finished."""
+        """Make a cache entry of the files that OpenVINO wrote: now, or in a thread when it has finished."""
         if is_settled(compiled.model):
             self.publish(compiled.model, compiled.seconds)
             return compiled

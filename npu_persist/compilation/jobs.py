@@ -203,7 +203,7 @@ def _compile(job: CompileJob, bundle: Bundle, staging: Path, limits: Limits) -> 
 
 
 class LocalRequest(msgspec.Struct, frozen=True):
-    """What the process is asked that compiles for a device of this machine: this module, run.
+    """The request to the process that compiles for a device of this machine, by running this module.
 
     Attributes:
         job: The job.

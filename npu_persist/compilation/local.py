@@ -181,7 +181,7 @@ def describe(  # noqa: PLR0913 (each is a member of the description)
     is_weightless: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Artifact:
-    """Return the description of what a folder holds; the model is None where another library compiled it."""
+    """Return the description of a folder's content; the model is None if another library compiled it."""
     return Artifact(
         subject=recipe.bundle.digest,
         name=recipe.bundle.manifest.name,
@@ -350,7 +350,7 @@ def executing_devices(model: ov.CompiledModel) -> tuple[str, ...]:
 
 
 def execution_precisions(model: ov.CompiledModel) -> dict[str, str]:
-    """Return what the devices that execute a compiled model compute in: "f32", "bf16", "f16"; "dynamic" is the graph's.
+    """Return the precisions of the devices that execute a model: "f32", "bf16", "f16"; "dynamic" is the graph's.
 
     A device that does not say is left out.
     """

@@ -34,7 +34,7 @@ MEMORY_SHARE = 0.8
 
 
 class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process is asked.
+    """The request to the process.
 
     Attributes:
         recipe: What to read.

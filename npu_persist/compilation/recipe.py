@@ -202,7 +202,7 @@ def make_recipe(  # noqa: PLR0913 (the members of a recipe)
 
 
 class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compile. It goes as it is to the process that compiles.
+    """What to compile. It is sent unchanged to the compiling process.
 
     Attributes:
         bundle: The bundle's folder.
@@ -246,7 +246,7 @@ class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.reference} for {self.target}{sizes}{lengths}"
 
     def make_recipe(self, bundle: Bundle) -> Recipe:
-        """Return what OpenVINO is to compile."""
+        """Return the recipe of a compilation."""
         graph = bundle.graph(self.graph)
         return make_recipe(bundle, graph, self.device, self.config, self.shapes, lengths=self.lengths)
 

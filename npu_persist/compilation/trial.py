@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def call_once(recipe: Recipe, model: ov.Model, compiled: ov.CompiledModel) -> None:
-    """Call a compiled model. `model` is what it was compiled from, and is not to be used after that."""
+    """Call a compiled model. `model` is the graph that it was compiled from, and must not be used afterwards."""
     path, tensors = _open_sample(recipe)
     inputs = [_make_input(port, path, tensors) for port in fix_inputs(recipe.graph, recipe.shapes)]
     call_with(recipe.bundle.reference, model, compiled, inputs)

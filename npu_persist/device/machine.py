@@ -57,7 +57,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe_machine(core: ov.Core, device: str) -> Machine:
-    """Describe one of this machine's devices, as far as it answers."""
+    """Describe one of this machine's devices, as far as OpenVINO reports its properties."""
     identity = identify(core, device)
     kind = get_kind(device)
     # Unlike the core's list of devices, this property loads only one plugin.
@@ -92,7 +92,7 @@ def describe_other(
 
 
 def check_with_openvino(core: ov.Core, device: str, requirements: str) -> bool | None:
-    """Ask OpenVINO whether a blob with these requirements runs on a device here; None if it does not answer.
+    """Ask OpenVINO whether a blob with these requirements runs on a device here; None if it cannot tell.
 
     OpenVINO 2026.4 does not: its Python bindings lack the type of COMPATIBILITY_CHECK.
     """

@@ -345,7 +345,7 @@ def retry(call: Callable[[], T], has_progressed: Callable[[], bool] = lambda: Fa
 
 
 def is_refusal(error: HubError) -> bool:
-    """Return whether the hub itself refused: what a proxy or a portal answers lacks the hub's own header."""
+    """Return whether the hub itself refused: responses of a proxy or a portal lack the hub's own header."""
     response = getattr(error.__cause__, "response", None)
     return response is not None and "X-Error-Code" in response.headers
 

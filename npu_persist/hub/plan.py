@@ -123,7 +123,7 @@ class PullPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_summary(remote: RemoteCommit, *, compiled: bool) -> tuple[CommitSummary, bytes]:
-    """Read what a commit has of a bundle, and the bytes of its manifest; with `compiled` its `artifact.json` files too.
+    """Read the summary of a commit's bundle, and its manifest's bytes; with `compiled` its `artifact.json` files too.
 
     The manifest is valid, each of its files has the size that it gives, and each name in `compiled/` is valid on every
     platform. Raises `HubNotFoundError` without a manifest, `IntegrityError` if something is damaged or hostile.

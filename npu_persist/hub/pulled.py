@@ -36,7 +36,7 @@ Commit = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")]
 
 
 class CommitSummary(Document, frozen=True, kw_only=True):
-    """What a commit has of a bundle.
+    """The bundle of a commit, in summary.
 
     Attributes:
         repo_id: `org/unet`.
@@ -84,12 +84,12 @@ def find_pulled(store: Store, reference: HubReference) -> Bundle:
 
 
 def read_commit(home: Path, repo_id: str, commit: str) -> CommitSummary | None:
-    """Return what a commit has, if it was pulled."""
+    """Return the summary of a commit, if it was pulled."""
     return _read(_folder(home, repo_id) / f"commit-{commit}.json", CommitSummary) if is_commit(commit) else None
 
 
 def write_commit(home: Path, summary: CommitSummary) -> None:
-    """Remember what a commit has."""
+    """Record the summary of a commit."""
     _write(home, _folder(home, summary.repo_id) / f"commit-{summary.commit}.json", summary)
 
 

@@ -109,7 +109,7 @@ class HubSignatures:
         )
 
     def select(self, path: str, what: What, subject: str) -> Signatures | None:
-        """Return what is to be kept of a signature file: the valid signatures; None if there are none."""
+        """Return the valid signatures of a signature file; None if there are none."""
         data = self.read(path)
         if data is None:
             return None

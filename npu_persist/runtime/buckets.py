@@ -186,7 +186,7 @@ class BucketRequests:
         self._largest.reset()
 
     def close(self) -> None:
-        """Wait for what runs or is queued, and let go of the requests and the compiled models."""
+        """Wait for running and queued inferences, and release the requests and the compiled models."""
         for _, requests in reversed(self._all):  # the largest, which has the queue, first
             requests.close()
 

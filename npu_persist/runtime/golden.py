@@ -50,7 +50,7 @@ def read_golden_inputs(bundle: Bundle, graph: Graph, step: int = 0) -> dict[str,
 
 
 def read_golden_outputs(bundle: Bundle, graph: Graph, step: int = 0) -> dict[str, Array]:
-    """Read torch's answers to them."""
+    """Read torch's outputs for them."""
     return _read(bundle, graph, "output", graph.outputs, step)
 
 

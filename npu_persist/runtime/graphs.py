@@ -18,7 +18,7 @@ _OF_ONE = frozenset({"graph", *("_expected", "_limits", "_options", "_plan", "_r
 
 
 class GraphsModel(Model):
-    """What `load` gives of a bundle with several graphs: see `Model.graphs`; all else is a UsageError."""
+    """The result of `load` for a bundle with several graphs: see `Model.graphs`; anything else raises a UsageError."""
 
     def __init__(self, bundle: Bundle, models: Mapping[str, Model]) -> None:
         """Hold the models of all graphs; use `npu_persist.load` instead."""

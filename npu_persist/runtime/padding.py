@@ -115,7 +115,7 @@ def find_masks(inputs: Sequence[Port], buckets: Buckets) -> frozenset[int]:
 def make_masks(
     inputs: Sequence[Port], masks: frozenset[int], values: Sequence[Any] | Mapping[str, Any]
 ) -> Sequence[Any] | Mapping[str, Any]:
-    """Return the inputs of a call, with masks of its own size where it gives none; what is wrong is left as it is."""
+    """Return the inputs of a call, with masks of its own size where it has none; invalid inputs are left unchanged."""
     given = [values.get(port.name) for port in inputs] if isinstance(values, Mapping) else [*values]
     missing = [index for index in masks if len(given) == len(inputs) and given[index] is None]
     if not missing:

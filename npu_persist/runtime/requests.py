@@ -41,7 +41,7 @@ _POLL = 0.001
 
 
 class Closable(Protocol):
-    """What holds a request of its own, until it is closed."""
+    """An object that holds its own request until it is closed."""
 
     def close(self) -> None:
         """Give it back."""
@@ -121,7 +121,7 @@ class Requests:
         return self, arrays, None
 
     def prepare(self, arrays: list[Array]) -> list[tuple[None, Callable[[], list[Array]]]]:
-        """Return what runs inputs in each bucket that they fit into: here there are none, and one way."""
+        """Return the runners for inputs in each bucket that they fit into: here a single one, without buckets."""
         return [(None, lambda: self.run(arrays))]
 
     def take(self) -> Lane:
@@ -205,7 +205,7 @@ class Requests:
             future.result()
 
     def reset(self) -> None:
-        """Give the state its first value again, when what is queued before is done."""
+        """Set the state to its initial value, after the inferences that were queued before."""
         if self._has_state:
             self.queue(self._reset).result()
         elif self._is_closing:
@@ -220,7 +220,7 @@ class Requests:
         self._kept.discard(inference)
 
     def close(self) -> None:
-        """Wait for what runs or is queued, and let go of the requests and the compiled model.
+        """Wait for running and queued inferences, and release the requests and the compiled model.
 
         In a forked child nothing is let go of: OpenVINO would wait for threads that are not there.
         """

@@ -79,7 +79,7 @@ class FillRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """What one load may take compiled models from, for all its devices and sizes.
+    """The sources of compiled models for one load, for all its devices and sizes.
 
     Attributes:
         verification: The checks of this load; the weights' is running.

@@ -166,7 +166,7 @@ class NameFolder:
                 remove(path, below=self.home)
 
     def prune(self) -> Iterator[Path]:
-        """Remove what interrupted runs left, but nothing that a living process works on; yield what was removed."""
+        """Remove leftovers of interrupted runs, but no files of running processes; yield the removed paths."""
         self.refuse_links()
         yield from self.empty_removed()
         yield from self.remove_dangling_aliases()

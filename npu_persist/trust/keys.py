@@ -70,14 +70,14 @@ _FORMS = "a PEM file with an Ed25519 public key, a line `ssh-ed25519 …`, or 64
 
 
 class Place(NamedTuple):
-    """What is signed: a bundle of this name in its manifest, or something attached to it, and where that is from."""
+    """The subject of a signature: a bundle by the name in its manifest, or an attached artifact, and its origin."""
 
     name: str
     origin: Origin | None
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What a key is known for.
+    """The scope of a key.
 
     Attributes:
         names: Bundles, by patterns of their names; empty: all.
@@ -117,7 +117,7 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 class PublicKey(msgspec.Struct, frozen=True):
-    """An Ed25519 public key, as its 32 bytes, and what it is known for."""
+    """An Ed25519 public key, as its 32 bytes, and its scope."""
 
     raw: bytes
     scope: Scope = Scope()
@@ -235,7 +235,7 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def describe_scope(scope: Scope) -> str:
-    """Return what a key is known for, in parentheses and to follow it; empty for all."""
+    """Describe a key's scope in parentheses, to follow the key; empty for all."""
     return f" ({', '.join(scope.patterns)} only)" if scope.patterns else ""
 
 

@@ -182,7 +182,7 @@ def check_signature(path: Path, what: What, subject: str, keys: Mapping[str, Pub
 def find_signer(  # noqa: PLR0913, PLR0917 (what is there, what is expected, who counts)
     found: Signatures | None, path: str, what: What, subject: str, keys: Mapping[str, PublicKey], place: Place
 ) -> Signer:
-    """Return what `check_signature` does, for the content of a signature file; `path` says in errors where it is."""
+    """Like `check_signature`, but for the content of a signature file; errors name it by `path`."""
     if found is None:
         raise SignatureError(f"{path}: expected a signature, got nothing: it is not signed")
     if (found.what, found.subject) != (what, subject):

@@ -238,7 +238,7 @@ class Operation(NamedTuple):
 
 @cache
 def find_operation(kind: str, version: str) -> Operation | None:
-    """Return what may be said of a layer of this type and version; None if there is no such operation."""
+    """Return the rules for a layer of this type and version; None if there is no such operation."""
     line = _lines().get((kind, version))
     if line is None:
         return None

@@ -108,7 +108,7 @@ def _make_command(module: str) -> tuple[list[str], dict[str, str] | None]:
 
 
 def read_answer(value: Any, kind: type[ResultT], name: str) -> ResultT:
-    """Return what a process sent as a record; CompilationError if it is something else."""
+    """Return a process's result as a record; CompilationError if it is something else."""
     try:
         return to_record(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:

@@ -74,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ProcessResult(Generic[T]):
-    """How a process answered.
+    """The result of a process.
 
     Attributes:
         result: The result; None after a failure.
@@ -104,7 +104,7 @@ def supervise(  # noqa: PLR0913 (how a process is started, and what it is asked)
     shares_children: bool = False,
     first_line: float | None = None,
 ) -> ProcessResult[Any]:
-    """Start a process, wait for its answer and end it.
+    """Start a process, wait for its result and end it.
 
     Args:
         command: The program and its arguments.

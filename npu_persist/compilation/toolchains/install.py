@@ -143,7 +143,7 @@ def install(home: Path, tell: Callable[[str], object] = _log.info) -> Path:
 
 
 def uninstall(home: Path, version: str | None = None) -> list[Path]:
-    """Remove installed toolchains, and what interrupted installs left; return what was removed."""
+    """Remove installed toolchains, and leftovers of interrupted installs; return the removed paths."""
     found = [path for each, path in list_installed(home) if version in {None, each}]
     if version is not None and not found:
         raise ToolchainError(f"no toolchain for OpenVINO {version} in {home}: `npu-persist toolchain list` shows all")
@@ -155,7 +155,7 @@ def uninstall(home: Path, version: str | None = None) -> list[Path]:
 
 
 def sweep(home: Path) -> list[Path]:
-    """Remove what interrupted installs left; return what was removed."""
+    """Remove leftovers of interrupted installs; return the removed paths."""
     return list(prune_staging(home / _STAGING, below=home))
 
 

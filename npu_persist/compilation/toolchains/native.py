@@ -143,7 +143,7 @@ def find_libraries() -> Path | None:
 
 
 class NativeResult(msgspec.Struct, frozen=True):
-    """What the process answers.
+    """The result of the process.
 
     Attributes:
         requirements: OpenVINO's RUNTIME_REQUIREMENTS of the blob; None where it has none.
