@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from optimum.intel import OVModelForCausalLM, OVModelForFeatureExtraction
+from optimum.intel import OVModelForCausalLM, OVModelForFeatureExtraction, OVStableDiffusionPipeline
 from transformers import AutoTokenizer
 
 folder = Path(sys.argv[1])
@@ -28,3 +28,13 @@ for name, kind in (("llama", OVModelForCausalLM), ("bert", OVModelForFeatureExtr
     if not is_right:
         raise SystemExit(f"{name}: expected {expected}, got {answer}")
     print(f"{name}: as torch")
+
+found = json.loads((folder / "diffusion.json").read_text())
+pipeline = OVStableDiffusionPipeline.from_pretrained(
+    folder / "diffusion", ov_config={"INFERENCE_PRECISION_HINT": "f32"}
+)
+image = pipeline(found["texts"], **found["size"], latents=torch.tensor(found["latents"]), output_type="np").images
+expected = torch.tensor(found["expected"])
+if not torch.allclose(torch.from_numpy(image), expected, atol=1e-3):
+    raise SystemExit(f"diffusion: expected {expected}, got {image}")
+print("diffusion: as torch")

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 ASSETS = "assets/"
 """Where they are in the bundle."""
 
+MODEL_INDEX = "model_index.json"
+"""What a pipeline of several models is made of, each in a folder with the name of its graph, as diffusers writes it."""
+
 
 def asset_path(name: str) -> str:
     """Return an asset's path in its bundle.

@@ -41,7 +41,7 @@ _TRAINING_SIDE = frozenset({"torch", "safetensors"})
 
 _EXPECTED = (
     "expected a torch.nn.Module, or a function without arguments that returns a module, (module, args), "
-    "(module, args, kwargs), or an Example of each graph by its name"
+    "(module, args, kwargs), an Example of each graph by its name, or a pipeline of diffusers"
 )
 
 
@@ -58,8 +58,8 @@ def add_persist(verbs: Any) -> None:
     parser.add_argument(
         "factory",
         metavar="module.path:factory",
-        help="a torch.nn.Module, or a function that returns a module, (module, args) or (module, args, kwargs); the "
-        "current directory is importable",
+        help="a torch.nn.Module, or a function that returns a module, (module, args), (module, args, kwargs) or a "
+        "pipeline of diffusers; the current directory is importable",
     )
     parser.add_argument("--name", required=True, help="name of the bundle")
     parser.add_argument(
@@ -224,7 +224,11 @@ def add_run(verbs: Any) -> None:
     parser.add_argument("--graph", metavar="NAME", help="the graph to run, if the bundle has several")
     add_inputs(parser)
     add_pipeline_options(parser)
-    parser.add_argument("--output", metavar="FILE.npz", help="save the outputs, by name, to this .npz file")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="save the outputs, by name, to this .npz file; with --prompt, the image to this .png file",
+    )
     parser.add_argument("--report", action="store_true", help="show how the model was loaded: source, device, time")
     parser.add_argument(
         "--fallback", nargs="+", default=[], metavar="D", help="devices to try if the first cannot be used"
@@ -324,7 +328,7 @@ def make_model(target: str) -> MadeModel:
     The current directory is importable, as with `python -m`.
     """
     found = _import_target(target)
-    if _is_module(found):
+    if _is_module(found) or _is_pipeline(found):
         return MadeModel(found, None, None)
     if not callable(found):
         raise UsageError(f"{target}: {_EXPECTED}; got {_describe_type(found)}")
@@ -368,8 +372,16 @@ def _is_module(value: object) -> bool:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
+def _is_pipeline(value: object) -> bool:
+    if "diffusers" not in sys.modules:
+        return False
+    from npu_persist.conversion.text_to_image import is_pipeline
+
+    return is_pipeline(value)
+
+
 def _unpack(target: str, made: Any) -> MadeModel:
-    if isinstance(made, dict):
+    if isinstance(made, dict) or _is_pipeline(made):
         return MadeModel(made, None, None)
     if not isinstance(made, tuple):
         made = (made,)

@@ -1,10 +1,13 @@
-"""`run --prompt` and `run --audio`: generate text with a language or speech model."""
+"""`run --prompt` and `run --audio`: generate text with a language or speech model, or an image of a text."""
 
 from __future__ import annotations
 
 import array
+import struct
 import sys
 import wave
+import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 _RATE, _BYTES = 16000, 2
 _OPTIONS: dict[str, Any] = {
-    "inputs": None, "random": False, "output": None, "fallback": [], "hint": None, "verify": "full",
+    "inputs": None, "random": False, "fallback": [], "hint": None, "verify": "full",
     "compile_timeout": None, "check_values": True,
 }  # fmt: skip
 """Options of `run` that a pipeline has no use for, with their defaults."""
@@ -27,7 +30,11 @@ _OPTIONS: dict[str, Any] = {
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run` that make it run a pipeline."""
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--prompt", metavar="TEXT", help="prompt for a language model (extra genai)")
+    given.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="prompt for a language model or, with --output FILE.png, for an image (extra genai)",
+    )
     given.add_argument(
         "--audio",
         metavar="FILE.wav",
@@ -36,10 +43,16 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="largest number of generated tokens (default: 256)"
     )
+    parser.add_argument(
+        "--size", metavar="HxW", help="height and width of an image, such as 512x768 (default: the model's)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="denoising steps of an image (default: as in OpenVINO GenAI)"
+    )
 
 
 def run_pipeline(arguments: argparse.Namespace, output: Output) -> None:
-    """`npu-persist run REF --prompt TEXT`, or `--audio FILE.wav`."""
+    """`npu-persist run REF --prompt TEXT`, with `--output FILE.png` for an image, or `--audio FILE.wav`."""
     for name, default in _OPTIONS.items():
         if getattr(arguments, name) != default:
             option = {"check_values": "--no-check-values"}.get(name, f"--{name.replace('_', '-')}")
@@ -47,6 +60,7 @@ def run_pipeline(arguments: argparse.Namespace, output: Output) -> None:
     if arguments.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens: expected a positive number; got {arguments.max_new_tokens}")
     samples = None if arguments.audio is None else read_speech(arguments.audio)
+    image = _read_image_options(arguments)
     pipe = npu_persist.pipeline(
         arguments.reference,
         arguments.device,
@@ -56,18 +70,73 @@ def run_pipeline(arguments: argparse.Namespace, output: Output) -> None:
         require_signature=arguments.require_signature,
         store=arguments.store,
     )
-    kind = "WhisperPipeline" if samples is not None else "LLMPipeline"
-    if type(pipe).__name__ != kind:
-        raise UsageError(
-            f"{pipe.report.reference} runs in a {type(pipe).__name__}: "
-            + ("--audio is for Whisper models" if samples is not None else "--prompt is for language models")
-        )
-    given: Any = arguments.prompt if samples is None else list(samples)
-    text = str(pipe.generate(given, max_new_tokens=arguments.max_new_tokens))
-    data = {"reference": pipe.report.reference, "text": text, "report": pipe.report.to_dict()}
-    output.show(data, text.splitlines)
+    data: dict[str, Any] = {"reference": pipe.report.reference}
+    if image is not None:
+        _require(pipe, "Text2ImagePipeline", "--output is for images")
+        try:
+            pixels = pipe.generate(arguments.prompt, **image).data[0]
+        except RuntimeError as error:
+            raise UsageError(f"{pipe.report.reference}: OpenVINO GenAI makes no such image: {error}") from error
+        write_png(arguments.output, pixels)
+        data |= {"height": pixels.shape[0], "width": pixels.shape[1], "saved": arguments.output}
+        lines = [f"{data['height']} by {data['width']} pixels, saved to {arguments.output}"]
+    elif samples is None:
+        _require(pipe, "LLMPipeline", "--prompt is for language models, and with --output FILE.png for images")
+        data["text"] = str(pipe.generate(arguments.prompt, max_new_tokens=arguments.max_new_tokens))
+        lines = data["text"].splitlines()
+    else:
+        _require(pipe, "WhisperPipeline", "--audio is for Whisper models")
+        data["text"] = str(pipe.generate([*samples], max_new_tokens=arguments.max_new_tokens))
+        lines = data["text"].splitlines()
+    output.show({**data, "report": pipe.report.to_dict()}, lambda: lines)
     if arguments.report:
         output.note(str(pipe.report))
+
+
+def _require(pipe: Any, kind: str, advice: str) -> None:
+    if type(pipe).__name__ != kind:
+        raise UsageError(f"{pipe.report.reference} runs in a {type(pipe).__name__}: {advice}")
+
+
+def _read_image_options(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what GenAI is told of an image; None where none is asked for."""
+    from npu_persist.files.filesystem import check_path
+
+    if arguments.output is None:
+        for name in ("size", "steps"):
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name} is for an image: give --output FILE.png too")
+        return None
+    if arguments.prompt is None or not arguments.output.lower().endswith(".png"):
+        raise UsageError(f"--output: expected FILE.png, for the image of a --prompt; got {arguments.output}")
+    check_path(arguments.output, "--output")
+    found: dict[str, Any] = {"rng_seed": arguments.seed}
+    if arguments.steps is not None:
+        if arguments.steps < 1:
+            raise UsageError(f"--steps: expected a positive number; got {arguments.steps}")
+        found["num_inference_steps"] = arguments.steps
+    if arguments.size is not None:
+        height, _, width = arguments.size.partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            raise UsageError(f"--size: expected height and width in pixels, such as 512x768; got {arguments.size}")
+        found |= {"height": int(height), "width": int(width)}
+    return found
+
+
+def write_png(path: str, pixels: Any) -> None:
+    """Write an image, uint8 [height, width, 3], as a PNG file (https://www.w3.org/TR/png-3/)."""
+    from npu_persist.files.filesystem import store_errors
+
+    height, width, _ = pixels.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # 0: a row that is not predicted from others
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of red, green and blue
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    with store_errors(f"write {path}"):
+        Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def read_speech(path: str) -> Sequence[float]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESERVED = ("openvino_model", "openvino_encoder_model", "openvino_decoder_model")
+_RESERVED = frozenset({"openvino_model", "openvino_encoder_model", "openvino_decoder_model"})
 """What `export` calls the graphs."""
 
 _COUNTED = re.compile(r"[A-Za-z0-9]+_[0-9]+(\.[0-9]+)?", re.ASCII)
@@ -39,6 +39,7 @@ def collect_assets(
     assets: Mapping[str, bytes | str | os.PathLike[str]] | None,
     tokenizer: Any = None,
     processor: Any = None,
+    others: Mapping[str, bytes] | None = None,
 ) -> dict[str, bytes]:
     """Return the content of each asset by its name.
 
@@ -47,19 +48,20 @@ def collect_assets(
         assets: Files by name: bytes, or the path of a file.
         tokenizer: What has `save_pretrained`, as the tokenizers of transformers.
         processor: The same, such as a feature extractor; its own `tokenizer` counts as the tokenizer.
+        others: Assets that are there already.
 
     Raises:
         UsageError: An asset's name or file cannot be used, two have one name, or a tokenizer cannot be saved.
         ConversionError: openvino_tokenizers cannot convert the tokenizer.
     """
-    found = _save_all(module, tokenizer, processor)
+    found = {**(others or {}), **_save_all(module, tokenizer, processor)}
     for name, given in (assets or {}).items():
         if (problem := name_problem(name)) is not None:
             raise UsageError(f"assets: {name!r}: {problem}; a name is a relative path such as labels.txt")
-        if name.split("/")[0].split(".")[0] in _RESERVED:
+        if _RESERVED & {part.split(".")[0] for part in (name.split("/")[0], name.split("/")[-1])}:
             raise UsageError(f"assets: {name} is the name of an exported graph's file; choose another name")
         if name in found:
-            raise UsageError(f"assets: {name} is already added by the tokenizer, the processor or the config")
+            raise UsageError(f"assets: {name} is already added by the tokenizer, the processor or the model")
         found[name] = _read(name, given)
     return found
 
@@ -77,16 +79,16 @@ def _save_all(module: torch.nn.Module, tokenizer: Any, processor: Any) -> dict[s
     if tokenizer is not None or processor is not None:
         for one in (getattr(module, "config", None), getattr(module, "generation_config", None)):
             if hasattr(one, "save_pretrained"):
-                found |= _save(one, "config")
+                found |= save_files(one, "config")
     if processor is not None:
-        found |= _save(processor, "processor")
+        found |= save_files(processor, "processor")
         for part in ("feature_extractor", "image_processor"):  # in a file of their own, where GenAI looks for it
             if (one := getattr(processor, part, None)) is not None:
-                found |= _save(one, "processor")
+                found |= save_files(one, "processor")
         tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
     if tokenizer is not None:
-        found |= _save(tokenizer, "tokenizer")
-        found |= _convert_tokenizer(tokenizer)
+        found |= save_files(tokenizer, "tokenizer")
+        found |= convert_tokenizer(tokenizer)
     return found
 
 
@@ -101,18 +103,20 @@ def _read(name: str, given: bytes | str | os.PathLike[str]) -> bytes:
         raise UsageError(f"assets: could not read {name} from {os.fspath(given)}: {error}") from error
 
 
-def _save(saved: Any, what: str) -> dict[str, bytes]:
-    """Return the files that `save_pretrained` writes."""
-    if not hasattr(saved, "save_pretrained"):
-        raise UsageError(
-            f"{what}: expected an object with `save_pretrained`, as in transformers; got {type(saved).__name__}"
-        )
+def save_files(saved: Any, what: str, method: str = "save_pretrained") -> dict[str, bytes]:
+    """Return the files that a method of an object writes into a folder.
+
+    Raises:
+        UsageError: It has no such method, or the method failed.
+    """
+    if not hasattr(saved, method):
+        raise UsageError(f"{what}: expected an object with `{method}`, as in transformers; got {type(saved).__name__}")
     with tempfile.TemporaryDirectory(prefix="npu_persist.") as temporary, store_errors(f"write {temporary}"):
         folder = Path(temporary)
         try:
-            saved.save_pretrained(temporary)
+            getattr(saved, method)(temporary)
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
-            raise UsageError(f"{what}: `save_pretrained` of {type(saved).__name__} failed: {error}") from error
+            raise UsageError(f"{what}: `{method}` of {type(saved).__name__} failed: {error}") from error
         return {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -120,7 +124,12 @@ def _save(saved: Any, what: str) -> dict[str, bytes]:
         }
 
 
-def _convert_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+def convert_tokenizer(tokenizer: Any) -> dict[str, bytes]:
+    """Return a tokenizer and its detokenizer as OpenVINO GenAI reads them; nothing without openvino_tokenizers.
+
+    Raises:
+        ConversionError: openvino_tokenizers cannot convert it.
+    """
     if importlib.util.find_spec("openvino_tokenizers") is None:
         log.warning(
             "the tokenizer is stored, but not in the form that OpenVINO GenAI needs: openvino_tokenizers is not "
@@ -128,10 +137,10 @@ def _convert_tokenizer(tokenizer: Any) -> dict[str, bytes]:
             "pip install 'npu_persist[genai]'"
         )
         return {}
-    from openvino_tokenizers import convert_tokenizer
+    import openvino_tokenizers
 
     try:
-        graphs = convert_tokenizer(tokenizer, with_detokenizer=True)
+        graphs = openvino_tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:
         raise ConversionError(
             f"openvino_tokenizers cannot convert {type(tokenizer).__name__}: {error}. Pass its files as assets "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ from npu_persist.conversion.options import (
     read_plan,
     read_precision,
 )
-from npu_persist.errors import NpuPersistError
+from npu_persist.conversion.text_to_image import is_pipeline, read_pipeline
+from npu_persist.errors import NpuPersistError, PersistWarning
 from npu_persist.files.digest import digest_bytes
 from npu_persist.files.filesystem import store_errors
 from npu_persist.progress import Reporter
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
     from npu_persist.conversion.compress import Stored
     from npu_persist.conversion.examples import Example
+    from npu_persist.conversion.text_to_image import Pipeline
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
 
@@ -202,23 +205,26 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         >>> [graph.path for graph in npu_persist.persist(halves, "doc-graphs").manifest.graphs]
         ['in.xml', 'out.xml']
     """
-    examples = read_examples(
-        model,
-        {
-            "args": args,
-            "kwargs": kwargs,
-            "dynamic_shapes": dynamic_shapes,
-            "buckets": buckets,
-            "padding": padding,
-            "states": states,
-            "initial": initial,
-            "calibration": calibration,
-            "evaluate": evaluate,
-            "metrics": metrics,
-        },
-    )
-    if not isinstance(model, Mapping):
-        examples = split(examples)
+    of_one = {
+        "args": args,
+        "kwargs": kwargs,
+        "dynamic_shapes": dynamic_shapes,
+        "buckets": buckets,
+        "padding": padding,
+        "states": states,
+        "initial": initial,
+        "calibration": calibration,
+        "evaluate": evaluate,
+        "metrics": metrics,
+    }
+    pipeline: Pipeline | None = None
+    if is_pipeline(model):
+        pipeline = read_pipeline(model, {**of_one, "tokenizer": tokenizer, "processor": processor})
+        examples = pipeline.examples
+    else:
+        examples = read_examples(model, of_one)
+        if not isinstance(model, Mapping):
+            examples = split(examples)
     opened = open_store(store)
     opened.check_names(name, alias)
     precision = read_precision(precision)
@@ -251,7 +257,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         for graph, example in examples.items()
     ]
     described = unwrap(model) if isinstance(model, torch.nn.Module) else work[0].module
-    beside = collect_assets(described, assets, tokenizer, processor)
+    beside = collect_assets(described, assets, tokenizer, processor, None if pipeline is None else pipeline.assets)
+    notes = () if pipeline is None else pipeline.notes
+    for note in notes:
+        warnings.warn(note, PersistWarning, stacklevel=2)
     reporter = Reporter(progress)
     with opened.stage() as staging:
         if len(work) == 1:
@@ -278,7 +287,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             weights=made.weights,
             golden=made.golden,
             files=dict(sorted(files.items())),
-            warnings=made.warnings,
+            warnings=(*notes, *made.warnings),
             metadata=kept,
             refresh=made.refresh,
             goldens=made.goldens,

@@ -162,16 +162,16 @@ def make_with_blob(job: Job) -> Made:
 
 def make_with_cache_dir(job: Job) -> Made:
     """Make a pipeline with a CACHE_DIR, which has the files of the compile cache's entry if there is an intact one."""
+    recipe = job.recipe  # its properties are the caller's, and the precision that the bundle asks for
     if job.cache is None:
-        return _compile(job, {})
+        return _compile(job, recipe.properties)
     began = time.perf_counter()
-    recipe = job.recipe
     entry = job.cache.find(recipe.key)
     if entry is not None and is_refused(entry):
         reason = f"OpenVINO {recipe.openvino} does not take back what it compiled here"
         job.note_attempt("cache", reason, began)
         _hold(job, entry)
-        return _compile(job, {})
+        return _compile(job, recipe.properties)
     own = _open_cache_dir(job, job.cache)
     if entry is not None:
         try:
@@ -185,7 +185,7 @@ def make_with_cache_dir(job: Job) -> Made:
             _hold(job, entry)
     else:
         job.note_attempt("cache", "nothing is there for this bundle, device, OpenVINO and GenAI", began)
-    pipeline, seconds = _load(job, {"CACHE_DIR": str(own.folder)})
+    pipeline, seconds = _load(job, {**recipe.properties, "CACHE_DIR": str(own.folder)})
     if entry is not None:
         written = len(own.list_written())
         if not written:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from npu_persist.bundle.assets import MODEL_INDEX
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.verification import Verification
 from npu_persist.cache import CompileCache
@@ -52,6 +53,7 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     device: str = "CPU",
     *,
     config: Mapping[str, Any] | None = None,
+    image_size: tuple[int, int] | None = None,
     cache: bool = True,
     progress: ProgressCallback | None = None,
     trust: Trust = None,
@@ -60,17 +62,21 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     local_files_only: bool = False,
     store: Store | str | Path | None = None,
 ) -> Any:
-    """Return the pipeline of OpenVINO GenAI that runs a bundle: LLMPipeline, WhisperPipeline or TextEmbeddingPipeline.
+    """Return the pipeline of OpenVINO GenAI that runs a bundle.
 
-    It reads files of which every byte has been compared with the manifest. What it compiles is kept in the compile
-    cache, under the bundle's digest, and compared with its description before it is used again. On an NPU a language
-    model comes from the first blob that fits, as for `load`: attached by `compile`, or in the compile cache.
+    That is its LLMPipeline, WhisperPipeline, TextEmbeddingPipeline or Text2ImagePipeline. It reads files of which every
+    byte has been compared with the manifest. What it compiles is kept in the compile cache, under the bundle's digest,
+    and compared with its description before it is used again. On an NPU a language model comes from the first blob that
+    fits, as for `load`: attached by `compile`, or in the compile cache.
 
     Args:
-        reference: As for `load`. The bundle needs a tokenizer: `persist(..., tokenizer=...)`.
+        reference: As for `load`. The bundle needs a tokenizer: `persist(..., tokenizer=...)`; a pipeline of diffusers
+            has its own.
         device: OpenVINO's device string.
         config: Properties for the pipeline, such as {"MAX_PROMPT_LEN": 2048} or {"pooling_type": ...}. With
             MAX_PROMPT_LEN or MIN_RESPONSE_LEN, a blob for an NPU has to be as long; without, any will do.
+        image_size: Height and width, in pixels, that the graphs of text to image are fixed to, for one image at a time.
+            None: any sizes; on an NPU, which needs fixed ones, those that the model was trained with.
         cache: Whether to use the compile cache.
         progress: Called with `Progress` events while the bundle is pulled.
         trust: As for `load`. GenAI reads the graph in this process, so a pulled bundle has to be trusted.
@@ -112,6 +118,7 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     if distrust := policy.find_distrust(bundle):
         raise SignatureError(f"{bundle.reference}: OpenVINO GenAI would read its graph in this process. {distrust}")
     name = choose_pipeline(bundle)
+    _check_image_size(image_size, name, bundle)
     if ours := sorted(BLOB_PROPERTIES & options.properties.keys()):
         raise PropertyError(
             f"{', '.join(ours)}: expected no blob of your own, which nobody has verified; pipeline takes one that "
@@ -128,7 +135,7 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
         folder = stack.enter_context(source.stage()) / "pipeline"
         _place(bundle, folder, verification)
         imported = time.perf_counter()
-        recipe = _make_recipe(bundle, device, options.properties, name)
+        recipe = _make_recipe(bundle, device, options.properties, name, image_size)
         phases["import"] = time.perf_counter() - imported
         used, notes = _find_cache(recipe, source) if cache else (None, [])
         job = Job(
@@ -136,7 +143,7 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
             properties=options.properties,
             folder=folder,
             verification=verification,
-            load=partial(_load, name, folder, recipe.device),
+            load=partial(_load, name, folder, recipe.device, image_size),
             cache=used,
             policy=policy,
             stack=stack,
@@ -168,7 +175,13 @@ def choose_pipeline(bundle: Bundle) -> str:
     only = next(iter(graphs.values()))
     inputs = {port.name for port in only.inputs}
     outputs = [port.name for port in only.outputs]
-    if set(graphs) == {"encoder", "decoder"} and _FEATURES in bundle.assets:
+    if MODEL_INDEX in bundle.assets and {"text_encoder", "unet", "vae_decoder"} <= set(graphs):
+        name, needed = "Text2ImagePipeline", {"scheduler/scheduler_config.json"}
+        needed |= {f"{graph}/config.json" for graph in graphs}
+        encoders = (graph for graph in graphs if graph.startswith("text_encoder"))
+        tokenizers = [encoder.replace("text_encoder", "tokenizer") for encoder in encoders]
+        needed |= {f"{folder}/{file}" for folder in tokenizers for file in (_TOKENIZER, _DETOKENIZER)}
+    elif set(graphs) == {"encoder", "decoder"} and _FEATURES in bundle.assets:
         name, needed = "WhisperPipeline", {_TOKENIZER, _DETOKENIZER, "config.json", "generation_config.json"}
     elif len(graphs) == 1 and {"input_ids", "attention_mask", "beam_idx"} <= inputs and outputs == ["logits"]:
         name, needed = "LLMPipeline", {_TOKENIZER, _DETOKENIZER}
@@ -179,12 +192,12 @@ def choose_pipeline(bundle: Bundle) -> str:
             f"{bundle.reference}: no pipeline runs its graphs, {', '.join(graphs)}. One runs a language model "
             "(inputs input_ids, attention_mask, beam_idx; output logits), another a Whisper model (graphs encoder and "
             f"decoder, asset {_FEATURES}), another a text encoder (inputs input_ids, attention_mask; last_hidden_state "
-            "as the only output: `add_pooling_layer=False`). Use `load` for others"
+            "as the only output: `add_pooling_layer=False`), another a pipeline of diffusers. Use `load` for others"
         )
     if missing := sorted(needed - set(bundle.assets)):
         raise UsageError(
             f"{bundle.reference} lacks {', '.join(missing)}, which {name} needs: persist it again with tokenizer= or "
-            "processor=, where openvino_tokenizers is installed (extra `genai`)"
+            "processor=, or a pipeline of diffusers whole, where openvino_tokenizers is installed (extra `genai`)"
         )
     return name
 
@@ -198,7 +211,18 @@ def _require_genai() -> None:
         )
 
 
-def _make_recipe(bundle: Bundle, device: str, properties: Mapping[str, Any], name: str) -> Recipe:
+def _check_image_size(size: object, name: str, bundle: Bundle) -> None:
+    if size is None:
+        return
+    if name != "Text2ImagePipeline":
+        raise UsageError(f"image_size: {bundle.reference} runs in a {name}, which makes no images. Leave it out")
+    if not isinstance(size, (tuple, list)) or [type(one) for one in size] != [int, int] or min(size) < 1:
+        raise UsageError(f"image_size: expected height and width in pixels, such as (512, 768); got {size!r}")
+
+
+def _make_recipe(
+    bundle: Bundle, device: str, properties: Mapping[str, Any], name: str, image_size: tuple[int, int] | None
+) -> Recipe:
     core = get_core()  # first: it imports OpenVINO without what no pipeline needs
     import openvino_genai
 
@@ -206,6 +230,8 @@ def _make_recipe(bundle: Bundle, device: str, properties: Mapping[str, Any], nam
     check_device(core, device)
     resolved = resolve_auto(core, device, properties)
     runner = f"{name} of openvino_genai {openvino_genai.__version__}"
+    if image_size is not None:
+        runner += f" for {image_size[0]} by {image_size[1]} pixels"
     if imports_blobs(resolved, name):
         return make_npu_recipe(bundle, bundle.graph(), properties, runner)
     return make_recipe(bundle, bundle.manifest.graphs[0], resolved, properties, runner=runner)
@@ -243,9 +269,19 @@ def _find_cache(recipe: Recipe, store: Store) -> tuple[CompileCache | None, list
     return None, [f"the compile cache is neither used nor filled: {reason}"]
 
 
-def _load(name: str, folder: Path, device: str, properties: Mapping[str, Any]) -> Any:
+def _load(
+    name: str, folder: Path, device: str, image_size: tuple[int, int] | None, properties: Mapping[str, Any]
+) -> Any:
     note_threads()
-    return _subclass(name)(str(folder), device, **properties)
+    kind = _subclass(name)
+    if name != "Text2ImagePipeline" or (image_size is None and get_kind(device) != "NPU"):
+        return kind(str(folder), device, **properties)
+    made = kind(str(folder))
+    default = made.get_generation_config()
+    height, width = image_size or (default.height, default.width)
+    made.reshape(1, height, width, default.guidance_scale)
+    made.compile(device, **properties)
+    return made
 
 
 def _subclass(name: str) -> Any:

@@ -5,9 +5,10 @@
     genai       DIR/openvino_model.xml, DIR/openvino_model.bin    OpenVINO GenAI and optimum-intel: DIR is a pipeline's
                                                                   folder or a part of it, such as unet/
 
-Of several graphs each has its own pair: `encoder.xml` and `encoder.bin`, or `openvino_encoder_model.xml` and `.bin`.
-The assets, such as configuration and tokenizer, stand beside the graphs. The files are verified and copied, or
-hard-linked on request. The folder appears complete, by one rename.
+Of several graphs each has its own pair: `encoder.xml` and `encoder.bin`, or `openvino_encoder_model.xml` and `.bin`. Of
+a pipeline of diffusers, which has a `model_index.json`, GenAI wants `unet/openvino_model.xml` and `.bin`. The assets,
+such as configuration and tokenizer, stand beside the graphs. The files are verified and copied, or hard-linked on
+request. The folder appears complete, by one rename.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from npu_persist.bundle.assets import asset_path
+from npu_persist.bundle.assets import MODEL_INDEX, asset_path
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.errors import UsageError
@@ -107,6 +108,8 @@ def place_files(bundle: Bundle, layout: Layout, graph: str | None = None) -> dic
     if layout == "ovms" and len(graphs) > 1:
         bundle.graph()  # raises: which one of them?
     only, one_of_several = LAYOUTS[layout]
+    if layout == "genai" and MODEL_INDEX in bundle.assets:
+        one_of_several = f"{{}}/{only}"
     placed: dict[str, str] = {}
     for one in graphs:
         path = only if len(graphs) == 1 else one_of_several.format(one.name)

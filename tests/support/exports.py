@@ -15,6 +15,7 @@ import torch
 import transformers
 
 import npu_persist
+from tests.support.stable_diffusion import PROMPT, make_latents, make_pipeline
 
 WORDS = ["<end>", "?", "What", "is", "the", "capital", "of", "France"]
 TEXTS = ["What is the capital", "the capital of France is the"]
@@ -32,7 +33,7 @@ def make_tokenizer() -> Any:
 
 
 def write(folder: Path) -> None:
-    """Persist and export a language model and a text encoder, each with what torch answers."""
+    """Persist and export a language model, a text encoder and text to image, each with what torch answers."""
     torch.manual_seed(0)
     tokenizer, store = make_tokenizer(), folder / "store"
     given = tokenizer(TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False)
@@ -53,6 +54,14 @@ def write(folder: Path) -> None:
     for name, expected in (("llama", answers), ("bert", hidden)):
         npu_persist.export(name, "genai", folder / name, store=store)
         (folder / f"{name}.json").write_text(json.dumps({"texts": TEXTS, "expected": expected.tolist()}))
+    pipeline = make_pipeline()
+    npu_persist.persist(pipeline, "diffusion", precision="fp32", store=store)
+    npu_persist.export("diffusion", "genai", folder / "diffusion", store=store)
+    latents = make_latents(16, 24)
+    size = {"height": 16, "width": 24, "num_inference_steps": 3}
+    image = pipeline(PROMPT, **size, latents=latents.clone(), output_type="np").images
+    found = {"texts": [PROMPT], "size": size, "latents": latents.tolist(), "expected": image.tolist()}
+    (folder / "diffusion.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

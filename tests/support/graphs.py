@@ -124,9 +124,7 @@ def write_graph(  # noqa: PLR0913 - one argument for each part of a bundle
     """
     draft = directory / "draft.xml"
     ov.save_model(model, draft, compress_to_fp16=False)
-    weights = _write_weights(draft, directory)
-    for path in (draft, draft.with_suffix(".bin")):
-        path.unlink()
+    weights = write_weights({draft: directory / XML}, directory)
     graph = Graph(
         name="main",
         path=XML,
@@ -184,29 +182,35 @@ def _write_golden(directory: Path, sample: Mapping[str, Any], tolerance: Toleran
     return Golden(GOLDEN, tolerance, None, steps=steps)
 
 
-def _write_weights(draft: Path, directory: Path) -> Weights:
-    tree = ET.parse(draft)  # noqa: S314 - written by OpenVINO a moment ago
-    constants = [layer for layer in tree.iter("layer") if layer.get("type") == "Const"]
-    data = [element for layer in constants if (element := layer.find("data")) is not None]
+def write_weights(drafts: Mapping[Path, Path], directory: Path) -> Weights:
+    """Write one weights file for graphs that OpenVINO saved, and each graph to its path; the drafts are removed."""
+    trees = {draft: ET.parse(draft) for draft in drafts}  # noqa: S314 - written by OpenVINO a moment ago
     entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
-    sources: dict[str, int] = {}
-    for index, element in enumerate(data):
-        size, shape = int(element.get("size", "")), element.get("shape", "")
-        kind = _STORED.get(element.get("element_type", ""), "U8")
-        axes = tuple(map(int, shape.split(","))) if shape else ()
-        if 0 in axes:  # OpenVINO writes a byte for it
-            size = 0
-            element.set("size", "0")
-        entries[f"constant.{index}"] = (kind, axes if kind != "U8" else (size,), size)
-        sources[f"constant.{index}"] = int(element.get("offset", ""))
+    sources: dict[str, tuple[Path, int, ET.Element]] = {}
+    for draft, tree in trees.items():
+        constants = [layer for layer in tree.iter("layer") if layer.get("type") == "Const"]
+        for element in [element for layer in constants if (element := layer.find("data")) is not None]:
+            size, shape = int(element.get("size", "")), element.get("shape", "")
+            kind = _STORED.get(element.get("element_type", ""), "U8")
+            axes = tuple(map(int, shape.split(","))) if shape else ()
+            if 0 in axes:  # OpenVINO writes a byte for it
+                size = 0
+                element.set("size", "0")
+            name = f"constant.{len(entries)}"
+            entries[name] = (kind, axes if kind != "U8" else (size,), size)
+            sources[name] = draft, int(element.get("offset", "")), element
     header, starts = safetensors_file.lay_out(entries, {"format": "pt"})
-    content = draft.with_suffix(".bin").read_bytes()
-    order = sorted(entries, key=starts.__getitem__)
-    chunks = [content[sources[name] : sources[name] + entries[name][2]] for name in order]
+    contents = {draft: draft.with_suffix(".bin").read_bytes() for draft in drafts}
+    chunks = []
+    for name in sorted(entries, key=starts.__getitem__):
+        draft, offset, element = sources[name]
+        chunks.append(contents[draft][offset : offset + entries[name][2]])
+        element.set("offset", str(starts[name]))
     safetensors_file.write(directory / WEIGHTS, header, chunks, lambda _: None)
-    for index, element in enumerate(data):
-        element.set("offset", str(starts[f"constant.{index}"]))
-    tree.write(directory / XML, encoding="utf-8", xml_declaration=True)
+    for draft, path in drafts.items():
+        trees[draft].write(path, encoding="utf-8", xml_declaration=True)
+        draft.unlink()
+        draft.with_suffix(".bin").unlink()
     return Weights(WEIGHTS, len(header), sum(map(len, chunks)), len(entries))
 
 

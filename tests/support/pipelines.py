@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from itertools import pairwise
@@ -14,9 +15,10 @@ import openvino.opset13 as ops
 import pytest
 from openvino import opset6
 
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.manifest import Dimension, FileEntry, Graph, Manifest, Port, Producer
+from npu_persist.files.digest import digest_file
 from tests.support.decoders import SMALL, make_llama
-from tests.support.graphs import constant, make_model, parameter, publish_graph
+from tests.support.graphs import call_of, constant, make_model, parameter, publish_graph, write_weights
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
@@ -98,6 +100,82 @@ def publish_text_encoder(store: Store, *, name: str = "encoder", **options: Any)
     out = Port("last_hidden_state", "float32", (BATCH, LENGTH, 4))
     model = make_model([ids[1], mask[1]], [("last_hidden_state", hidden)])
     return publish_graph(store, model, [ids[0], mask[0]], [out], name=name, **options)
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "model_index.json": {
+        "_class_name": "StableDiffusionPipeline",
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+    "scheduler/scheduler_config.json": {"_class_name": "EulerDiscreteScheduler", "steps_offset": 1},
+    "text_encoder/config.json": {"max_position_embeddings": 8, "num_hidden_layers": 1},
+    "unet/config.json": {"in_channels": 4, "sample_size": 8},
+    "vae_decoder/config.json": {"latent_channels": 4, "block_out_channels": [8, 8], "scaling_factor": 0.5},
+}
+"""What GenAI reads of a pipeline of diffusers: images of 16 by 16 pixels, two for each of the latents."""
+
+
+def publish_painter(store: Store, tokenizer: dict[str, bytes], *, name: str = "painter", factor: float = 0.9) -> Bundle:
+    """Publish a model that makes noise of the prompt's colour, in the graphs of Stable Diffusion."""
+    high, wide = Dimension("height", 1, None), Dimension("width", 1, None)
+    ids = _integers("input_ids", BATCH, LENGTH)
+    hidden = ops.multiply(ops.unsqueeze(ops.convert(ids[1], "f32"), constant(2, "int64")), constant(np.ones((1, 1, 4))))
+    sample, latent = (Port(which, "float32", (BATCH, 4, high, wide)) for which in ("sample", "latent_sample"))
+    context = Port("encoder_hidden_states", "float32", (BATCH, LENGTH, 4))
+    timestep = _integers("timestep", 1)
+    nodes = [parameter(sample), timestep[1], parameter(context)]
+    colour = ops.reduce_mean(nodes[2], constant([1], "int64"), keep_dims=False)
+    colour = ops.unsqueeze(ops.multiply(colour, constant(1e-3)), constant([2, 3], "int64"))
+    noise = ops.add(ops.multiply(nodes[0], constant(factor)), colour)
+    noise = ops.add(noise, ops.multiply(ops.convert(nodes[1], "f32"), constant(1e-9)))
+    pixels = parameter(latent)
+    shown = ops.gather(pixels, constant([0, 1, 2], "int64"), constant(1, "int64"))
+    image = ops.interpolate(shown, constant([2, 2]), "nearest", "scales", axes=constant([2, 3], "int64"))
+    graphs = {
+        "text_encoder": ([ids[0]], [ids[1]], Port("last_hidden_state", "float32", context.shape), hidden),
+        "unet": ([sample, timestep[0], context], nodes, Port("out_sample", "float32", sample.shape), noise),
+        "vae_decoder": (
+            [latent],
+            [pixels],
+            Port("sample", "float32", (BATCH, 3, *(Dimension(None, 1, None),) * 2)),
+            image,
+        ),
+    }
+    assets = {asset: json.dumps(data).encode() for asset, data in CONFIGS.items()}
+    assets |= {f"tokenizer/{asset}": data for asset, data in tokenizer.items()}
+    with store.stage() as staging:
+        described, drafts = [], {}
+        for graph, (inputs, taken, out, node) in graphs.items():
+            node.output(0).set_names({out.name})
+            drafts[staging / f"{graph}.draft.xml"] = staging / f"{graph}.xml"
+            ov.save_model(make_model(taken, [(out.name, node)]), staging / f"{graph}.draft.xml", compress_to_fp16=False)
+            described.append(
+                Graph(graph, f"{graph}.xml", "fp32", "trace", tuple(inputs), (out,), call_of(inputs, [out]))
+            )
+        weights = write_weights(drafts, staging)
+        for asset, data in assets.items():
+            path = staging / "assets" / asset
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        files = {
+            path.relative_to(staging).as_posix(): FileEntry(path.stat().st_size, digest_file(path))
+            for path in staging.rglob("*")
+            if path.is_file()
+        }
+        manifest = Manifest(
+            name=name,
+            producer=Producer("0.1.0", "2026.4.1", None),
+            graphs=tuple(described),
+            weights=weights,
+            golden=None,
+            files=files,
+            warnings=(),
+            metadata={},
+        )
+        (staging / "manifest.json").write_bytes(manifest.to_json())
+        return store.publish(staging)
 
 
 def _grow(ids: Any, beam: Any) -> tuple[Any, Any]:

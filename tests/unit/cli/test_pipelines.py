@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import json
+import struct
 import wave
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+import npu_persist
 from npu_persist import Store
 from npu_persist.cli.main import main
-from npu_persist.cli.pipelines import read_speech
-from npu_persist.errors import UsageError
+from npu_persist.cli.pipelines import read_speech, write_png
+from npu_persist.errors import StoreError, UsageError
 from tests.support.graphs import publish_affine
-from tests.support.pipelines import make_tokenizer_assets, publish_language_model, publish_text_encoder
+from tests.support.pipelines import (
+    make_tokenizer_assets,
+    publish_language_model,
+    publish_painter,
+    publish_text_encoder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +46,14 @@ def test_a_prompt_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
         (["encoder", "--prompt", "Well"], "--prompt is for language models"),
         (["speaker", "--audio", "missing.wav"], "could not read missing.wav"),
         (["speaker", "--prompt", "Well", "--max-new-tokens", "0"], "expected a positive number; got 0"),
+        (["speaker", "--prompt", "Well", "--output", "a.png"], "--output is for images"),
+        (
+            ["speaker", "--prompt", "Well", "--output", "a.npz"],
+            "expected FILE.png, for the image of a --prompt; got a.npz",
+        ),
+        (["speaker", "--prompt", "Well", "--size", "8x8"], "--size is for an image: give --output FILE.png too"),
+        (["speaker", "--prompt", "Well", "--output", "a.png", "--size", "8"], "such as 512x768; got 8"),
+        (["speaker", "--prompt", "Well", "--output", "a.png", "--steps", "0"], "--steps: expected a positive number"),
         (["speaker", "--prompt", "Well", "--fallback", "CPU"], "--fallback is for a call of the graph"),
         (["speaker", "--prompt", "Well", "--no-check-values"], "--no-check-values is for a call"),
         (["speaker", "--prompt", "Well", "--random"], "--random is for a call"),
@@ -49,6 +66,48 @@ def test_what_cannot_be_run_is_refused(arguments: list[str], message: str, capsy
     publish_language_model(Store(), assets=assets)
     assert main(["run", *arguments, "--device", "CPU"]) == 2
     assert message in capsys.readouterr().err
+
+
+def read_png(path: Path) -> np.ndarray[Any, Any]:
+    """Read what `write_png` writes, and check each part."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    parts, place = {}, 8
+    while place < len(data):
+        (size,) = struct.unpack_from(">I", data, place)
+        kind, content = data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
+        assert zlib.crc32(kind + content) == struct.unpack_from(">I", data, place + 8 + size)[0]
+        parts[kind] = content
+        place += 12 + size
+    assert [*parts] == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, *kind_of_pixels = struct.unpack(">IIBBBBB", parts[b"IHDR"])
+    assert kind_of_pixels == [8, 2, 0, 0, 0]
+    rows = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 1 + 3 * width)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(height, width, 3)
+
+
+def test_an_image_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_painter(Store(), make_tokenizer_assets())
+    path = tmp_path / "image.png"
+    run = ["run", "painter", "--device", "CPU", "--prompt", "Hello", "--output", str(path), "--steps", "2"]
+    assert main([*run, "--size", "24x32", "--seed", "7"]) == 0
+    assert capsys.readouterr().out == f"24 by 32 pixels, saved to {path}\n"
+    image = read_png(path)
+    expected = npu_persist.pipeline("painter").generate("Hello", num_inference_steps=2, height=24, width=32, rng_seed=7)
+    assert np.array_equal(image, expected.data[0])
+    assert main([*run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["height"], found["width"], found["saved"]) == (16, 16, str(path))
+    assert main([*run, "--size", "15x16"]) == 2
+    assert "makes no such image" in capsys.readouterr().err
+    assert main(["run", "painter", "--device", "CPU", "--prompt", "Hello"]) == 2
+    assert "runs in a Text2ImagePipeline: --prompt is for language models" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="could not write"):
+        write_png(str(tmp_path / "missing" / "image.png"), np.zeros((1, 1, 3), np.uint8))
 
 
 def write_speech(path: Path, rate: int, width: int, channels: int, data: bytes) -> Path:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import npu_persist
@@ -20,6 +22,7 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.runtime import pipelines
+from npu_persist.runtime.pipelines import _load
 from npu_persist.store import Store, export
 from tests.support.graphs import publish_affine
 from tests.support.loads import spoil
@@ -27,6 +30,7 @@ from tests.support.pipelines import (
     make_tokenizer_assets,
     publish_decoder,
     publish_language_model,
+    publish_painter,
     publish_text_encoder,
     token,
 )
@@ -227,6 +231,82 @@ def test_a_text_encoder_gives_vectors(assets: dict[str, bytes]) -> None:
     assert isinstance(pipe, genai.TextEmbeddingPipeline)
     (vector,) = pipe.embed_documents(["Hello"])
     assert vector[0] == token(b"Hello")
+
+
+def paint(pipe: Any, prompt: str = "Hello", **options: Any) -> np.ndarray[Any, Any]:
+    image = pipe.generate(prompt, num_inference_steps=2, rng_seed=7, **options)
+    return np.array(image.data)
+
+
+def test_an_image_is_what_stock_genai_makes_of_the_exported_folder(assets: dict[str, bytes], tmp_path: Path) -> None:
+    publish_painter(Store(), assets)
+    npu_persist.export("painter", "genai", tmp_path / "out")
+    stock = genai.Text2ImagePipeline(str(tmp_path / "out"), "CPU", INFERENCE_PRECISION_HINT="f32")
+    pipe = npu_persist.pipeline("painter")
+    assert isinstance(pipe, genai.Text2ImagePipeline)
+    found = paint(pipe)
+    assert found.shape == (1, 16, 16, 3)
+    assert np.array_equal(found, paint(stock))
+    assert not np.array_equal(found, paint(pipe, "A"))
+    larger = paint(pipe, height=32, width=24)
+    assert larger.shape == (1, 32, 24, 3)
+    assert np.array_equal(larger, paint(stock, height=32, width=24))
+    again = npu_persist.pipeline("painter")
+    assert (again.report.from_cache, pipe.report.from_cache) == (True, False)
+    assert np.array_equal(paint(again), found)
+
+
+@pytest.mark.parametrize("name", ["assets/tokenizer/openvino_tokenizer.bin", "unet.xml", "assets/model_index.json"])
+def test_a_changed_file_of_several_models_is_not_read(assets: dict[str, bytes], name: str) -> None:
+    bundle = publish_painter(Store(), assets)
+    spoil(bundle.path / name)
+    with pytest.raises(FileIntegrityError, match=name.rpartition("/")[2]):
+        npu_persist.pipeline("painter")
+
+
+def test_images_of_one_size_are_those_of_any_size(assets: dict[str, bytes]) -> None:
+    publish_painter(Store(), assets)
+    free = npu_persist.pipeline("painter")
+    fixed = npu_persist.pipeline("painter", image_size=(24, 32))
+    assert fixed.report.key != free.report.key
+    assert np.array_equal(paint(fixed, height=24, width=32), paint(free, height=24, width=32))
+    with pytest.raises(RuntimeError):
+        paint(fixed, height=32, width=24)
+    assert npu_persist.pipeline("painter", image_size=(24, 32)).report.from_cache
+    for size in ((24,), (24, 32.0), (0, 16), "24x32"):
+        with pytest.raises(UsageError, match="image_size: expected height and width"):
+            npu_persist.pipeline("painter", image_size=size)  # type: ignore[arg-type]
+    publish_text_encoder(Store(), assets=assets)
+    with pytest.raises(UsageError, match="TextEmbeddingPipeline, which makes no images"):
+        npu_persist.pipeline("encoder", image_size=(24, 32))
+
+
+def test_on_an_npu_sizes_are_fixed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[Any] = []
+
+    class Recording:
+        def __init__(self, folder: str, *more: Any, **properties: Any) -> None:
+            calls.append((folder, *more, properties))
+
+        def get_generation_config(self) -> Any:
+            return SimpleNamespace(height=16, width=24, guidance_scale=7.5)
+
+        def reshape(self, *sizes: Any) -> None:
+            calls.append(sizes)
+
+        def compile(self, device: str, **properties: Any) -> None:
+            calls.append((device, properties))
+
+    monkeypatch.setattr("openvino_genai.Text2ImagePipeline", Recording)
+    _load("Text2ImagePipeline", tmp_path, "NPU", None, {"A": 1})
+    assert calls == [(str(tmp_path), {}), (1, 16, 24, 7.5), ("NPU", {"A": 1})]
+
+
+def test_without_its_tokenizer_a_text_to_image_pipeline_is_refused() -> None:
+    publish_painter(Store(), {"tokenizer.json": b"{}"})
+    lacking = r"lacks tokenizer/openvino_detokenizer\.xml, tokenizer/openvino_tokenizer\.xml, which Text2ImagePipeline"
+    with pytest.raises(UsageError, match=lacking):
+        npu_persist.pipeline("painter")
 
 
 def test_what_no_pipeline_runs_is_refused(assets: dict[str, bytes]) -> None:

@@ -13,6 +13,7 @@ from npu_persist.store import Store
 from npu_persist.store.export import LAYOUTS, export
 from tests.support.graphs import WEIGHTS, XML, publish_affine, publish_relu
 from tests.support.loads import AFFINE_OF_GRID, GRID, spoil
+from tests.support.pipelines import CONFIGS, publish_painter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,6 +163,21 @@ def test_assets_stand_beside_the_graph(tmp_path: Path, layout: Any, folder: str)
     for name, data in assets.items():
         assert (tmp_path / "out" / folder / name).read_bytes() == data
     assert {path.relative_to(tmp_path / "out" / folder).as_posix() for path in files[2:]} == set(assets)
+
+
+def test_of_a_pipeline_of_diffusers_each_part_has_a_folder(tmp_path: Path) -> None:
+    bundle = publish_painter(Store(), {"tokenizer.json": b"{}"})
+    files = export("painter", "genai", tmp_path / "out")
+    placed = {path.relative_to(tmp_path / "out").as_posix() for path in files}
+    parts = ("text_encoder", "unet", "vae_decoder")
+    graphs = {f"{part}/openvino_model.{kind}" for part in parts for kind in ("xml", "bin")}
+    assert placed == {*graphs, *CONFIGS, "tokenizer/tokenizer.json"}
+    weights = [tmp_path / "out" / part / "openvino_model.bin" for part in parts]
+    assert all(path.read_bytes() == (bundle.path / WEIGHTS).read_bytes() for path in weights)
+    ports = get_core().read_model(tmp_path / "out/unet/openvino_model.xml").inputs
+    assert [port.get_any_name() for port in ports] == ["sample", "timestep", "encoder_hidden_states"]
+    export("painter", "openvino", tmp_path / "plain")
+    assert (tmp_path / "plain" / "unet.xml").is_file()
 
 
 def test_a_changed_asset_is_not_given_away(tmp_path: Path) -> None:
