@@ -66,7 +66,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model's inputs."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--inputs", metavar="FILE.npz", help="inputs by name (default: those of the golden sample)")
-    source.add_argument("--random", action="store_true", help="random inputs")
+    source.add_argument("--random", action="store_true", help="use random inputs")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the random inputs, or of an image's noise (default: 0)"
     )

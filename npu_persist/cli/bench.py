@@ -70,7 +70,7 @@ def add_verbs(verbs: Any) -> None:
         "--runs",
         type=int,
         metavar="N",
-        help="with --fil processes for each cache state (default: 5), with --profile inferences (default: 20)",
+        help="with --fil: processes per cache state (default: 5); with --profile: inferences (default: 20)",
     )
     parser.add_argument("--graph", metavar="NAME", help="one of the bundles' graphs (default: all, one by one)")
     parser.add_argument("--plot", nargs="+", default=[], metavar="FILE", help="write bar charts to .png or .svg files")

@@ -77,9 +77,7 @@ def add_compile(verbs: Any) -> None:
     weights.add_argument(
         "--full", dest="weightless", action="store_const", const=False, help="put the weights into the blob"
     )
-    parser.add_argument(
-        "--toolchain", metavar="NAME", help="plugin, libraries or wine (default: the first that can be used)"
-    )
+    parser.add_argument("--toolchain", metavar="NAME", help="plugin, libraries or wine (default: the first usable one)")
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="time limit in seconds of each compilation (default: no limit)"
     )

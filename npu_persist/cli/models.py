@@ -77,7 +77,7 @@ def add_persist(verbs: Any) -> None:
         metavar="PATTERN=PRECISION",
         action="append",
         default=[],
-        help="with int8 and int4: what weights of this name are stored as, such as lm_head=fp16; may be repeated",
+        help="with int8 and int4: how to store weights that match a pattern, such as lm_head=fp16; may be repeated",
     )
     parser.add_argument(
         "--by-layer",
@@ -90,18 +90,18 @@ def add_persist(verbs: Any) -> None:
         action="append",
         default=[],
         help="sizes that calls are padded to, such as input_ids=1x128,attention_mask=1x128; axes that differ from the "
-        "example's may vary; may be repeated",
+        "example's become dynamic; may be repeated",
     )
     parser.add_argument(
         "--pad",
         metavar="INPUT=VALUE[:left]",
         action="append",
         default=[],
-        help="the value that an input is padded with, and the side (default: 0, on the right); may be repeated",
+        help="the value and side to pad an input with (default: 0, on the right); may be repeated",
     )
     parser.add_argument("--alias", help="point this alias to the new version")
     parser.add_argument(
-        "--inputs", metavar="FILE.npz", help="example inputs by argument name, in place of the factory's args"
+        "--inputs", metavar="FILE.npz", help="example inputs by argument name, instead of the factory's args"
     )
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare the bundle with torch")
     parser.add_argument(
@@ -122,9 +122,11 @@ def add_persist(verbs: Any) -> None:
         metavar="T",
         action="append",
         default=[],
-        help="compile the bundle ahead of time, as `compile` does: NPU:4000; may be repeated",
+        help="compile the bundle ahead of time, as `compile` does, for example NPU:4000; may be repeated",
     )
-    parser.add_argument("--force", action="store_true", help="make a new version even if the newest one is the same")
+    parser.add_argument(
+        "--force", action="store_true", help="make a new version even if the newest one has the same content"
+    )
 
 
 def run_persist(arguments: argparse.Namespace, output: Output) -> None:
