@@ -81,7 +81,7 @@ class TestVerdict:
         ("spoil", "problem"),
         [
             (lambda right: right * 1.002, None),
-            (lambda right: np.where(np.arange(64) == 3, np.nan, right), "torch's own is NaN in 4 of 256"),
+            (lambda right: np.where(np.arange(64) == 3, np.nan, right), "torch's output is NaN in 4 of 256"),
             (lambda right: np.where(np.arange(64) == 3, np.inf, right), "infinities differ in 4 of 256"),
             (lambda right: right[:2], "torch's has the shape [2, 64]"),
         ],

@@ -138,7 +138,7 @@ def test_a_blob_is_as_long_as_is_asked_for(store: Store, given: list[dict[str, A
     for config, fits in (({}, True), (SHORT, True), ({"MAX_PROMPT_LEN": 32}, True), ({"MIN_RESPONSE_LEN": 65}, False)):
         given.clear()
         reason = (
-            "GenAI refuses it: out of order" if fits else "prompt 64, response 64; prompt 1024, response 128 is asked"
+            "GenAI refuses it: out of order" if fits else "prompt 64, response 64; prompt 1024, response 128 was requested"
         )
         with pytest.raises(NpuPersistError, match=reason):
             open_on_npu(store, config, cache=False)
