@@ -73,7 +73,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What GenAI was given; it refuses everything."""
     found: list[dict[str, Any]] = []
 
-    def load(_name: str, _folder: Path, _device: str, properties: dict[str, Any]) -> None:
+    def load(_name: str, _folder: Path, _device: str, _image_size: object, properties: dict[str, Any]) -> None:
         found.append(properties)
         raise RuntimeError("out of order")
 
@@ -137,9 +137,7 @@ def test_a_damaged_entry_of_the_cache_is_made_again(store: Store, blob: Path) ->
 def test_a_blob_is_as_long_as_is_asked_for(store: Store, given: list[dict[str, Any]]) -> None:
     for config, fits in (({}, True), (SHORT, True), ({"MAX_PROMPT_LEN": 32}, True), ({"MIN_RESPONSE_LEN": 65}, False)):
         given.clear()
-        reason = (
-            "GenAI refuses it: out of order" if fits else "prompt 64, response 64; prompt 1024, response 128 was requested"
-        )
+        reason = "GenAI refuses it: out of order" if fits else "prompt 64, response 64; prompt 1024, .* requested"
         with pytest.raises(NpuPersistError, match=reason):
             open_on_npu(store, config, cache=False)
         assert ("BLOB_PATH" in given[0]) is fits
