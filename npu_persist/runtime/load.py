@@ -222,15 +222,10 @@ def load(  # noqa: PLR0913 (each is something that a deployment decides)
             verification.write_stamps()
         except StoreError as error:
             notes.append(f"no stamps were written, so the next load reads every byte again: {error}")
-    models = {
-        name: _make_model(
-            one,
-            _make_report(one, each[name], History(notes=tuple(notes), phases=phases), verification),
-            began,
-            check_values=bool(check_values),
-        )
-        for name, one in loaded.items()
-    }
+    models: dict[str, Model] = {}
+    for name, one in loaded.items():  # no comprehension: it has a frame of its own up to Python 3.11
+        report = _make_report(one, each[name], History(notes=tuple(notes), phases=phases), verification)
+        models[name] = _make_model(one, report, began, check_values=bool(check_values))
     if len(models) > 1:
         from npu_persist.runtime.graphs import GraphsModel
 
@@ -459,7 +454,7 @@ def _make_report(loaded: _Loaded, options: LoadOptions, before: History, verific
     bundle, graph = loaded.recipe.bundle, loaded.recipe.graph
     inexact = _describe_lack_of_f32(loaded.recipe)
     if inexact:
-        warnings.warn(inexact, DeviceWarning, stacklevel=4)
+        warnings.warn(inexact, DeviceWarning, stacklevel=3)
     history = loaded.history
     return Report(
         reference=bundle.reference,

@@ -68,13 +68,19 @@ def find_same(bundle: Bundle, folder: NameFolder) -> Bundle | None:
 def prepare(bundle: Bundle, folder: NameFolder) -> None:
     """Check that a staged bundle is complete, link its files to earlier versions, flush and protect them."""
     _check_complete(bundle)
-    _unlink_from_outside(bundle, _link_to_earlier(bundle, folder), folder.home)
+    new = _link_to_earlier(bundle, folder)
+    _unlink_from_outside(bundle, new, folder.home)
     bundle.ensure_bin()
+    # What earlier versions have is on the disk; Windows does not flush a file that a loaded model maps.
+    flushed = {bundle.path / relative for relative in bundle.manifest.files if relative not in new}
+    if flushed:
+        flushed.update(bundle.derived_files())
     # The manifest last: after any crash a folder with a manifest has its files, too.
     paths = [*(bundle.path / relative for relative in bundle.manifest.files), *bundle.derived_files()]
     beside = [path for name in _BESIDE if (path := bundle.path / name).exists()]
     for path in [*paths, *beside, bundle.path / MANIFEST_FILE]:
-        fsync_file(path)
+        if os.name != "nt" or path not in flushed:
+            fsync_file(path)
         make_read_only(path)
     folders = {folder for path in paths for folder in path.parents if folder.is_relative_to(bundle.path)}
     for path in sorted(folders, reverse=True):  # what is inside a folder before the folder

@@ -105,7 +105,7 @@ class TestVerdict:
         port = Port("x", "int64", (4,))
         x = parameter(port)
         model = make_model([x], [("y", ops.add(x, x))])
-        sample = {"input.x": np.arange(4), "output.y": np.array([0, 2, 4, 7])}
+        sample = {"input.x": np.arange(4, dtype=np.int64), "output.y": np.array([0, 2, 4, 7], np.int64)}
         publish_graph(
             store, model, [port], [Port("y", "int64", (4,))], sample=sample, tolerance=Tolerance(1.0, -1.0, 1.0)
         )

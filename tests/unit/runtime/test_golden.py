@@ -78,7 +78,7 @@ def test_arrays_of_other_names_are_refused(names: tuple[str, ...]) -> None:
 
 
 def test_the_golden_sample_is_read_as_it_was_written() -> None:
-    x, y = np.arange(8, dtype="float32").reshape(1, 2, 4), np.array(5)
+    x, y = np.arange(8, dtype="float32").reshape(1, 2, 4), np.array(5, np.int64)
     entries = {"input.x.0": ("F32", (1, 2, 4), 32), "input.x.1": ("I64", (), 8), "output.y": ("F32", (1, 2), 8)}
     header, starts = lay_out(entries, {})
     assert starts["input.x.1"] < starts["input.x.0"] < starts["output.y"]

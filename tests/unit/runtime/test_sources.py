@@ -78,9 +78,9 @@ class TestCache:
             shutil.copytree(bundle.path, place)
             for path in place.iterdir():
                 os.utime(path, (1_600_000_000, 1_600_000_000))
-            model = load(place, "CPU", store=store)
-            assert not model.report.from_cache
-            assert np.array_equal(model(np.ones((1, 4), np.float32)), np.full((1, 4), factor * 4, np.float32))
+            with load(place, "CPU", store=store) as model:
+                assert not model.report.from_cache
+                assert np.array_equal(model(np.ones((1, 4), np.float32)), np.full((1, 4), factor * 4, np.float32))
         assert len(entries(store)) == 2
 
     def test_another_openvino_compiles_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,7 +266,10 @@ class TestImport:
         weights.unlink(missing_ok=True)
         weights.write_bytes(bytes((bundle.path / WEIGHTS).stat().st_size))
         load("affine", "NPU", config=NPUW, verify=verify, store=store)
-        assert [one["weights"] for one in given] == [(bundle.path / WEIGHTS).read_bytes()]
+        if sys.platform == "linux":  # elsewhere the file itself would be read, and is refused
+            assert [one["weights"] for one in given] == [(bundle.path / WEIGHTS).read_bytes()]
+        else:
+            assert given == []
 
     def test_weights_that_are_inside_need_no_file(
         self, bundle: Bundle, store: Store, given: list[dict[str, Any]]
