@@ -79,14 +79,16 @@ def test_no_mutation_ends_the_process(seeds: list[Path], tmp_path: Path) -> None
     process = start_python(_TRY)
     for seed in range(COUNT):
         which = random.Random(seed).randrange(len(seeds))  # noqa: S311
-        shutil.copy(seeds[which] / WEIGHTS, tmp_path)
-        (tmp_path / XML).write_text(mutate(texts[which], pool, seed))
+        folder = tmp_path / str(seed)  # Windows replaces no file that the process maps
+        folder.mkdir()
+        shutil.copy(seeds[which] / WEIGHTS, folder)
+        (folder / XML).write_text(mutate(texts[which], pool, seed))
         try:
-            check_graph(tmp_path / XML, tmp_path / WEIGHTS)
+            check_graph(folder / XML, folder / WEIGHTS)
         except GraphIntegrityError:
             continue
         passed += 1
-        if not _survives(process, tmp_path):
+        if not _survives(process, folder):
             process.wait()
             died.append((seed, seeds[which].name, process.returncode))
             process = start_python(_TRY)
