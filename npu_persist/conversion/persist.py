@@ -107,10 +107,14 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     `states`, it becomes a decoder that keeps the keys and values of earlier tokens, with the inputs and outputs that
     OpenVINO GenAI uses: see `Model.session`. A model with an encoder becomes two graphs, "encoder" and "decoder".
 
+    A pipeline of diffusers that makes images of texts (StableDiffusionPipeline, StableDiffusionXLPipeline,
+    LatentConsistencyModelPipeline) needs no example either: each of its models becomes a graph, and its scheduler and
+    tokenizers become assets.
+
     Args:
         model: The module, on any device; `torch.compile` and data-parallel wrappers are removed. Or several, as in
             `{"encoder": Example(encoder, (mel,)), "decoder": Example(decoder, (tokens, states))}`: the arguments that
-            `Example` has are then set there, and all others apply to every graph.
+            `Example` has are then set there, and all others apply to every graph. Or a pipeline of diffusers.
         name: Name of the bundle in the store.
         args: Positional arguments of the example call, as in `torch.export.export`. Without `args` and `kwargs`,
             `persist` uses the call seen by `record`, `model.example_input_array`, `model.dummy_inputs`, or one made
