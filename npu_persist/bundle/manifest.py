@@ -523,6 +523,8 @@ class Refresh(Part, frozen=True, omit_defaults=True):
         rows: Tensors of the weights file that are rows of a tensor of the module.
         bfloat16: The inputs that the module takes in bfloat16, which the golden sample has in float32.
         calibrated: Whether data chose the weights' integers.
+        operations: Digest of the functions that the forward calls, with the golden sample: a module that calls the same
+            has the same program. None where that is not so.
     """
 
     program: Digest | None
@@ -532,6 +534,7 @@ class Refresh(Part, frozen=True, omit_defaults=True):
     rows: Mapping[Text, Rows]
     bfloat16: tuple[Text, ...] = ()
     calibrated: bool = False
+    operations: Digest | None = None
 
 
 class Manifest(Document, frozen=True, kw_only=True, omit_defaults=True):

@@ -370,7 +370,8 @@ def _describe_origins(built: _Built, options: Options) -> Refresh | None:
     record = built.written.refresh or describe_dtypes(tensors_of(call.module))
     names = zip(call.input_names, call.dtypes, strict=True)
     taken = tuple(name for name, dtype in names if dtype is torch.bfloat16)
-    return change(record, bfloat16=taken, calibrated=bool(options.calibration))
+    operations = None if record.program is None else built.capture.operations
+    return change(record, bfloat16=taken, calibrated=bool(options.calibration), operations=operations)
 
 
 def _describe(  # noqa: PLR0913, PLR0917 - what a graph is made of

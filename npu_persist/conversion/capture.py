@@ -15,6 +15,7 @@ from npu_persist.conversion.decompositions import Replacing, decompose, decompos
 from npu_persist.conversion.decompositions.scripted import write_out_cells
 from npu_persist.conversion.decompositions.sizes import sizes_are
 from npu_persist.conversion.monitor import watch_forward
+from npu_persist.conversion.operations import OperationLog, as_if_traced
 from npu_persist.conversion.repeat import repeat
 from npu_persist.conversion.sizes import SizeFollower
 from npu_persist.conversion.state import Snapshot
@@ -23,37 +24,48 @@ from npu_persist.conversion.weights_only import computing_weights
 from npu_persist.errors import ConversionError, ExampleWarning, FrozenControlFlowWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.sizes import FrozenSize
     from npu_persist.errors import PersistWarning
 
 
-@dataclass(frozen=True, eq=False)
-class Capture:
-    """One call as a program of torch's, with what the forward gave and did.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answered:
+    """One call, with what the forward gave and did.
 
     Attributes:
         call: The call.
-        program: Takes and gives nothing but the call's tensors.
         results: What torch gave for the example.
-        caveats: Where the program's results may differ from the module's, such as branches that the trace froze.
-        sizes: What Python read of sizes, and the trace froze; where axes are dynamic.
+        caveats: Where a program's results may differ from the module's, such as branches that the trace froze.
         noise: By output, how far torch's own answers are apart with other random numbers, relative to its largest.
+        operations: The digest of the functions that the forward calls; None where it does not tell the trace.
     """
 
     call: Call
-    program: torch.jit.ScriptModule | torch.export.ExportedProgram
     results: Results
-    caveats: tuple[PersistWarning, ...]
-    sizes: tuple[FrozenSize, ...] = ()
+    caveats: tuple[PersistWarning, ...] = ()
     noise: tuple[tuple[str, float], ...] = ()
+    operations: str | None = None
 
     @property
     def signature(self) -> Signature:
         """How the module is called and what it gives."""
         return Signature(describe_parameters(self.call.module.forward), self.call.arguments, self.results.tree)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Capture(Answered):
+    """One call as a program of torch's.
+
+    Attributes:
+        program: Takes and gives nothing but the call's tensors.
+        sizes: What Python read of sizes, and the trace froze; where axes are dynamic.
+    """
+
+    program: torch.jit.ScriptModule | torch.export.ExportedProgram
+    sizes: tuple[FrozenSize, ...] = ()
 
 
 class _Flat(torch.nn.Module):
@@ -84,9 +96,15 @@ def trace(call: Call, *, fix_sizes: bool) -> Capture:
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("ignore", "To copy construct from a tensor")  # of a size, which is no tensor otherwise
         forwards: list[Results] = []
+        operations: list[str | None] = []
 
         def forward(tensors: tuple[torch.Tensor, ...]) -> Results:
-            forwards.append(call.forward(tensors, monitor.is_size if fix_sizes else None))
+            if not fix_sizes:
+                forwards.append(call.forward(tensors))
+                return forwards[-1]
+            with OperationLog(call.module, tensors, monitor.owned) as log:
+                forwards.append(call.forward(tensors, monitor.is_size))
+            operations.append(log.finish(forwards[-1]))
             return forwards[-1]
 
         program: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
@@ -100,13 +118,47 @@ def trace(call: Call, *, fix_sizes: bool) -> Capture:
     results = replace(results, effects=monitor.effects)
     repetition = repeat(call, results)
     return Capture(
-        call,
-        program,
-        results,
-        (*map(FrozenControlFlowWarning, monitor.frozen), *repetition.caveats),
-        () if sizes is None else tuple(sizes.frozen),
-        repetition.noise,
+        call=call,
+        program=program,
+        results=results,
+        caveats=(*map(FrozenControlFlowWarning, monitor.frozen), *repetition.caveats),
+        sizes=() if sizes is None else tuple(sizes.frozen),
+        noise=repetition.noise,
+        operations=operations[-1] if operations and _has_no_effects(results, monitor.frozen) else None,
     )
+
+
+def answer(call: Call) -> Answered | None:
+    """Run a call once, without a trace; None where the functions that it calls do not tell the trace.
+
+    Arguments and sizes are as for `trace_example(call, fix_sizes=True)`.
+    """
+    try:
+        return _answer(call)
+    except CacheError:
+        without = call.without_cache()
+        if without is None:
+            raise
+    return _answer(without)
+
+
+def _answer(call: Call) -> Answered | None:
+    copies = [tensor.clone() for tensor in call.tensors]
+    with sizes_are(fixed=True), watch_forward(call.module, copies) as monitor, Replacing(), as_if_traced():
+        with OperationLog(call.module, copies, monitor.owned) as log:
+            results = call.forward(copies)
+        operations = log.finish(results)
+        results = results.detached(monitor)
+    results = replace(results, effects=monitor.effects)
+    if operations is None or not _has_no_effects(results, monitor.frozen):
+        return None
+    return Answered(call=call, results=results, operations=operations)
+
+
+def _has_no_effects(results: Results, frozen: Sequence[str]) -> bool:
+    """Tell whether a forward froze, kept and drew nothing, so that it does the same each time."""
+    effects = results.effects
+    return not (frozen or effects.changes or effects.written or effects.draws)
 
 
 def trace_example(call: Call, *, fix_sizes: bool) -> Capture:
@@ -154,4 +206,4 @@ def export(call: Call, results: Results, dynamic_shapes: Any) -> Capture:
     finally:
         snapshot.restore()
     repetition = repeat(call, results)
-    return Capture(call, program, results, repetition.caveats, noise=repetition.noise)
+    return Capture(call=call, program=program, results=results, caveats=repetition.caveats, noise=repetition.noise)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.manifest import Difference, Precision
     from npu_persist.conversion.call import Call, Results
-    from npu_persist.conversion.capture import Capture
+    from npu_persist.conversion.capture import Answered
 
 _FULL = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 """What makes a CPU compute in full precision; by default it keeps a decoder's keys and values in 8 bits."""
@@ -57,7 +57,7 @@ def refuse_nan(results: Results) -> None:
 
 
 def check_written(  # noqa: PLR0913 - the files, what they are compared with and how
-    capture: Capture,
+    capture: Answered,
     graph: Path,
     weights: Path,
     tolerance: Tolerance,

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from npu_persist.conversion.sizes import SizeFollower
     from npu_persist.conversion.state import Change
 
-_TO_PYTHON = frozenset(
+READS_VALUES = frozenset(
     {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__", "item", "tolist"}
     | {"numpy", "equal", "allclose", "is_nonzero", "data", "__dlpack__", "from_dlpack", "__repr__", "__format__"}
 )
 """Functions that read a tensor's values and give no tensor, or one that the tracer does not follow."""
-_SIZED_BY_VALUES = frozenset({"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"})
+SIZED_BY_VALUES = frozenset({"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select"})
 """Functions whose result has a size that depends on values."""
 _COPIES = frozenset({"tensor", "new_tensor", "as_tensor", "asarray"})
 """Functions that make a constant of the tensors in a list, the first two of a tensor, too."""
@@ -54,7 +54,7 @@ _SPLITS = frozenset({"unbind", "split", "tensor_split", "split_with_sizes"})
 """Functions that give as many tensors as an axis asks for."""
 _REPLACES = frozenset({"copy_", "zero_", "fill_"})
 """Functions that overwrite a whole tensor."""
-_SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
+SIZES = frozenset({"size", "shape", "numel", "stride", "__len__"})
 """Functions whose result is a size; inside a trace that is a tensor."""
 _SHAPE_ONLY = frozenset(
     {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"}
@@ -251,15 +251,15 @@ class ForwardMonitor(TorchFunctionMode):
             mask |= _RANDOM
             self._note_draw(name)
         read = tensors_of((args[name == "new_tensor" :], kwargs)) if _copies(name, args) else given
-        reaches_python = name in _TO_PYTHON or read is not given
+        reaches_python = name in READS_VALUES or read is not given
         if reaches_python and (reached := functools.reduce(operator.or_, map(self._mask, read), 0)):
             self._report(name, reached)
         if self.sizes is not None:
             self._follow_sizes(_Called(func, name, args, kwargs), result, read if reaches_python else ())
-        if name in _SIZES:
+        if name in SIZES:
             self._follow_size(name, result, size_mask)
         elif not (given and all(map(self.is_size, given))):
-            if name in _SIZED_BY_VALUES or _selects_by_mask(name, args):
+            if name in SIZED_BY_VALUES or selects_by_mask(name, args):
                 size_mask |= mask
             self._follow(name, tensors_of(result), written, mask, size_mask)
         return result
@@ -267,10 +267,10 @@ class ForwardMonitor(TorchFunctionMode):
     def _follow_sizes(self, called: _Called, result: Any, read: Sequence[torch.Tensor]) -> None:
         """Follow what a function read, made or froze of sizes; `read` is what reached Python."""
         sizes, name = cast("SizeFollower", self.sizes), called.name
-        if name in _SIZES or name in _SPLITS:
-            with _untraced():
-                values = pytree.tree_leaves(called.run()) if name in _SIZES else [len(result)]
-            leaves = pytree.tree_leaves(result) if name in _SIZES else []
+        if name in SIZES or name in _SPLITS:
+            with untraced():
+                values = pytree.tree_leaves(called.run()) if name in SIZES else [len(result)]
+            leaves = pytree.tree_leaves(result) if name in SIZES else []
             storages = [storage_of(leaf) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
             found = sizes.read(self._path(), name, values, storages)
             if torch._C._get_tracing_state() is not None and (name in _SPLITS or name == "stride"):
@@ -387,7 +387,7 @@ def _numpy_state() -> tuple[Any, ...]:
 
 
 def _random_state() -> torch.Tensor:
-    with _untraced():
+    with untraced():
         return torch.default_generator.get_state()
 
 
@@ -398,7 +398,7 @@ def _copies(name: str, args: tuple[Any, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def _untraced() -> Iterator[None]:
+def untraced() -> Iterator[None]:
     """Pause the tracer, so that sizes are numbers."""
     state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
@@ -408,7 +408,8 @@ def _untraced() -> Iterator[None]:
         torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
-def _selects_by_mask(name: str, args: tuple[Any, ...]) -> bool:
+def selects_by_mask(name: str, args: tuple[Any, ...]) -> bool:
+    """Return whether the result of a call has a size that depends on a mask's values."""
     if name == "where":
         return len(args) == 1
     return name == "__getitem__" and any(index.dtype in {torch.bool, torch.uint8} for index in tensors_of(args[1:]))

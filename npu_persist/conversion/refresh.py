@@ -30,7 +30,7 @@ from npu_persist.bundle.weights import read_header
 from npu_persist.bundle.weights import write as write_weights
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.call import bind_call
-from npu_persist.conversion.capture import export, trace_example
+from npu_persist.conversion.capture import answer, export, trace_example
 from npu_persist.conversion.check import check_written, default_tolerance, is_measured, moved_choices, refuse_nan
 from npu_persist.conversion.compile_as_loaded import AsLoaded, compile_as_loaded, export_compiled
 from npu_persist.conversion.compress import warn_of_loss
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from npu_persist.bundle.manifest import Difference, Graph, Refresh, Tolerance, Tree
     from npu_persist.bundle.weights import Header, Tensor
     from npu_persist.conversion.call import Call
-    from npu_persist.conversion.capture import Capture
+    from npu_persist.conversion.capture import Answered, Capture
     from npu_persist.errors import PersistWarning
     from npu_persist.progress import ProgressCallback, Stage
     from npu_persist.store import Store
@@ -154,7 +154,7 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
             files=dict(sorted(entries.items())),
             warnings=notes,
             metadata=kept,
-            refresh=_update(record, made.written, module),
+            refresh=_update(record, made, module),
         )
         with reporter.stage("publish"), ExitStack() as until:
             staged = Bundle.write(staging, manifest)
@@ -170,7 +170,7 @@ def refresh(  # noqa: PLR0913 - the first two are what it is about, the others b
 class _Made(NamedTuple):
     """What is in the staging folder, and what the check found."""
 
-    capture: Capture
+    capture: Answered
     written: Written
     differences: tuple[Difference, ...] | None
     compiled: AsLoaded | None
@@ -211,21 +211,51 @@ class _Refresher:
 
     def _replace(self, pool: ThreadPoolExecutor, tensors: Mapping[str, torch.Tensor]) -> _Made:
         """Write the weights into the places of the old ones, unless the trace is another one."""
+        if self.record.operations is not None and (made := self._replace_untraced(pool, tensors)) is not None:
+            return made
         with self._writing() as stage:
-            digest = _write_again(self.bundle, self.record, tensors, self.staging, stage.update)
-            copy_file(self.bundle.file(self.graph.path), self.files[0])
+            digest = self._write_again(tensors, stage.update)
         compiling = self._compile(pool)
         capture = self._capture()
         if (other := _find_other_program(self.bundle, self.record, capture)) is not None:
             compiling.exception()
             del compiling  # and with it the mapping of the weights
-            for path in self.files:
-                path.unlink()
+            self._discard()
             return self._convert(pool, capture, other)
         with self._writing():
             self._write_others(capture)
-        written = Written(self.bundle.manifest.weights, {self.weights: digest}, {}, self.record)
-        return self._check(capture, written, compiling)
+        return self._check(capture, self._describe_written(digest), compiling)
+
+    def _replace_untraced(self, pool: ThreadPoolExecutor, tensors: Mapping[str, torch.Tensor]) -> _Made | None:
+        """Write the weights beside a plain run of the module; None where only a trace tells what it computes.
+
+        That is so, too, where the forward writes into the module, which the thread may have read meanwhile.
+        """
+        writing = pool.submit(self._write_again, tensors)
+        compiling = self._compile(pool)  # once that is written
+        answered = self._answer()
+        with self._writing():
+            digest = writing.result()
+            if answered is None:
+                compiling.exception()
+                del compiling
+                self._discard()
+                return None
+            self._write_others(answered)
+        return self._check(answered, self._describe_written(digest), compiling)
+
+    def _write_again(self, tensors: Mapping[str, torch.Tensor], report: Callable[[float], None] | None = None) -> str:
+        with store_errors(f"write {self.staging}"):
+            digest = _write_again(self.bundle, self.record, tensors, self.staging, report or (lambda _: None))
+            copy_file(self.bundle.file(self.graph.path), self.files[0])
+        return digest
+
+    def _discard(self) -> None:
+        for path in self.files:
+            path.unlink()
+
+    def _describe_written(self, digest: str) -> Written:
+        return Written(self.bundle.manifest.weights, {self.weights: digest}, {}, self.record)
 
     def _convert(self, pool: ThreadPoolExecutor, capture: Capture, why: RefreshError) -> _Made:
         with self._writing() as stage:
@@ -235,6 +265,18 @@ class _Refresher:
                 raise RefreshError(f"{why} {error}. {_AGAIN}.", tensor=why.tensor) from error
             self._write_others(capture)
         return self._check(capture, written, self._compile(pool))
+
+    def _answer(self) -> Answered | None:
+        """Run the module without a trace; None where it is not known to be the one that was persisted."""
+        with self.reporter.stage("trace"):
+            answered = answer(_make_call(self.bundle, self.graph, self.record, self.module))
+        if answered is None or answered.operations != self.record.operations:
+            return None
+        if answered.signature.result != self.graph.signature.result:
+            return None
+        if self.golden.tolerance is not None:
+            refuse_nan(answered.results)
+        return answered
 
     def _capture(self) -> Capture:
         with self.reporter.stage("trace"):
@@ -250,7 +292,7 @@ class _Refresher:
             return pool.submit(lambda: None)
         return pool.submit(compile_as_loaded, *self.files)
 
-    def _check(self, capture: Capture, written: Written, compiling: Future[AsLoaded | None]) -> _Made:
+    def _check(self, capture: Answered, written: Written, compiling: Future[AsLoaded | None]) -> _Made:
         allowed = self.golden.tolerance
         if allowed is None:
             return _Made(capture, written, None, None)
@@ -260,7 +302,7 @@ class _Refresher:
             differences = check_written(capture, *self.files, allowed, self.graph.precision, compiled=ready)
         return _Made(capture, written, differences, compiled)
 
-    def _write_others(self, capture: Capture) -> None:
+    def _write_others(self, capture: Answered) -> None:
         write_golden(capture.call, capture.results, self.staging / self.golden.path)
         made = {self.graph.path, self.weights, self.golden.path}
         for path in self.bundle.manifest.files.keys() - made:
@@ -400,13 +442,14 @@ def _make_call(bundle: Bundle, graph: Graph, record: Refresh, module: torch.nn.M
         ) from error
 
 
-def _update(record: Refresh, written: Written, module: torch.nn.Module) -> Refresh:
+def _update(record: Refresh, made: _Made, module: torch.nn.Module) -> Refresh:
     """Return what the new bundle says of its graph's weights."""
-    found = written.refresh or describe_dtypes(tensors_of(module))
-    return replace(found, bfloat16=record.bfloat16, calibrated=record.calibrated)
+    found = made.written.refresh or describe_dtypes(tensors_of(module))
+    operations = None if found.program is None else made.capture.operations
+    return replace(found, bfloat16=record.bfloat16, calibrated=record.calibrated, operations=operations)
 
 
-def _describe_anew(bundle: Bundle, capture: Capture, differences: Sequence[Difference]) -> tuple[str, ...]:
+def _describe_anew(bundle: Bundle, capture: Answered, differences: Sequence[Difference]) -> tuple[str, ...]:
     """Return the bundle's warnings, with what is measured now in place of what was measured then."""
     notes = [text for text in bundle.manifest.warnings if not is_measured(text)]
     found: list[PersistWarning] = [caveat for caveat in capture.caveats if str(caveat) not in notes]

@@ -27,6 +27,11 @@ _COMPUTED = frozenset(
 """Functions that OpenVINO lacks, or computes for small sizes only."""
 
 
+def is_computed(name: str) -> bool:
+    """Return whether a function of weights alone is computed outside of the trace."""
+    return name in _COMPUTED or name.startswith(_FAMILIES)
+
+
 @contextlib.contextmanager
 def computing_weights(module: torch.nn.Module, owned: Iterable[torch.Tensor]) -> Iterator[None]:
     """Make parametrized weights, and functions of weights that OpenVINO lacks, constants of a trace.
@@ -64,7 +69,7 @@ class _WeightsOnly(TorchFunctionMode):
         del types
         kwargs, name = kwargs or {}, function_name(func)
         is_constant = all(self._is_constant.get(storage_of(tensor), False) for tensor in tensors_of((args, kwargs)))
-        if is_constant and (name in _COMPUTED or name.startswith(_FAMILIES)):
+        if is_constant and is_computed(name):
             with _outside_of_the_trace():
                 result = func(*args, **kwargs)
         else:

@@ -19,6 +19,9 @@ import npu_persist
 from npu_persist.bundle.manifest import Dimension, FileEntry
 from npu_persist.cache import CompileCache
 from npu_persist.conversion import compile_as_loaded
+from npu_persist.device.core import get_core
+from npu_persist.device.devices import PRECISION, name_precision, read_property
+from npu_persist.device.precision import FULL
 from npu_persist.errors import (
     FileIntegrityError,
     NotFoundError,
@@ -303,7 +306,8 @@ class TestConvertedAgain:
     def test_open_axes(self) -> None:
         module = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3), torch.nn.BatchNorm1d(4)).eval()
         batch, length = torch.export.Dim("batch", max=4), torch.export.Dim("length", min=4)
-        bundle = same_as_persisted(module, torch.randn(2, 3, 8), dynamic_shapes=({0: batch, 2: 2 * length},))
+        x = torch.randn(2, 3, 8)
+        bundle = same_as_persisted(module, x, dynamic_shapes=({0: batch, 2: 2 * length},), precision="fp32")
         assert bundle.manifest.graphs[0].inputs[0].shape[0] == Dimension("batch", 0, 4)
         with torch.no_grad(), npu_persist.load("m:2", device="CPU") as model:
             x = torch.randn(4, 3, 10)
@@ -420,7 +424,7 @@ class TestOptions:
         module, stages = train(torch.nn.Linear(4, 2)), []
         npu_persist.persist(module, "m", (X,))
         npu_persist.refresh("m", module, progress=lambda event: stages.append(event.stage))
-        assert list(dict.fromkeys(stages)) == ["write", "trace", "check", "publish"]
+        assert list(dict.fromkeys(stages)) == ["trace", "write", "check", "publish"]
 
     def test_what_is_no_module_or_bundle(self) -> None:
         with pytest.raises(UsageError):
@@ -591,12 +595,13 @@ class TestArtifacts:
     def test_the_next_load_takes_what_the_check_compiled(
         self, make: Callable[[], torch.nn.Module], example: torch.Tensor, precision: Any
     ) -> None:
+        is_bf16 = name_precision(read_property(get_core(), "CPU", PRECISION)) != FULL  # then `load` compiles again
         module = train(make().eval())
         npu_persist.persist(module, "m", (example,), precision=precision)
         npu_persist.refresh("m", train(module, 2))
         others = [example, example.flip(-1)]
         with npu_persist.load("m:2", device="CPU") as model:
-            assert model.report.from_cache
+            assert model.report.from_cache is (precision == "fp32" or not is_bf16)
             found = [model(other.numpy()) for other in others]
         with npu_persist.load("m:2", device="CPU", cache=False) as model:
             for one, other in zip(found, others, strict=True):
