@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
 from npu_persist.bundle.states import require_fixed
-from npu_persist.compilation.generation import check_lengths, choose_lengths, find_kind
+from npu_persist.compilation.generation import check_lengths, choose_lengths, find_kind, find_single
 from npu_persist.compilation.jobs import CompileResult, run_by, run_in_threads, verify
 from npu_persist.compilation.recipe import CompileJob
 from npu_persist.device.core import require_version
@@ -186,6 +186,8 @@ def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) 
     if found is not None:
         return found.shapes
     if target.kind == "NPU" and find_kind(graph) is None:
+        if (one := find_single(graph, bundle.manifest.graphs)) is not None:
+            return (one,)
         sizes.require_bounds(graph.inputs, bundle.reference, str(target))
         require_fixed(graph.states, bundle.reference, str(target))
     return (None,)

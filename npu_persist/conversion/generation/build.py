@@ -32,9 +32,9 @@ from npu_persist.conversion.experts import batching_experts
 from npu_persist.conversion.generation.decoder import LOGITS, decoder_call
 from npu_persist.conversion.generation.encoder_decoder import cross_decoder_call
 from npu_persist.conversion.generation.models import is_encoder_decoder
-from npu_persist.conversion.generation.stateful import BEAM, make_stateful
+from npu_persist.conversion.generation.stateful import BEAM, SOURCE, make_stateful
 from npu_persist.conversion.restoring import restoring
-from npu_persist.conversion.rewrites import DECODER_REWRITES
+from npu_persist.conversion.rewrites import DECODER_REWRITES, SPEECH_REWRITES
 from npu_persist.conversion.write import Written, write_ir
 from npu_persist.errors import ConversionError, GraphIntegrityError
 from npu_persist.files.filesystem import store_errors
@@ -78,7 +78,8 @@ def build_decoder(options: Options, folder: Path, reporter: Reporter) -> Decoder
             capture = trace(call, fix_sizes=False)
             talks = [_converse(call, *sizes, check=options.check) for sizes in _PROMPTS]
         with reporter.stage("convert"):
-            model = convert(capture, call.axes, rewrites=DECODER_REWRITES)
+            is_speech = SOURCE in call.input_names and not call.is_source_padded
+            model = convert(capture, call.axes, rewrites=SPEECH_REWRITES if is_speech else DECODER_REWRITES)
             graph = _describe(call, capture, model, options)
             make_stateful(model, call.past)
         with reporter.stage("write", total=1.0) as stage, store_errors(f"write {folder}"):

@@ -46,6 +46,11 @@ class DecoderCall(Call):
         return len(self.tensors) - len(self.past)
 
     @property
+    def is_source_padded(self) -> bool:
+        """Whether an encoder's result is of any length, with a mask; what is heard always has the same."""
+        return "encoder_attention_mask" in self.input_names
+
+    @property
     def axes(self) -> Axes:
         """Which sizes vary."""
         # GenAI gives the request a tensor of no sequences when it has heard a recording, so that its memory is free.
@@ -55,7 +60,7 @@ class DecoderCall(Call):
             "input_ids": {0: batch, 1: tokens},
             "position_ids": {0: batch, 1: tokens},
             "attention_mask": {0: batch, 1: Dim("total", min=1)},
-            "encoder_hidden_states": {0: batch, 1: source},
+            "encoder_hidden_states": {0: batch, 1: source} if self.is_source_padded else {0: batch},
             "encoder_attention_mask": {0: batch, 1: source},
         }
         past = {0: batch, 2: Dim("past", min=0)}
@@ -87,8 +92,9 @@ class DecoderCall(Call):
 
     def with_past(self, past: Past) -> DecoderCall:
         """Return the call with a cache for its last tensors, under the names that OpenVINO's plugins look for."""
+        part = "decoder." if "encoder_hidden_states" in self.input_names else ""
         names = tuple(
-            (f"past_key_values.{index}.{kind}", f"present.{index}.{kind}")
+            (f"past_key_values.{index}.{part}{kind}", f"present.{index}.{part}{kind}")
             for index in past.layers
             for kind in ("key", "value")
         )

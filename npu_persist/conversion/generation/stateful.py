@@ -58,9 +58,10 @@ def _keep_what_follows_from(model: ov.Model, source: ov.Node) -> None:
 
     Each is a variable whose first value is that computation, which the CPU plugin then runs once a conversation.
     """
+    _split_heads_by_source(model)
+    operations = model.get_ordered_ops()
     from_source: set[str] = {source.get_name()}
     from_others: set[str] = set()
-    operations = model.get_ordered_ops()
     for operation in operations:
         name, kind = operation.get_name(), operation.get_type_name()
         if kind in {"Parameter", "ReadValue"}:
@@ -84,6 +85,38 @@ def _keep_what_follows_from(model: ov.Model, source: ov.Node) -> None:
                 sinks.append(_keep(output, f"cross.{len(sinks)}", users))
     model.add_sinks(sinks)
     model.validate_nodes_and_infer_types()
+
+
+def _split_heads_by_source(model: ov.Model) -> None:
+    """Let what splits keys and values of an encoder's result into heads take the batch from them, not from the tokens.
+
+    Then it follows from that result alone, and they are kept as attention takes them, which is where the NPU plugin
+    looks for them, too.
+    """
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() != "Reshape":
+            continue
+        before, after = operation.get_input_partial_shape(0), operation.get_output_partial_shape(0)
+        if before.rank != ov.Dimension(3) or after.rank != ov.Dimension(4):
+            continue
+        heads, size, both = after[2], after[3], before[2]
+        is_split = all(one.is_static for one in (heads, size, both))
+        if (
+            is_split
+            and heads.get_length() * size.get_length() == both.get_length()
+            and _reads_source(operation.input_value(0))
+        ):
+            shape = np.array([0, 0, heads.get_length(), size.get_length()], np.int64)
+            split = ops.reshape(operation.input_value(0), ops.constant(shape), special_zero=True)
+            split.set_friendly_name(operation.get_friendly_name())
+            operation.output(0).replace(split.output(0))
+
+
+def _reads_source(value: ov.Output) -> bool:
+    """Tell whether a value is a linear layer's of the encoder's result."""
+    while value.get_node().get_type_name() in {"Add", "MatMul"}:
+        value = value.get_node().input_value(0)
+    return value.get_node().get_type_name() == "Parameter" and SOURCE in value.get_names()
 
 
 def _keep(output: ov.Output, name: str, users: Sequence[Any]) -> ov.Node:

@@ -22,7 +22,11 @@ from npu_persist.conversion.rewrites.index_guards import guard_indices
 from npu_persist.conversion.rewrites.integers import make_integer_divisions_exact, make_integers_exact
 from npu_persist.conversion.rewrites.interpolation import interpolate_to_the_middle
 from npu_persist.conversion.rewrites.layer_names import name_layers
-from npu_persist.conversion.rewrites.masked_attention import fill_rows_without_key, zero_rows_without_key
+from npu_persist.conversion.rewrites.masked_attention import (
+    add_masks_with_keys,
+    fill_rows_without_key,
+    zero_rows_without_key,
+)
 from npu_persist.conversion.rewrites.nan import keep_nan
 from npu_persist.conversion.rewrites.openvino_passes import clean_up_names, optimize
 from npu_persist.conversion.rewrites.packed_integers import keep_packed_integers
@@ -98,6 +102,11 @@ DECODER_REWRITES = tuple(
     fill_rows_without_key if rewrite is zero_rows_without_key else rewrite for rewrite in MODEL_REWRITES
 )
 """Those of decoders with a cache: rows of padding are not used, and zeros there would cost two transpositions."""
+
+SPEECH_REWRITES = tuple(
+    add_masks_with_keys if rewrite is zero_rows_without_key else rewrite for rewrite in MODEL_REWRITES
+)
+"""Those of decoders of speech, whose masks are causal: nothing is padded."""
 
 XML_REWRITES: tuple[Callable[[ET.Element], None], ...] = (
     name_layers,  # OpenVINO's names hold a counter of the process

@@ -61,6 +61,26 @@ def fill_rows_without_key(model: ov.Model) -> None:
         model.validate_nodes_and_infer_types()
 
 
+def add_masks_with_keys(model: ov.Model) -> None:
+    """Let attention add its mask in place of a boolean one, in which each row has a key.
+
+    By such a mask, a Select, the NPU plugin's wrapper tells self-attention from attention to what an encoder gave.
+    """
+    added: dict[tuple[str, int], Any] = {}
+    for attention in masked_attentions(model):
+        mask = attention.input_value(_MASK)
+        if mask.get_element_type() != ov.Type.boolean:
+            continue
+        key = (mask.get_node().get_name(), mask.get_index())
+        if key not in added:
+            query = attention.input_value(0)
+            lowest = _LOWEST.get(query.get_element_type().to_string(), _LOWEST["f32"])
+            added[key] = ops.select(mask, _scalar(0, query), _scalar(lowest, query))
+        attention.input(_MASK).replace_source_output(added[key].output(0))
+    if added:
+        model.validate_nodes_and_infer_types()
+
+
 def masked_attentions(model: ov.Model) -> Iterator[Any]:
     """Return the fused attentions that have a mask, those in bodies of loops and branches, too."""
     for operation in model.get_ordered_ops():

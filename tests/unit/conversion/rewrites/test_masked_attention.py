@@ -16,7 +16,7 @@ from npu_persist.conversion.capture import export, trace
 from npu_persist.conversion.check import compile_for_check
 from npu_persist.conversion.convert import convert
 from npu_persist.conversion.dynamic import read_dynamic_shapes
-from npu_persist.conversion.rewrites import DECODER_REWRITES
+from npu_persist.conversion.rewrites import DECODER_REWRITES, SPEECH_REWRITES
 from npu_persist.conversion.rewrites.masked_attention import zero_rows_without_key
 from tests.support.as_torch import assert_as_torch
 
@@ -207,3 +207,15 @@ def test_rows_that_nobody_reads_are_finite_at_no_cost() -> None:
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[:, :, 1:], capture.results.tensors[0].numpy()[:, :, 1:], atol=1e-5)
     assert "Transpose" not in {operation.get_type_name() for operation in model.get_ops()}
+
+
+def test_masks_with_keys_are_added() -> None:
+    causal = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    call = bind_call(Attention(), (*tensors(1, 2, 4, 8), causal), {})
+    capture = trace(call, fix_sizes=True)
+    model = convert(capture, read_dynamic_shapes(None, call), rewrites=SPEECH_REWRITES)
+    (attention,) = [node for node in model.get_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+    mask = attention.input_value(3)
+    assert (mask.get_node().get_type_name(), mask.get_element_type()) == ("Select", ov.Type.f32)
+    (found,) = compile_for_check(model)([tensor.numpy() for tensor in call.tensors]).values()
+    np.testing.assert_allclose(found, capture.results.tensors[0].numpy(), atol=1e-5)

@@ -1,0 +1,88 @@
+"""A decoder of speech on the real NPU plugin, whose wrapper (NPUW) runs on the CPU: it finds what it looks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+import pytest
+
+import npu_persist
+from npu_persist.bundle.manifest import derived_bin
+from npu_persist.compilation.generation import choose_lengths, make_options
+from npu_persist.store import Store
+from tests.models.generation.encoder_decoders import make_encoder_decoder
+
+if TYPE_CHECKING:
+    from npu_persist import Bundle
+
+PROMPTS = ([1], [1, 5], [1, 5, 7, 9])
+"""One to four tokens, which is what NPUW reads at once. That of one comes first: later, NPUW would go on with it."""
+FOLLOWING = (17, 3, 40, 8, 8, 61)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    store = Store(tmp_path_factory.mktemp("store"))
+    return npu_persist.persist(make_encoder_decoder("whisper"), "whisper", store=store, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def core() -> ov.Core:
+    """Return OpenVINO whose CPU computes in float32: NPUW's masks become -inf in bfloat16."""
+    core = ov.Core()
+    core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core
+
+
+@pytest.fixture(scope="module")
+def heard(bundle: Bundle, core: ov.Core) -> np.ndarray[Any, Any]:
+    encoder = core.compile_model(bundle.path / bundle.graph("encoder").path, "CPU")
+    size = [axis.get_length() for axis in [*encoder.input(0).get_partial_shape()][1:]]
+    found: np.ndarray[Any, Any] = encoder(np.random.default_rng(1).standard_normal((1, *size)).astype(np.float32))[0]
+    return found
+
+
+def test_it_answers_as_on_the_cpu_compiled_exported_and_imported(
+    bundle: Bundle, core: ov.Core, heard: np.ndarray[Any, Any]
+) -> None:
+    graph = bundle.graph("decoder")
+    lengths = choose_lengths(graph)
+    assert lengths is not None
+    path = bundle.path / graph.path
+    on_cpu = core.compile_model(path, "CPU")
+    on_npuw = core.compile_model(path, "NPU", make_options(graph, lengths) | {"NPUW_DEVICES": "CPU"})
+    blob = on_npuw.export_model()
+    weights = str(bundle.path / derived_bin(graph.path))
+    imported = core.import_model(blob, "NPU", {"WEIGHTS_PATH": weights})
+    for prompt in PROMPTS:
+        expected = read_logits(on_cpu, prompt, heard)
+        for model in (on_npuw, imported):
+            # NPUW keeps the past in half precision.
+            found = read_logits(model, prompt, heard)
+            np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+
+
+def read_logits(model: ov.CompiledModel, prompt: list[int], heard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the last logits after a prompt, and after each of the tokens that follow."""
+    request, found = model.create_infer_request(), []
+    for ids in (prompt, *([token] for token in FOLLOWING)):
+        call = {"input_ids": np.array([ids]), "encoder_hidden_states": heard, "beam_idx": np.zeros(1, np.int32)}
+        found.append(request.infer(call)["logits"][0, -1].copy())
+    return np.array(found)
+
+
+def test_the_length_of_what_is_heard_is_fixed(bundle: Bundle, heard: np.ndarray[Any, Any]) -> None:
+    port = next(port for port in bundle.graph("decoder").inputs if port.name == "encoder_hidden_states")
+    assert port.shape[1:] == heard.shape[1:]
+
+
+def test_keys_of_what_is_heard_are_kept_as_attention_takes_them(bundle: Bundle) -> None:
+    model = ov.Core().read_model(bundle.path / bundle.graph("decoder").path)
+    kept = [
+        {user.get_node().get_type_name() for user in operation.output(0).get_target_inputs()}
+        for operation in model.get_ops()
+        if operation.get_type_name() == "ReadValue" and operation.get_variable_id().startswith("cross.")
+    ]
+    assert kept == [{"ScaledDotProductAttention", "Assign"}] * 4
