@@ -127,6 +127,10 @@ def add_persist(verbs: Any) -> None:
     parser.add_argument(
         "--force", action="store_true", help="make a new version even if the newest one has the same content"
     )
+    parser.add_argument(
+        "--max-prompt", type=int, metavar="N", help="with --target: as for `compile`, for a model that generates"
+    )
+    parser.add_argument("--min-response", type=int, metavar="M", help="likewise")
 
 
 def run_persist(arguments: argparse.Namespace, output: Output) -> None:
@@ -161,6 +165,8 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             check=arguments.check,
             tolerance=arguments.tolerance,
             targets=arguments.target or None,
+            max_prompt=arguments.max_prompt,
+            min_response=arguments.min_response,
             force=arguments.force,
             progress=output.progress,
         )

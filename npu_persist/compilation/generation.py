@@ -18,6 +18,7 @@ from npu_persist.errors import PropertyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from npu_persist.artifact.artifact import Shapes
     from npu_persist.bundle.manifest import Graph
@@ -57,7 +58,11 @@ WITH_WEIGHTS, WITHOUT_WEIGHTS = {"CACHE_MODE": "OPTIMIZE_SPEED"}, {"CACHE_MODE":
 
 def find_kind(graph: Graph) -> Kind | None:
     """Return what a graph generates, by the names that OpenVINO GenAI gives its inputs; None if nothing."""
-    names = {port.name for port in graph.inputs}
+    return find_kind_by_names({port.name for port in graph.inputs})
+
+
+def find_kind_by_names(names: AbstractSet[str]) -> Kind | None:
+    """Return what a graph with inputs of these names generates; None if nothing."""
     if names == {"input_ids", "encoder_hidden_states", "beam_idx"}:
         return "speech"
     return "text" if {"input_ids", "attention_mask", "position_ids", "beam_idx"} <= names else None
@@ -113,11 +118,16 @@ def is_npuw(name: str) -> bool:
     return name.startswith("NPUW") or name == "NPU_USE_NPUW"
 
 
-def check_lengths(graphs: Iterable[Graph], config: Mapping[str, Any], **given: object) -> None:
-    """Raise `UsageError` for lengths that are none, or that no graph has a use for."""
+def check_numbers(**given: object) -> None:
+    """Raise `UsageError` for lengths that are none."""
     for name, value in given.items():
         if value is not None and (type(value) is not int or not 1 <= value <= MAX_LENGTH):
             raise UsageError(f"{name}: expected a number of tokens from 1 to {MAX_LENGTH}, or None; got {value!r}")
+
+
+def check_lengths(graphs: Iterable[Graph], config: Mapping[str, Any], **given: object) -> None:
+    """Raise `UsageError` for lengths that are none, or that no graph has a use for."""
+    check_numbers(**given)
     if ours := sorted({_PROMPT, _RESPONSE} & config.keys()):
         raise PropertyError(f"{', '.join(ours)}: expected the lengths as max_prompt= and min_response=. Leave it out")
     if any(value is not None for value in given.values()) and not any(map(find_kind, graphs)):

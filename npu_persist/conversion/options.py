@@ -12,6 +12,7 @@ import torch
 
 from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
 from npu_persist.compilation.compile import check_toolchain, read_targets
+from npu_persist.compilation.generation import check_numbers
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
 from npu_persist.conversion.examples import Example, unwrap
@@ -208,13 +209,48 @@ def read_metrics(given: Mapping[str, Callable[[list[Any]], float]] | None) -> di
     return dict(items)
 
 
-def read_compile_targets(given: str | Sequence[str] | None) -> tuple[Target, ...]:
-    """Return the targets; ToolchainError if nothing here compiles for one of them."""
-    if given is None:
-        return ()
-    targets = read_targets(given)
+@dataclass(frozen=True)
+class AheadOfTime:
+    """What the published bundle is compiled for at once.
+
+    Attributes:
+        targets: What for; nothing is compiled if there are none.
+        max_prompt: Tokens of the longest prompt of a model that generates, on an NPU; None: as usual.
+        min_response: Tokens of an answer that fits after any prompt, likewise.
+    """
+
+    targets: tuple[Target, ...]
+    max_prompt: int | None
+    min_response: int | None
+
+    @property
+    def flags(self) -> str:
+        """The same for `npu-persist compile`."""
+        lengths = (("--max-prompt", self.max_prompt), ("--min-response", self.min_response))
+        return " ".join(
+            [
+                *(f"--target {target}" for target in self.targets),
+                *(f"{name} {value}" for name, value in lengths if value is not None),
+            ]
+        )
+
+
+def read_ahead_of_time(
+    given: str | Sequence[str] | None, max_prompt: int | None, min_response: int | None, *, generates: bool
+) -> AheadOfTime:
+    """Return what to compile for; ToolchainError if nothing here compiles for one of the targets."""
+    check_numbers(max_prompt=max_prompt, min_response=min_response)
+    targets = () if given is None else read_targets(given)
+    if (max_prompt, min_response) != (None, None):
+        if not generates:
+            raise UsageError(
+                "max_prompt, min_response: expected a model that `generate` of transformers works on, without an "
+                "example. Leave them out"
+            )
+        if not any(target.kind == "NPU" for target in targets):
+            raise UsageError("max_prompt, min_response: they are for an NPU. Give targets=['NPU:4000'] too")
     check_toolchain(targets, None)
-    return targets
+    return AheadOfTime(targets, max_prompt, min_response)
 
 
 def read_metadata(given: Mapping[str, Any] | None) -> dict[str, Any]:

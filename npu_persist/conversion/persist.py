@@ -22,12 +22,13 @@ from npu_persist.conversion.assets import collect_assets, write_assets
 from npu_persist.conversion.build import build
 from npu_persist.conversion.check import default_tolerance
 from npu_persist.conversion.examples import unwrap
-from npu_persist.conversion.generation.encoder_decoder import split
+from npu_persist.conversion.generation.encoder_decoder import require_compilable, split
 from npu_persist.conversion.generation.models import is_generation
 from npu_persist.conversion.join import describe_one, join
 from npu_persist.conversion.options import (
+    AheadOfTime,
     Options,
-    read_compile_targets,
+    read_ahead_of_time,
     read_examples,
     read_metadata,
     read_metrics,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from npu_persist.artifact.target import Target
     from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
     from npu_persist.conversion.compress import Stored
     from npu_persist.conversion.examples import Example
@@ -89,6 +89,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     check: bool = True,
     tolerance: Tolerance | float | None = None,
     targets: str | Sequence[str] | None = None,
+    max_prompt: int | None = None,
+    min_response: int | None = None,
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Bundle:
@@ -171,6 +173,9 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             as in argmax, the number is the share of elements that may differ, by default 0.01, 0, 0.02, 0.1 and 0.5.
         targets: Targets to compile the published bundle for, as in `compile`: `["NPU:4000"]`. If that fails, the
             bundle stays published.
+        max_prompt: Tokens of the longest prompt of a model that generates, if a target is an NPU, as for `compile`.
+            None: 1024.
+        min_response: Tokens of an answer that fits after any prompt, likewise. None: 128.
         force: Whether to make a new version even if the newest one has the same content.
         progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", with
             `by_layer` "layers", "publish" and, with `targets`, "compile".
@@ -233,7 +238,11 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     opened.check_names(name, alias)
     precision = read_precision(precision)
     plan = read_plan([example.module for example in examples.values()], precision, group_size, keep, activations)
-    compile_for, kept = read_compile_targets(targets), read_metadata(metadata)
+    generates = any(map(is_generation, examples.values()))
+    ahead = read_ahead_of_time(targets, max_prompt, min_response, generates=generates)
+    if generates and not isinstance(model, Mapping):
+        require_compilable(examples, name, ahead.targets)
+    kept = read_metadata(metadata)
     work = [
         Options(
             name=name,
@@ -255,7 +264,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             metrics=read_metrics(example.metrics),
             check=check,
             tolerance=read_tolerance(tolerance, default_tolerance(example.module, precision)),
-            targets=compile_for,
+            targets=ahead.targets,
             is_generation=is_generation(example),
         )
         for graph, example in examples.items()
@@ -304,8 +313,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             else:
                 stage.update(detail=f"{bundle.reference} already has the same content")
                 log.warning(_SAME, bundle.reference, "" if alias is None else f"; the alias {alias} points to it")
-    if compile_for:
-        _compile(bundle, compile_for, opened, reporter)
+    if ahead.targets:
+        _compile(bundle, ahead, opened, reporter)
     return bundle
 
 
@@ -319,19 +328,19 @@ def _about(graph: str) -> Iterator[None]:
         raise
 
 
-def _compile(bundle: Bundle, compile_for: Sequence[Target], store: Store, reporter: Reporter) -> None:
+def _compile(bundle: Bundle, ahead: AheadOfTime, store: Store, reporter: Reporter) -> None:
     """Compile the published bundle; an error says that it stays published."""
-    targets = [*map(str, compile_for)]
     try:
         with reporter.stage("compile") as stage:
             compile_bundle(
                 bundle.reference,
-                targets,
+                [*map(str, ahead.targets)],
+                max_prompt=ahead.max_prompt,
+                min_response=ahead.min_response,
                 progress=lambda event: stage.update(detail=event.detail),
                 store=store,
             )
     except NpuPersistError as error:
-        again = " ".join(f"--target {target}" for target in targets)
-        command = f"npu-persist compile {bundle.reference} {again}"
+        command = f"npu-persist compile {bundle.reference} {ahead.flags}"
         error.args = (f"{bundle.reference} is published, but not compiled; to try again: `{command}`. {error}",)
         raise

@@ -22,6 +22,7 @@ from npu_persist.bundle.manifest import (
     State,
     TensorNode,
 )
+from npu_persist.compilation.generation import find_kind_by_names
 from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.conversion.capture import trace
 from npu_persist.conversion.check import read_written, refuse_nan
@@ -36,7 +37,7 @@ from npu_persist.conversion.generation.stateful import BEAM, SOURCE, make_statef
 from npu_persist.conversion.restoring import restoring
 from npu_persist.conversion.rewrites import DECODER_REWRITES, SPEECH_REWRITES
 from npu_persist.conversion.write import Written, write_ir
-from npu_persist.errors import ConversionError, GraphIntegrityError
+from npu_persist.errors import ConversionError, DynamicShapeError, GraphIntegrityError
 from npu_persist.files.filesystem import store_errors
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def build_decoder(options: Options, folder: Path, reporter: Reporter) -> Decoder
     with restoring(module), batching_experts(module):
         with reporter.stage("example"):
             call = cross_decoder_call(module) if is_encoder_decoder(module) else decoder_call(module)
+            _require_compilable(call, options)
         with reporter.stage("trace"):
             capture = trace(call, fix_sizes=False)
             talks = [_converse(call, *sizes, check=options.check) for sizes in _PROMPTS]
@@ -100,6 +102,19 @@ def build_decoder(options: Options, folder: Path, reporter: Reporter) -> Decoder
         caveats += [] if loss is None else [loss]
     golden = Golden(GOLDEN, options.tolerance if options.check else None, differences, None, len(talks[0]))
     return Decoder(graph, written, golden, tuple(caveats))
+
+
+def _require_compilable(call: DecoderCall, options: Options) -> None:
+    """Refuse what no NPU takes before it is traced."""
+    names = {*call.input_names[: call.own], BEAM}
+    for target in options.targets:
+        if target.kind == "NPU" and find_kind_by_names(names) is None:
+            raise DynamicShapeError(
+                f"{options.name}: {target} takes decoders with the inputs input_ids, attention_mask, position_ids and "
+                f"{BEAM}; this one has {', '.join(sorted(names))}. Persist it without targets, for other devices",
+                input="input_ids",
+                axis=1,
+            )
 
 
 def _check_graph(folder: Path, options: Options) -> None:

@@ -19,9 +19,12 @@ from npu_persist.conversion.generation.models import (
     refuse,
     transformers_class,
 )
+from npu_persist.errors import DynamicShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from npu_persist.artifact.target import Target
 
 _SOURCE = 7
 """Length of the example's source text."""
@@ -70,6 +73,27 @@ def split(examples: dict[str, Example]) -> dict[str, Example]:
         return examples
     kwargs, shapes = encoder_example(module)
     return {"encoder": Example(module.get_encoder(), kwargs=kwargs, dynamic_shapes=shapes), "decoder": example}
+
+
+def require_compilable(examples: Mapping[str, Example], name: str, targets: Iterable[Target]) -> None:
+    """Raise DynamicShapeError for an encoder and a decoder, as `split` gave them, and a target that is an NPU.
+
+    Their sizes have to be chosen for each of the two.
+    """
+    npu = next((target for target in targets if target.kind == "NPU"), None)
+    if npu is None or len(examples) == 1:
+        return
+    given = examples["encoder"].kwargs or {}
+    bucket = ",".join(f"{key}={'x'.join(map(str, (1, *value.shape[1:])))}" for key, value in given.items())
+    command = f"`npu-persist compile {name} --target {npu} --graph"
+    # A mask for what the encoder gave is nothing that NPUW knows.
+    decoder = "; its decoder runs on other devices" if "attention_mask" in given else f" and {command} decoder`"
+    raise DynamicShapeError(
+        f"{name}: {npu} compiles for fixed sizes, which have to be chosen for the encoder alone. Leave targets out, "
+        f"and compile it when it is published: {command} encoder --bucket {bucket}`{decoder}",
+        input=next(iter(given)),
+        axis=0,
+    )
 
 
 def cross_decoder_call(module: Any) -> DecoderCall:

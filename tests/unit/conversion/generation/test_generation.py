@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +12,27 @@ import torch
 import transformers
 
 import npu_persist
+from npu_persist.artifact.artifact import Artifact
+from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.manifest import axis_bounds
 from npu_persist.conversion.generation.models import generates
-from npu_persist.errors import ConversionError, ExampleWarning, InputError, UsageError
+from npu_persist.errors import (
+    CompilationError,
+    ConversionError,
+    DynamicShapeError,
+    ExampleWarning,
+    InputError,
+    UsageError,
+)
 from npu_persist.store import Store
 from tests.models.generation import reference
-from tests.models.generation.decoders import VOCABULARY, make_decoder
+from tests.models.generation.decoders import DECODERS, VOCABULARY, make_decoder
 from tests.models.generation.encoder_decoders import make_encoder_decoder
 from tests.support.generation import generate, prompts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from npu_persist import Bundle
 
 COUNT = 12
@@ -160,3 +172,65 @@ def test_only_models_that_take_text_or_speech_generate_by_themselves(llama: Any)
 def test_calls_without_a_past_are_refused(llama: Any, store: Store) -> None:
     with pytest.raises(UsageError, match="evaluate takes single calls"):
         npu_persist.persist(llama, "calls", evaluate=[{"input_ids": torch.ones(1, 4, dtype=torch.int64)}], store=store)
+
+
+def test_targets_are_compiled_for_the_lengths_that_are_given(
+    llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the NPU plugin, whose wrapper runs on a CPU here."""
+    on_the_cpu = {"NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
+    compile_there = partial(npu_persist.compile, config=on_the_cpu)
+    monkeypatch.setattr("npu_persist.conversion.persist.compile_bundle", compile_there)
+    store = Store(tmp_path)
+    bundle = npu_persist.persist(
+        llama, "llama", store=store, check=False, targets=["NPU"], max_prompt=100, min_response=64
+    )
+    ((_, artifact),) = list_attached(bundle)
+    assert isinstance(artifact, Artifact)
+    assert str(artifact.lengths) == "prompt 128, response 64"
+
+
+def test_a_compilation_that_fails_names_the_command_with_its_lengths(
+    llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_there(*_: object, **__: object) -> None:
+        raise CompilationError("out of order")
+
+    monkeypatch.setattr("npu_persist.conversion.persist.compile_bundle", compile_there)
+    command = "`npu-persist compile llama:1 --target NPU --max-prompt 100 --min-response 64`"
+    with pytest.raises(CompilationError, match=command):
+        npu_persist.persist(
+            llama, "llama", store=Store(tmp_path), check=False, targets="NPU", max_prompt=100, min_response=64
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bloom", "takes decoders with .*position_ids.*; this one has attention_mask, beam_idx, input_ids"),
+        ("t5", "--graph encoder --bucket input_ids=1x7,attention_mask=1x7`; its decoder runs on other devices"),
+        ("whisper", "--bucket input_features=1x16x40` and `npu-persist compile it --target NPU --graph decoder`"),
+    ],
+)
+def test_what_no_npu_takes_is_refused_before_it_is_traced(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("npu_persist.conversion.generation.build.trace", None)
+    monkeypatch.setattr("npu_persist.conversion.build.find_example", None)
+    model = make_decoder(name) if name in DECODERS else make_encoder_decoder(name)
+    with pytest.raises(DynamicShapeError, match=message):
+        npu_persist.persist(model, "it", store=Store(tmp_path), targets=["NPU"])
+    assert Store(tmp_path).names() == ()
+
+
+def test_lengths_are_for_models_that_generate_and_for_npus(llama: Any, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"store": Store(tmp_path), "max_prompt": 64}
+    with pytest.raises(UsageError, match=r"they are for an NPU. Give targets=\['NPU:4000'\] too"):
+        npu_persist.persist(llama, "llama", **given)
+    with pytest.raises(UsageError, match="they are for an NPU"):
+        npu_persist.persist(llama, "llama", targets="CPU", **given)
+    with pytest.raises(UsageError, match="expected a model that `generate` of transformers works on"):
+        npu_persist.persist(torch.nn.Linear(2, 2), "layer", (torch.zeros(1, 2),), targets="NPU", **given)
+    with pytest.raises(UsageError, match="max_prompt: expected a number of tokens from 1 to"):
+        npu_persist.persist(llama, "llama", targets="NPU", **{**given, "max_prompt": 0})
+    assert Store(tmp_path).names() == ()
