@@ -238,11 +238,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     opened.check_names(name, alias)
     precision = read_precision(precision)
     plan = read_plan([example.module for example in examples.values()], precision, group_size, keep, activations)
-    generates = any(map(is_generation, examples.values()))
-    ahead = read_ahead_of_time(targets, max_prompt, min_response, generates=generates)
-    if generates and not isinstance(model, Mapping):
-        require_compilable(examples, name, ahead.targets)
-    kept = read_metadata(metadata)
+    ahead, kept = _read_ahead(model, examples, name, targets, max_prompt, min_response), read_metadata(metadata)
     work = [
         Options(
             name=name,
@@ -316,6 +312,22 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     if ahead.targets:
         _compile(bundle, ahead, opened, reporter)
     return bundle
+
+
+def _read_ahead(  # noqa: PLR0913, PLR0917 - the arguments of `persist`
+    model: object,
+    examples: Mapping[str, Example],
+    name: str,
+    targets: str | Sequence[str] | None,
+    max_prompt: int | None,
+    min_response: int | None,
+) -> AheadOfTime:
+    """Return what to compile for; an error if that could not be compiled in the end."""
+    generates = any(map(is_generation, examples.values()))
+    ahead = read_ahead_of_time(targets, max_prompt, min_response, generates=generates)
+    if generates and not isinstance(model, Mapping):
+        require_compilable(examples, name, ahead.targets)
+    return ahead
 
 
 @contextmanager
