@@ -70,7 +70,7 @@ def digest(function: Callable[..., Any], scale: float = 1.0) -> str | None:
 def reads_sizes(x: torch.Tensor, module: Uses) -> torch.Tensor:
     rows, columns = x.shape
     places = torch.arange(columns)
-    return module.layer(x.reshape(rows * columns // 4, -1)) + places + columns * 0.5
+    return module.layer(x.reshape(rows * columns // 4, -1)) + places + columns * 0.5  # type: ignore[no-any-return]
 
 
 def writes_into_slices(x: torch.Tensor, module: Uses) -> torch.Tensor:
@@ -81,7 +81,7 @@ def writes_into_slices(x: torch.Tensor, module: Uses) -> torch.Tensor:
 
 
 def asks_for_the_trace(x: torch.Tensor, module: Uses) -> torch.Tensor:
-    return module.layer(x) if torch.jit.is_tracing() else x
+    return module.layer(x) if torch.jit.is_tracing() else x  # type: ignore[attr-defined, no-untyped-call]
 
 
 FOLLOWED: list[Callable[..., Any]] = [
@@ -127,7 +127,7 @@ CHANGED: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (lambda x, m: m.layer(x) + torch.arange(4), lambda x, m: m.layer(x) + torch.arange(1, 5)),
     (lambda x, m: (m.layer(x), x + 1), lambda x, m: (x + 1, m.layer(x))),
     (lambda x, m: m.layer(x)[:, 1:], lambda x, m: m.layer(x)[:, :3]),
-    (lambda x, m: Identity.apply(x) * m.weight, lambda x, m: x * 3 * m.weight),
+    (lambda x, m: Identity.apply(x) * m.weight, lambda x, m: x * 3 * m.weight),  # type: ignore[no-untyped-call]
     (lambda x, m: x.clone().add_(m.weight), lambda x, m: x.clone().sub_(m.weight)),
 ]
 
