@@ -397,6 +397,10 @@ def _read(document: Any) -> Manifest:
 def _check_names(manifest: Manifest, problems: Problems) -> None:
     """Check what the schema says of text: names, paths and digests."""
     check_name(manifest.name, "name", problems)
+    for index, graph in enumerate(manifest.graphs):
+        if problem := component_problem(graph.name):  # `export` makes files of this name
+            where = f"graphs[{index}].name"
+            problems.add(where, f"expected a valid file name, got {show(graph.name)}, which {problem}")
     check_listed_files(manifest.files, problems)
     for where, path in _roles(manifest):
         check_path(path, where, problems)
@@ -427,8 +431,6 @@ def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
     _check_unique((graph.path for graph in graphs), "graphs", "graph paths", problems)
     for index, graph in enumerate(graphs):
         where = f"graphs[{index}]"
-        if problem := component_problem(graph.name):  # `export` makes files of this name
-            problems.add(f"{where}.name", f"expected a valid file name, got {show(graph.name)}, which {problem}")
         if not graph.path.endswith(".xml"):
             problems.add(f"{where}.path", f"expected a path that ends in .xml, got {show(graph.path)}")
         for direction, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):

@@ -119,7 +119,7 @@ def test_where_the_trace_is_wrong_torch_export_is_tried() -> None:
 
 def test_a_size_that_is_too_large_to_be_tried_warns() -> None:
     body = Body(lambda x: x * 2 if x.shape[1] > 5000 else x)
-    with pytest.warns(FrozenControlFlowWarning, match=r"__bool__ reads a size.*differs where n is 5001, which is too"):
+    with pytest.warns(FrozenControlFlowWarning, match=r"__bool__ reads a size.*it changes at n = 5001, which is too"):
         npu_persist.persist(body, "far", (X,), dynamic_shapes=({1: Dim("n", min=1)},))
 
 
