@@ -1,10 +1,11 @@
 """One measurement of benchmarks/generate.py in a process of its own: prints one line of JSON.
 
-    _generate_once.py ours STARTED REF STORE TOKENS        pipeline(REF)
-    _generate_once.py stock STARTED FOLDER CACHE TOKENS    openvino_genai's own pipeline, with CACHE_DIR
+    _generate_once.py ours STARTED REF STORE WORK        pipeline(REF)
+    _generate_once.py stock STARTED FOLDER CACHE WORK    openvino_genai's own pipeline, with CACHE_DIR
     _generate_once.py persist MODEL STORE PRECISION        persist of a transformers folder
 
-STARTED is the system's monotonic clock when the process was started.
+STARTED is the system's monotonic clock when the process was started. WORK is a number of tokens for a language model,
+or a recording for a speech model: 16-bit mono WAV at 16 kHz.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import json
 import sys
 import time
 import warnings
+import wave
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 PROMPT = "What is the capital of France? Tell me about its history."
 
@@ -33,26 +38,48 @@ def generate(pipe: Any, started: float, tokens: int) -> dict[str, Any]:
     }
 
 
+def transcribe(pipe: Any, started: float, recording: str) -> dict[str, Any]:
+    """Return the seconds to the first text since the process was started, and the seconds of audio a second then."""
+    loaded = time.monotonic()
+    with wave.open(recording) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+        seconds = file.getnframes() / file.getframerate()
+    pipe.generate(samples)
+    first = began = time.monotonic()
+    text = str(pipe.generate(samples))
+    elapsed = time.monotonic() - began
+    return {"loaded": loaded - started, "first": first - started, "tokens": seconds / elapsed, "text": text}
+
+
+def read_model(folder: str) -> tuple[Any, dict[str, Any]]:
+    """Return a model of transformers, and what is persisted beside it."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
+
+    if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+        model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype="float32")
+        return model.eval(), {"processor": AutoProcessor.from_pretrained(folder)}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model.eval(), {"tokenizer": AutoTokenizer.from_pretrained(folder)}
+
+
 def main() -> None:
     """Measure what the arguments say."""
     side, *arguments = sys.argv[1:]
     warnings.simplefilter("ignore")
     if side == "persist":
         from _persist_once import peak_memory
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         import npu_persist
 
         folder, store, given = arguments
         precision: Any = given
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model, assets = read_model(folder)
         began = time.monotonic()
-        bundle = npu_persist.persist(model, "measured", tokenizer=tokenizer, precision=precision, store=store)
+        bundle = npu_persist.persist(model, "measured", **assets, precision=precision, store=store)
         found = {"seconds": time.monotonic() - began, "peak": peak_memory(), "size": bundle.size}
         print(json.dumps({**found, "reference": bundle.reference}))
         return
-    started, where, cache, tokens = arguments
+    started, where, cache, work = arguments
     if side == "ours":
         import npu_persist
 
@@ -61,9 +88,12 @@ def main() -> None:
     else:
         import openvino_genai
 
-        pipe = openvino_genai.LLMPipeline(where, "CPU", CACHE_DIR=cache)
+        is_speech = (Path(where) / "openvino_encoder_model.xml").exists()
+        kind = openvino_genai.WhisperPipeline if is_speech else openvino_genai.LLMPipeline
+        pipe = kind(where, "CPU", CACHE_DIR=cache)
         found = {"from_cache": None}
-    print(json.dumps({**found, **generate(pipe, float(started), int(tokens))}))
+    done = generate(pipe, float(started), int(work)) if work.isdigit() else transcribe(pipe, float(started), work)
+    print(json.dumps({**found, **done}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A language model from process start to text: `pipeline` against OpenVINO GenAI's own on a stock export.
+"""A language or speech model from process start to text: `pipeline` against OpenVINO GenAI's own on a stock export.
 
 Each measurement has a process of its own, and the sides take turns; both caches were filled by a process before. The
 stock export is optimum-cli's where `--optimum PYTHON` names an interpreter that has optimum-intel (it wants an older
@@ -63,11 +63,11 @@ def make_tiny(folder: Path) -> None:
     LlamaForCausalLM(LlamaConfig(vocab_size=8, num_key_value_heads=1, eos_token_id=0, **sizes)).save_pretrained(folder)
 
 
-def measure(model: Path, precision: str, home: Path, optimum: str | None, turns: tuple[int, int]) -> Found:
+def measure(model: Path, precision: str, home: Path, optimum: str | None, turns: tuple[int, int | Path]) -> Found:
     """Return every measurement, by side."""
     import npu_persist
 
-    runs, tokens = turns
+    runs, work = turns
     found: Found = defaultdict(list)
     persisted = once("persist", model, home, precision)
     found["persist"].append(persisted)
@@ -75,15 +75,16 @@ def measure(model: Path, precision: str, home: Path, optimum: str | None, turns:
     if optimum is None:
         npu_persist.export(reference, "genai", stock, store=home)
     else:
-        task = ["--task", "text-generation-with-past", *STOCK[precision], str(stock)]
+        kind = "automatic-speech-recognition" if isinstance(work, Path) else "text-generation"
+        task = ["--task", f"{kind}-with-past", *STOCK[precision], str(stock)]
         found["export"].append(run([optimum, "-c", EXPORT, "export", "openvino", "--model", str(model), *task]))
     sides = {"ours": (reference, home), "stock": (stock, home / "stock-cache")}
     for side, (where, cache) in sides.items():
-        once(side, time.monotonic(), where, cache, tokens)  # fills the caches
+        once(side, time.monotonic(), where, cache, work)  # fills the caches
     for index in range(runs):
         for side in sorted(sides, reverse=bool(index % 2)):
             where, cache = sides[side]
-            found[side].append(once(side, time.monotonic(), where, cache, tokens))
+            found[side].append(once(side, time.monotonic(), where, cache, work))
     return found
 
 
@@ -91,12 +92,14 @@ def main() -> None:
     """Measure and print."""
     parser = make_parser(__doc__ or "", runs=5)
     parser.add_argument("--model", type=Path, help="a folder as transformers saves it, with its tokenizer")
+    parser.add_argument("--speech", type=Path, metavar="WAV", help="a recording, where --model is a Whisper")
     parser.add_argument("--precision", action="append", choices=tuple(STOCK), help="may be given several times")
     parser.add_argument("--optimum", metavar="PYTHON", help="an interpreter that has optimum-intel")
     options = parser.parse_args()
     if options.model is None and not options.smoke:
         parser.error("--model: name a folder with a model and its tokenizer, or use --smoke")
-    turns = (1, 4) if options.smoke else (options.runs, TOKENS)
+    turns = (1, 4) if options.smoke else (options.runs, options.speech or TOKENS)
+    speed = "seconds of audio/s" if options.speech else "tokens/s"
     results: dict[str, Found] = {}
     for precision in options.precision or (["fp16"] if options.smoke else ["fp16", "int4"]):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
@@ -110,7 +113,7 @@ def main() -> None:
     print_header(smoke=options.smoke)
     rows = []
     for precision, found in results.items():
-        for key, name, target in (("tokens", "tokens/s", MIN_SPEED), ("first", "first token, s", MAX_FIRST)):
+        for key, name, target in (("tokens", speed, MIN_SPEED), ("first", "first text, s", MAX_FIRST)):
             ours, stock = ([one[key] for one in found[side]] for side in ("ours", "stock"))
             ratio = median(ours) / median(stock)
             met = ratio >= target if key == "tokens" else ratio <= target
@@ -123,7 +126,7 @@ def main() -> None:
                 verdict = f"≤ {target}: {'met' if ours <= target * stock else 'missed'}"
                 name = f"persist, {key}, {unit}"
                 rows.append([precision, name, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}", verdict])
-    print_table("Language model", ("precision", "what", "ours", "stock", "ratio", "target"), rows)
+    print_table("Language or speech model", ("precision", "what", "ours", "stock", "ratio", "target"), rows)
 
 
 if __name__ == "__main__":
