@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.support.toolchains import wine_home as wine_home  # noqa: PLC0414
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.conversion", "tests.models.architectures"}
+NEEDS_TORCH = {"torch", "transformers", "diffusers", "npu_persist.conversion", "tests.models"}
 """A test file that imports one of these is a training-side test."""
 
 
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(kind)
         if "wine" in getattr(item, "fixturenames", ()):
             item.add_marker("npu")
+
+
+def pytest_configure() -> None:
+    """NNCF imports setuptools, which cannot be imported after the standard library's distutils."""
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("setuptools"):
+        importlib.import_module("setuptools")
 
 
 @pytest.hookimpl(tryfirst=True)

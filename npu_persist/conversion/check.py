@@ -34,7 +34,7 @@ def default_tolerance(module: torch.nn.Module, precision: Precision) -> Toleranc
     """Return what rounding alone may cost: the weights' precision, or the module's own where that is coarser."""
     if precision in BITS:
         return TOLERANCES[precision]
-    if precision == "fp16" and is_compressed(module):  # a CPU quantizes what such weights are multiplied by, too
+    if is_compressed(module):  # a CPU with VNNI quantizes what such weights are multiplied by, too
         return TOLERANCES["int8"]
     if any(t.dtype is torch.bfloat16 for t in (*module.parameters(), *module.buffers())):
         return Tolerance(max_relative=0.2, cosine=0.995, mismatched=0.02)

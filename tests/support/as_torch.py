@@ -36,7 +36,8 @@ def assert_as_torch(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if warn else "error", npu_persist.errors.PersistWarning)
         bundle = npu_persist.persist(module, f"as-torch-{type(module).__name__.lower()}", example, **options)
-    model = npu_persist.load(bundle.path, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
+    exactly = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    model = npu_persist.load(bundle.path, device="CPU", config=exactly)
     for _ in range(2):
         for number, inputs in enumerate((example, *others)):
             with torch.no_grad():
