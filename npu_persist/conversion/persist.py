@@ -169,8 +169,9 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         check: Whether to run the written bundle on the CPU and compare it with torch.
         tolerance: The largest difference relative to an output's scale, or a `Tolerance`. The default depends on the
             precision: 0.1 and cosine 0.999 for fp16, 0.001 and 0.99999 for fp32, 0.2 and 0.995 for bfloat16 modules,
-            1.0 and 0.98 for int8 and for modules with integer weights, 1.0 and 0.7 for int4. Integers and booleans must be equal; if they depend on floats,
-            as in argmax, the number is the share of elements that may differ, by default 0.01, 0, 0.02, 0.1 and 0.5.
+            1.0 and 0.98 for int8 and for modules with integer weights, 1.0 and 0.7 for int4. Integers and booleans must
+            be equal; if they depend on floats, as in argmax, the number is the share of elements that may differ, by
+            default 0.01, 0, 0.02, 0.1 and 0.5.
         targets: Targets to compile the published bundle for, as in `compile`: `["NPU:4000"]`. If that fails, the
             bundle stays published.
         max_prompt: Tokens of the longest prompt of a model that generates, if a target is an NPU, as for `compile`.
