@@ -1,4 +1,4 @@
-"""`run --prompt` and `run --audio`: generate text with a language or speech model, or an image of a text."""
+"""`run --prompt` and `run --audio`: generate text with a language or speech model, or an image from a prompt."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def run_pipeline(arguments: argparse.Namespace, output: Output) -> None:
         write_png(arguments.output, pixels)
         data |= {"height": pixels.shape[0], "width": pixels.shape[1], "saved": arguments.output}
         lines = [f"{data['height']} by {data['width']} pixels, saved to {arguments.output}"]
-    elif samples is None:
-        _require(pipe, "LLMPipeline", "--prompt is for language models, and with --output FILE.png for images")
-        data["text"] = str(pipe.generate(arguments.prompt, max_new_tokens=arguments.max_new_tokens))
-        lines = data["text"].splitlines()
     else:
-        _require(pipe, "WhisperPipeline", "--audio is for Whisper models")
-        data["text"] = str(pipe.generate([*samples], max_new_tokens=arguments.max_new_tokens))
+        if samples is None:
+            _require(pipe, "LLMPipeline", "--prompt is for language models, and with --output FILE.png for images")
+        else:
+            _require(pipe, "WhisperPipeline", "--audio is for Whisper models")
+        given: Any = arguments.prompt if samples is None else [*samples]
+        data["text"] = str(pipe.generate(given, max_new_tokens=arguments.max_new_tokens))
         lines = data["text"].splitlines()
     output.show({**data, "report": pipe.report.to_dict()}, lambda: lines)
     if arguments.report:

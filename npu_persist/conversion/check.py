@@ -48,9 +48,8 @@ def refuse_nan(results: Results) -> None:
     for name, result in zip(results.names, results.tensors, strict=True):
         if result.is_floating_point() and (count := int(torch.isnan(result).sum())):
             raise ParityError(
-                f"output {name}: torch itself returned NaN in {count} of {result.numel()} elements for the "
-                "example inputs, "
-                "so results cannot be compared with it. Pass example inputs for which the module works, or "
+                f"output {name}: torch itself returned NaN in {count} of {result.numel()} elements for the example "
+                "inputs, so results cannot be compared with it. Pass example inputs for which the module works, or "
                 "check=False.",
                 output=name,
             )
