@@ -18,7 +18,7 @@ from _models import MODELS, TRAINED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from npu_persist.bundle.manifest import Precision
+    from npu_persist.bundle.graph_records import Precision
 
 
 def stock(model: torch.nn.Module, args: tuple[torch.Tensor, ...], directory: Path) -> Path:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from npu_persist.benchmark.measure import bench
     from npu_persist.benchmark.results import Measurement
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Padding, Tolerance
+    from npu_persist.bundle.golden_records import Tolerance
+    from npu_persist.bundle.graph_records import Padding
     from npu_persist.bundle.signature import ModelOutput
     from npu_persist.cache.cache import CompileCache
     from npu_persist.compilation.compile import compile_bundle as compile  # noqa: A004 (the verb's name)
@@ -143,7 +144,7 @@ _PLACES = {
     "Model": ("runtime.model", "Model"),
     "ModelOutput": ("bundle.signature", "ModelOutput"),
     "NpuPersistError": ("errors", "NpuPersistError"),
-    "Padding": ("bundle.manifest", "Padding"),
+    "Padding": ("bundle.graph_records", "Padding"),
     "Progress": ("progress", "Progress"),
     "ProgressPrinter": ("progress", "ProgressPrinter"),
     "PullPlan": ("hub.plan", "PullPlan"),
@@ -154,7 +155,7 @@ _PLACES = {
     "Started": ("runtime.requests", "Started"),
     "Store": ("store.store", "Store"),
     "StoredBundle": ("store.lookup", "StoredBundle"),
-    "Tolerance": ("bundle.manifest", "Tolerance"),
+    "Tolerance": ("bundle.golden_records", "Tolerance"),
     "Verdict": ("artifact.compatibility", "Verdict"),
     "alias": ("store.api", "alias"),
     "bench": ("benchmark.measure", "bench"),

@@ -61,7 +61,8 @@ from npu_persist.bundle.document import (
     key_location,
     parse,
 )
-from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, Port, check_listed_files
+from npu_persist.bundle.graph_records import Port
+from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, check_listed_files
 from npu_persist.errors import ArtifactError, Problem
 from npu_persist.files.digest import digest_bytes, digest_file
 from npu_persist.files.filesystem import is_directory

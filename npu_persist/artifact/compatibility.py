@@ -24,7 +24,8 @@ from msgspec.structs import replace
 from npu_persist.artifact.artifact import ARTIFACT_FILE, BLOB_FILE, Artifact
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import METADATA_MAJOR, METADATA_MINOR, parse_requirements, read_blob
-from npu_persist.bundle.manifest import ORIGIN_FILE, axis_bounds
+from npu_persist.bundle.graph_records import axis_bounds
+from npu_persist.bundle.manifest import ORIGIN_FILE
 from npu_persist.bundle.signature import describe_port
 from npu_persist.device.core import get_core
 from npu_persist.device.devices import get_kind
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.blob import Blob, Requirements
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.graph_records import Port
     from npu_persist.device.machine import Machine
 
 Status = Literal["supported", "unsupported", "unknown"]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npu_persist.bundle.manifest import Buckets, Dimension, Padding, allows
+from npu_persist.bundle.graph_records import Buckets, Dimension, Padding, allows
 from npu_persist.bundle.signature import describe_bounds, describe_port, describe_values, read_symbol
 from npu_persist.errors import DynamicShapeError, UsageError
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Bounds, Port
+    from npu_persist.bundle.graph_records import Bounds, Port
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The sizes of the inputs that have open axes, by the input's name."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
 
 _RESTORE = "Persist the model again, or get another copy of the bundle"
 

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec.structs import replace
 
-from npu_persist.bundle.manifest import Difference, Tolerance
+from npu_persist.bundle.golden_records import Difference, Tolerance
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-    from npu_persist.bundle.manifest import Graph, Manifest, Precision
+    from npu_persist.bundle.graph_records import Graph, Precision
+    from npu_persist.bundle.manifest import Manifest
 
     Array = np.ndarray[Any, Any]
 

@@ -13,7 +13,9 @@ from npu_persist.bundle.signature import describe_call, describe_port
 from npu_persist.bundle.states import describe_state
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Golden, Graph, Manifest
+    from npu_persist.bundle.golden_records import Golden
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Manifest
 
 
 class FieldChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.bundle.signature import describe_port
 from npu_persist.bundle.weights import malformed, read_header
 from npu_persist.files.filesystem import store_errors
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Graph, Port
+    from npu_persist.bundle.graph_records import Graph, Port
     from npu_persist.bundle.weights import Tensor
 
 
@@ -71,7 +71,7 @@ def _stored(dtype: str) -> str:
 def fits(shape: tuple[int, ...], port: Port) -> bool:
     """Tell whether an input may have a shape.
 
-    >>> from npu_persist.bundle.manifest import Port
+    >>> from npu_persist.bundle.graph_records import Port
     >>> port = Port("x", "float32", (Dimension("batch", 1, 8), 4))
     >>> fits((8, 4), port), fits((9, 4), port)
     (True, False)

@@ -1,6 +1,7 @@
 """The manifest's records of one graph: its inputs, outputs and states, how it is called, and its buckets.
 
-`bundle.manifest` has the document that they are parts of, and the rules that relate them to one another.
+`bundle.manifest` has the document that they are parts of, `bundle.graph_checks` the rules that relate them to one
+another.
 """
 
 from __future__ import annotations
@@ -277,3 +278,30 @@ class Graph(Part, frozen=True, omit_defaults=True):
     def stored_as(self) -> str:
         """The precision for people, with that of activations where they are quantized."""
         return self.precision if self.activations is None else f"{self.precision}, activations {self.activations}"
+
+
+def axis_bounds(axis: int | Dimension) -> tuple[int, float]:
+    """Return the smallest and the largest size that an axis may have; infinity where it is unbounded."""
+    if isinstance(axis, int):
+        return axis, axis
+    return axis.min, float("inf") if axis.max is None else axis.max
+
+
+def allows(bounds: Bounds | None, value: float) -> bool:
+    """Tell whether an input with these bounds may have a value.
+
+    >>> allows(Bounds(0, 9), 9), allows(Bounds(None, 9), 10), allows(None, 10)
+    (True, False, True)
+    """
+    return bounds is None or (
+        (bounds.low is None or bounds.low <= value) and (bounds.high is None or value <= bounds.high)
+    )
+
+
+def below_axis(port: Port | State) -> int | None:
+    """Return the axis whose size each value of an input is less than; None where there is none."""
+    name = None if port.bounds is None else port.bounds.below
+    if name is None:
+        return None
+    named = (axis for axis, size in enumerate(port.shape) if isinstance(size, Dimension) and size.name == name)
+    return next(named, None)

@@ -1,9 +1,10 @@
 """The manifest: `manifest.json`, a bundle's description of itself, whose digest is the bundle's identity.
 
-The records below are the format: `manifest.schema.json` is generated from them (see `schema`). A manifest that was read
-also satisfies the rules that relate its parts to one another, at the end of this file. The same manifest always has the
-same bytes, and nothing in it differs between two runs: the time of publishing is the file's modification time. Where
-there are several graphs, `golden` is null, and `goldens` has the golden sample of each by the graph's name.
+The records here, in `graph_records` and in `golden_records` are the format: `manifest.schema.json` is generated from
+them (see `schema`). A manifest that was read also satisfies the rules that relate its parts to one another, at the end
+of this file and in `graph_checks`. The same manifest always has the same bytes, and nothing in it differs between two
+runs: the time of publishing is the file's modification time. Where there are several graphs, `golden` is null, and
+`goldens` has the golden sample of each by the graph's name.
 
     {
       "format_version": "1.0",
@@ -49,7 +50,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -77,96 +78,11 @@ from npu_persist.bundle.document import (
     plain,
     show,
 )
-from npu_persist.bundle.golden_records import Difference, Evaluation, Golden, Metric, Tolerance
-from npu_persist.bundle.graph_records import (
-    DTYPES,
-    Activations,
-    Bounds,
-    Buckets,
-    Conversion,
-    DictNode,
-    Dimension,
-    DType,
-    FloatNode,
-    Graph,
-    Growth,
-    ListNode,
-    NamedTupleNode,
-    OpaqueNode,
-    Padding,
-    Parameter,
-    ParameterKind,
-    Port,
-    Precision,
-    RecordNode,
-    Side,
-    Signature,
-    State,
-    TensorNode,
-    Tree,
-    TupleNode,
-    ValueNode,
-)
+from npu_persist.bundle.golden_records import Golden
+from npu_persist.bundle.graph_checks import check_graphs
+from npu_persist.bundle.graph_records import Graph
 from npu_persist.errors import FormatVersionError, ManifestError
 from npu_persist.files.filesystem import component_problem
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
-
-__all__ = [
-    "COMPILED_DIRECTORY",
-    "DATA_ALIGNMENT",
-    "DTYPES",
-    "MANIFEST_FILE",
-    "MANIFEST_SIGNATURE_FILE",
-    "MAX_FILES",
-    "MAX_MANIFEST_SIZE",
-    "MAX_STEPS",
-    "ORIGIN_FILE",
-    "PARTIAL_SUFFIX",
-    "Activations",
-    "Bounds",
-    "Buckets",
-    "Conversion",
-    "DType",
-    "DictNode",
-    "Difference",
-    "Dimension",
-    "Evaluation",
-    "FileEntry",
-    "FloatNode",
-    "Golden",
-    "Graph",
-    "Growth",
-    "ListNode",
-    "Manifest",
-    "Metric",
-    "NamedTupleNode",
-    "OpaqueNode",
-    "Padding",
-    "Parameter",
-    "ParameterKind",
-    "Port",
-    "Precision",
-    "Producer",
-    "RecordNode",
-    "Refresh",
-    "Rows",
-    "Side",
-    "Signature",
-    "State",
-    "TensorNode",
-    "Tolerance",
-    "Tree",
-    "TupleNode",
-    "ValueNode",
-    "Weights",
-    "allows",
-    "axis_bounds",
-    "below_axis",
-    "check_listed_files",
-    "derived_bin",
-]
 
 MANIFEST_FILE = "manifest.json"
 """Name of the manifest in its bundle's folder. Written last: a folder without it is no bundle."""
@@ -339,26 +255,6 @@ def derived_bin(graph_path: str) -> str:
     return f"{graph_path.removesuffix('.xml')}.bin"
 
 
-def allows(bounds: Bounds | None, value: float) -> bool:
-    """Tell whether an input with these bounds may have a value.
-
-    >>> allows(Bounds(0, 9), 9), allows(Bounds(None, 9), 10), allows(None, 10)
-    (True, False, True)
-    """
-    return bounds is None or (
-        (bounds.low is None or bounds.low <= value) and (bounds.high is None or value <= bounds.high)
-    )
-
-
-def below_axis(port: Port | State) -> int | None:
-    """Return the axis whose size each value of an input is less than; None where there is none."""
-    name = None if port.bounds is None else port.bounds.below
-    if name is None:
-        return None
-    named = (axis for axis, size in enumerate(port.shape) if isinstance(size, Dimension) and size.name == name)
-    return next(named, None)
-
-
 def check_listed_files(files: Mapping[str, FileEntry], problems: Problems) -> None:
     """Check that paths and digests are well-formed, and that the files can stand side by side on every platform."""
     for path, entry in files.items():
@@ -388,7 +284,7 @@ def _read(document: Any) -> Manifest:
     manifest = convert(document, Manifest)
     problems = Problems()
     _check_names(manifest, problems)
-    _check_graphs(manifest.graphs, problems)
+    check_graphs(manifest.graphs, problems)
     _check_roles(manifest, problems)
     problems.raise_if_any()
     return manifest
@@ -421,66 +317,6 @@ def _error(source: str, error: DocumentError) -> ManifestError:
         "It is damaged, or npu_persist did not write it. Persist the model again, or get another copy of the bundle",
         problems=error.problems,
     )
-
-
-def _check_graphs(graphs: tuple[Graph, ...], problems: Problems) -> None:
-    """Check each graph, and that no two share a name or file."""
-    if not graphs:
-        problems.add("graphs", "expected at least one graph, got none")
-    _check_unique((graph.name.lower() for graph in graphs), "graphs", "graph names", problems)
-    _check_unique((graph.path for graph in graphs), "graphs", "graph paths", problems)
-    for index, graph in enumerate(graphs):
-        where = f"graphs[{index}]"
-        if not graph.path.endswith(".xml"):
-            problems.add(f"{where}.path", f"expected a path that ends in .xml, got {show(graph.path)}")
-        for direction, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
-            _check_unique((port.name for port in ports), f"{where}.{direction}", "names", problems)
-            for number, port in enumerate(ports):
-                _check_shape(port.shape, f"{where}.{direction}[{number}].shape", problems)
-                if port.bounds is not None:
-                    place = f"{where}.{direction}[{number}].bounds"
-                    _check_bounds(port, port.bounds, place, problems, is_input=direction == "inputs")
-        _check_signature(graph, f"{where}.signature", problems)
-        if graph.buckets is not None:
-            _check_buckets(graph, graph.buckets, f"{where}.buckets", problems)
-        _check_states(graph, f"{where}.states", problems)
-
-
-def _check_states(graph: Graph, where: str, problems: Problems) -> None:
-    states = graph.states
-    _check_unique((state.name for state in states), where, "names", problems)
-    _check_unique((state.variable for state in states), where, "variables", problems)
-    if states and graph.buckets is not None:
-        problems.add(where, "expected no states in a graph with buckets, since each bucket would have its own")
-    for number, state in enumerate(states):
-        place = f"{where}[{number}]"
-        _check_shape(state.shape, f"{place}.shape", problems)
-        if len(state.first) != len(state.shape):
-            problems.add(f"{place}.first", f"expected {len(state.shape)} sizes, got {len(state.first)}")
-        for axis, (size, first) in enumerate(zip(state.shape, state.first, strict=False)):
-            low, high = axis_bounds(size)
-            if first is None and (isinstance(size, int) or size.name is None):
-                problems.add(f"{place}.first[{axis}]", "expected a size, since the axis depends on no other; got null")
-            elif first is not None and not low <= first <= high:
-                problems.add(f"{place}.first[{axis}]", f"expected a size that the shape allows, got {first}")
-        if state.initial is None and None in state.first:
-            problems.add(f"{place}.initial", "expected a number, since the size is known at the first call; got null")
-        if state.bounds is not None:
-            _check_bounds(state, state.bounds, f"{place}.bounds", problems, is_input=True)
-        growth = state.growth
-        if growth is not None and (
-            growth.axis >= len(state.first)
-            or isinstance(state.shape[growth.axis], int)
-            or state.first[growth.axis] is None
-        ):
-            problems.add(f"{place}.growth.axis", f"expected an open axis with a first size, got {growth.axis}")
-
-
-def axis_bounds(axis: int | Dimension) -> tuple[int, float]:
-    """Return the smallest and the largest size that an axis may have; infinity where it is unbounded."""
-    if isinstance(axis, int):
-        return axis, axis
-    return axis.min, float("inf") if axis.max is None else axis.max
 
 
 def _check_roles(manifest: Manifest, problems: Problems) -> None:
@@ -518,105 +354,3 @@ def _check_weights(weights: Weights, files: Mapping[str, FileEntry], problems: P
             "weights.data_size",
             f"expected data_start + data_size to be the file's {files[weights.path].size} bytes, got {size}",
         )
-
-
-def _check_shape(shape: tuple[int | Dimension, ...], where: str, problems: Problems) -> None:
-    for axis, size in enumerate(shape):
-        if isinstance(size, Dimension) and size.max is not None and size.max < size.min:
-            problems.add(f"{where}[{axis}].max", f"expected at least min, {size.min}, got {size.max}")
-
-
-def _check_bounds(port: Port | State, bounds: Bounds, where: str, problems: Problems, *, is_input: bool) -> None:
-    low, high = bounds.low, bounds.high
-    if not is_input or "int" not in port.dtype:
-        problems.add(where, f"expected bounds of an integer input only, got those of {port.dtype} {show(port.name)}")
-    elif low is None and high is None:
-        problems.add(where, "expected low or high, got neither")
-    elif bounds.below is not None and below_axis(port) is None:
-        problems.add(f"{where}.below", f"expected the name of a dimension of the input, got {show(bounds.below)}")
-    elif low is not None and high is not None and high < low:
-        problems.add(f"{where}.high", f"expected at least low, {low}, got {high}")
-
-
-def _check_buckets(graph: Graph, buckets: Buckets, where: str, problems: Problems) -> None:
-    opened = {port.name: port.shape for port in graph.inputs if any(isinstance(axis, Dimension) for axis in port.shape)}
-    if not buckets.shapes:
-        problems.add(f"{where}.shapes", "expected at least one bucket, got none")
-    for port in graph.inputs:
-        if (padding := buckets.padding.get(port.name)) is not None and not allows(port.bounds, padding.value):
-            place = f"{key_location(f'{where}.padding', port.name)}.value"
-            problems.add(place, f"expected a value within the input's bounds, got {padding.value:g}")
-    named = [(f"{where}.shapes[{index}]", shapes) for index, shapes in enumerate(buckets.shapes)]
-    for place, names in [*named, (f"{where}.padding", buckets.padding)]:
-        if set(names) != set(opened):
-            problems.add(
-                place, f"expected the inputs with open axes, {show(sorted(opened))}, got {show(sorted(names))}"
-            )
-    for place, shapes in named:
-        for name, shape in shapes.items():
-            if not _fits(opened.get(name, shape), shape):
-                problems.add(
-                    key_location(place, name), f"expected sizes that the input allows, got {show(list(shape))}"
-                )
-
-
-def _fits(promised: tuple[int | Dimension, ...], shape: tuple[int, ...]) -> bool:
-    """Tell whether a shape is one that an input allows; relations between its axes are no matter of the format."""
-    return len(promised) == len(shape) and all(
-        axis == size if isinstance(axis, int) else max(axis.min, 1) <= size and (axis.max is None or size <= axis.max)
-        for axis, size in zip(promised, shape, strict=True)
-    )
-
-
-def _check_signature(graph: Graph, where: str, problems: Problems) -> None:
-    signature = graph.signature
-    parameters = [parameter.name for parameter in signature.parameters]
-    _check_unique(parameters, f"{where}.parameters", "names", problems)
-    _check_unique((name for name, _ in signature.arguments), f"{where}.arguments", "names", problems)
-    used: list[int] = []
-    for index, (name, tree) in enumerate(signature.arguments):
-        if name not in parameters:
-            problems.add(f"{where}.arguments[{index}][0]", f"expected the name of a parameter, got {show(name)}")
-        used += _tensors(tree, f"{where}.arguments[{index}][1]", problems)
-    if sorted(used) != list(range(len(graph.inputs))):
-        problems.add(
-            f"{where}.arguments",
-            f"expected each of the {len(graph.inputs)} inputs exactly once, got tensors {_shorten(sorted(used))}",
-        )
-    for index, parameter in enumerate(signature.parameters):
-        if parameter.default is not None and _tensors(parameter.default, f"{where}.parameters[{index}]", problems):
-            problems.add(f"{where}.parameters[{index}].default", "expected constants, got a tensor")
-    given = set(_tensors(signature.result, f"{where}.result", problems))
-    if beyond := sorted(index for index in given if index >= len(graph.outputs)):
-        problems.add(
-            f"{where}.result", f"expected tensors below {len(graph.outputs)} (outputs), got {_shorten(beyond)}"
-        )
-
-
-def _tensors(tree: Tree, where: str, problems: Problems) -> list[int]:
-    match tree:
-        case TensorNode(index):
-            return [index]
-        case ListNode(items) | TupleNode(items):
-            return [index for item in items for index in _tensors(item, where, problems)]
-        case DictNode(pairs):
-            _check_unique((key for key, _ in pairs), where, "keys of each dict", problems)
-            return [index for _, item in pairs for index in _tensors(item, where, problems)]
-        case NamedTupleNode(_, fields) | RecordNode(_, fields):
-            _check_unique((name for name, _ in fields), where, "field names of each record", problems)
-            return [index for _, item in fields for index in _tensors(item, where, problems)]
-        case _:
-            return []
-
-
-def _check_unique(values: Iterable[Hashable], where: str, what: str, problems: Problems) -> None:
-    seen: set[Hashable] = set()
-    for value in values:
-        if value in seen:
-            problems.add(where, f"expected different {what}, got {show(value)} twice")
-        seen.add(value)
-
-
-def _shorten(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:10]))
-    return f"[{shown}]" if len(numbers) <= 10 else f"[{shown}, …]"  # noqa: PLR2004

@@ -14,7 +14,7 @@ import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     Bounds,
     DictNode,
     Dimension,

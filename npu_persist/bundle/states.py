@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.bundle.signature import describe_shape, size_of
 from npu_persist.errors import DynamicShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from npu_persist.bundle.manifest import Growth, State
+    from npu_persist.bundle.graph_records import Growth, State
 
 
 def first_shape(state: State, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
@@ -21,7 +21,7 @@ def first_shape(state: State, sizes: Mapping[str, int]) -> tuple[int, ...] | Non
         state: The state.
         sizes: The size of each symbol in the call, from `buckets.read_sizes`.
 
-    >>> from npu_persist.bundle.manifest import Dimension, State
+    >>> from npu_persist.bundle.graph_records import Dimension, State
     >>> shape = (Dimension("batch", 1, None), Dimension("past", 0, 9), 64)
     >>> first_shape(State("past", "output.1", "v", "float32", shape, (None, 0, 64)), {"batch": 2})
     (2, 0, 64)
@@ -37,7 +37,7 @@ def first_shape(state: State, sizes: Mapping[str, int]) -> tuple[int, ...] | Non
 def grow(growth: Growth, sizes: Mapping[str, int]) -> int | None:
     """Return by how much a state grows in a call; None if that follows from a size that is not known.
 
-    >>> from npu_persist.bundle.manifest import Growth
+    >>> from npu_persist.bundle.graph_records import Growth
     >>> grow(Growth(1, 1), {}), grow(Growth(1, "2*time+1"), {"time": 3})
     (1, 7)
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from npu_persist.bundle.manifest import Padding
+    from npu_persist.bundle.graph_records import Padding
     from npu_persist.cli.output import Output
 
     Run = Callable[[argparse.Namespace, Output], "int | None"]
@@ -151,7 +151,7 @@ def _parse_bucket(text: str) -> dict[str, tuple[int, ...]]:
 
 def parse_padding(texts: Sequence[str]) -> dict[str, Padding] | None:
     """Return the values of `--pad`, such as `input_ids=0:left`; None without any."""
-    from npu_persist.bundle.manifest import Padding
+    from npu_persist.bundle.graph_records import Padding
 
     padding: dict[str, Padding] = {}
     for text in texts:

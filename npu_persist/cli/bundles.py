@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Difference, Golden, Graph, Manifest
+    from npu_persist.bundle.golden_records import Difference, Golden
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Manifest
     from npu_persist.cli.output import Output
     from npu_persist.store import StoredBundle
 

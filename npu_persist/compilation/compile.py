@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.progress import ProgressCallback
     from npu_persist.store.api import AnyStore

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from npu_persist.artifact.artifact import Shapes
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
 
 Kind = Literal["text", "speech"]
 

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.artifact.blob import read_blob
 from npu_persist.bundle.graph import check_graph
-from npu_persist.bundle.manifest import axis_bounds, derived_bin
+from npu_persist.bundle.graph_records import axis_bounds
+from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.signature import describe_port
 from npu_persist.compilation import weights_in_memory
 from npu_persist.compilation.compiler_errors import describe_whole
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.artifact.artifact import Kind, Shapes
-    from npu_persist.bundle.manifest import Dimension, Graph, Port
+    from npu_persist.bundle.graph_records import Dimension, Graph, Port
     from npu_persist.bundle.verification import Verification
     from npu_persist.compilation.recipe import Recipe
 

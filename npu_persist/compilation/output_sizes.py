@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from npu_persist.bundle.buckets import open_axes, read_sizes
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.bundle.signature import describe_port, size_of, write_symbol
 from npu_persist.errors import DynamicShapeError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.buckets import Shapes
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.graph_records import Port
 
     SizeOf = Callable[[int], "int | None"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.verification import Verification
 from npu_persist.compilation.local import compile_graph, describe_outputs, read_graph
 from npu_persist.compilation.output_sizes import name_outputs

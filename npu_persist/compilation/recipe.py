@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.artifact.artifact import Shapes
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
 
 CACHE_PROPERTIES = frozenset({"CACHE_DIR", "CACHE_MODE", "CACHE_BLOB_ID", "ENABLE_WEIGHTLESS", "WEIGHTS_PATH"})
 """Properties that steer OpenVINO's caching: the compile cache sets them itself."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Dimension, Port
+    from npu_persist.bundle.graph_records import Dimension, Port
     from npu_persist.bundle.weights import Tensor
     from npu_persist.compilation.recipe import Recipe
 

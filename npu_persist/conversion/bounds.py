@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.manifest import Bounds
+from npu_persist.bundle.graph_records import Bounds
 
 if TYPE_CHECKING:
     import openvino as ov

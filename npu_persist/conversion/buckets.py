@@ -14,7 +14,7 @@ import torch
 
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, resolve
 from npu_persist.bundle.comparison import describe, find_failures
-from npu_persist.bundle.manifest import TensorNode, ValueNode
+from npu_persist.bundle.graph_records import TensorNode, ValueNode
 from npu_persist.compilation.exact_outputs import exact_outputs
 from npu_persist.conversion.check import compile_for_check, measure_all, read_written
 from npu_persist.conversion.dynamic import input_ports, resize
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.buckets import Shapes
-    from npu_persist.bundle.manifest import Buckets, Difference, Graph, Port, Tolerance
+    from npu_persist.bundle.golden_records import Difference, Tolerance
+    from npu_persist.bundle.graph_records import Buckets, Graph, Port
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.dynamic import Axes
 

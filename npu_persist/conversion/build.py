@@ -15,8 +15,9 @@ from msgspec.structs import replace as change
 
 from npu_persist.bundle.buckets import require_allowed_padding, require_bounds
 from npu_persist.bundle.comparison import TOLERANCES
+from npu_persist.bundle.golden_records import Golden
 from npu_persist.bundle.graph import check_graph
-from npu_persist.bundle.manifest import Conversion, Golden, Graph
+from npu_persist.bundle.graph_records import Conversion, Graph
 from npu_persist.bundle.states import require_fixed
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.compilation.graph_shapes import check_shapes
@@ -68,7 +69,9 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Buckets, Difference, Evaluation, Refresh, State, Weights
+    from npu_persist.bundle.golden_records import Difference, Evaluation
+    from npu_persist.bundle.graph_records import Buckets, State
+    from npu_persist.bundle.manifest import Refresh, Weights
     from npu_persist.conversion.conversation import Step
     from npu_persist.conversion.generation.build import Decoder
     from npu_persist.conversion.options import Options

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch._subclasses import FakeTensor
 
-from npu_persist.bundle.manifest import DictNode, Tree
+from npu_persist.bundle.graph_records import DictNode, Tree
 from npu_persist.conversion.encoder_layers import as_in_inference
 from npu_persist.conversion.monitor import Effects, watch_forward
 from npu_persist.conversion.structure import Rebuild, flatten, forward_signature

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.jit._trace import TracerWarning
 
-from npu_persist.bundle.manifest import Signature
+from npu_persist.bundle.graph_records import Signature
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.decompositions import Replacing, decompose, decomposing
 from npu_persist.conversion.decompositions.scripted import write_out_cells

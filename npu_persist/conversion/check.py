@@ -9,7 +9,7 @@ import openvino as ov
 import torch
 
 from npu_persist.bundle.comparison import TOLERANCES, describe, describe_tolerance, find_failures, is_within, measure
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.compilation.exact_outputs import exact_outputs
 from npu_persist.conversion.compress import BITS, is_compressed
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Difference, Precision
+    from npu_persist.bundle.golden_records import Difference
+    from npu_persist.bundle.graph_records import Precision
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.capture import Answered
 

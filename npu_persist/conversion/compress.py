@@ -29,7 +29,8 @@ from npu_persist.errors import PrecisionWarning, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from npu_persist.bundle.manifest import Activations, Difference, Precision
+    from npu_persist.bundle.golden_records import Difference
+    from npu_persist.bundle.graph_records import Activations, Precision
 
 Stored: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
 """What one weight is stored as."""

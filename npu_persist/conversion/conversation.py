@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from npu_persist.bundle.manifest import Difference, Precision, Tolerance
+    from npu_persist.bundle.golden_records import Difference, Tolerance
+    from npu_persist.bundle.graph_records import Precision
     from npu_persist.conversion.call import Results
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes

@@ -19,7 +19,7 @@ from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-from npu_persist.bundle.manifest import Bounds, Dimension, Port, allows
+from npu_persist.bundle.graph_records import Bounds, Dimension, Port, allows
 from npu_persist.conversion.bounds import read_bounds
 from npu_persist.conversion.frontend_errors import explain
 from npu_persist.conversion.rewrites import MODEL_REWRITES, OPERATIONS

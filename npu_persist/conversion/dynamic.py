@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch.export import Dim
 from torch.export.dynamic_shapes import _DimHint, _DimHintType
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     DictNode,
     Dimension,
     ListNode,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from npu_persist.bundle.comparison import describe, describe_tolerance, find_failures, merge
-from npu_persist.bundle.manifest import Evaluation, Metric
+from npu_persist.bundle.golden_records import Evaluation, Metric
 from npu_persist.bundle.signature import rebuild
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.call import bind_call
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Difference, Tolerance
+    from npu_persist.bundle.golden_records import Difference, Tolerance
     from npu_persist.conversion.call import Call
 
 

@@ -20,7 +20,7 @@ from npu_persist.conversion.structure import forward_signature
 from npu_persist.errors import ExampleInputsError
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Padding
+    from npu_persist.bundle.graph_records import Padding
 
 _SEED = 0
 _TOKENS = 77

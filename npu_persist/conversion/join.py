@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Golden, Graph, Refresh
+    from npu_persist.bundle.golden_records import Golden
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Refresh
     from npu_persist.bundle.tensors import CompressedTensor
     from npu_persist.bundle.weights import Tensor
     from npu_persist.conversion.build import Part

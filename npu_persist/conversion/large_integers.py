@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from npu_persist.bundle.comparison import describe, find_failures
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.compilation.exact_outputs import exact_outputs
 from npu_persist.conversion.check import compile_for_check, measure_all
 from npu_persist.conversion.dependence import inputs_by_node

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import openvino as ov
 import torch
 
-from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
+from npu_persist.bundle.graph_records import Activations, Padding, Precision
 from npu_persist.compilation.compile import check_toolchain, read_targets
 from npu_persist.compilation.generation import check_numbers
 from npu_persist.conversion.calibrate import require_nncf
@@ -22,6 +22,7 @@ from npu_persist.files.filesystem import component_problem
 
 if TYPE_CHECKING:
     from npu_persist.artifact.target import Target
+    from npu_persist.bundle.golden_records import Tolerance
 
 MAIN = "main"
 """Name of the graph of a bundle that is persisted from one module."""

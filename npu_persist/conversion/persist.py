@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Activations, Padding, Precision, Tolerance
+    from npu_persist.bundle.golden_records import Tolerance
+    from npu_persist.bundle.graph_records import Activations, Padding, Precision
     from npu_persist.conversion.compress import Stored
     from npu_persist.conversion.examples import Example
     from npu_persist.conversion.text_to_image import Pipeline

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from npu_persist.bundle.buckets import Shapes
-    from npu_persist.bundle.manifest import Difference, Tolerance
+    from npu_persist.bundle.golden_records import Difference, Tolerance
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes

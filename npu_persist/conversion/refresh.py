@@ -15,16 +15,9 @@ from msgspec.structs import replace
 from npu_persist import __version__
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.comparison import read_tolerance
-from npu_persist.bundle.manifest import (
-    FileEntry,
-    Golden,
-    ListNode,
-    NamedTupleNode,
-    OpaqueNode,
-    Producer,
-    RecordNode,
-    TupleNode,
-)
+from npu_persist.bundle.golden_records import Golden
+from npu_persist.bundle.graph_records import ListNode, NamedTupleNode, OpaqueNode, RecordNode, TupleNode
+from npu_persist.bundle.manifest import FileEntry, Producer
 from npu_persist.bundle.tensors import Tensors
 from npu_persist.bundle.weights import read_header
 from npu_persist.bundle.weights import write as write_weights
@@ -55,7 +48,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from npu_persist.bundle.manifest import Difference, Graph, Refresh, Tolerance, Tree
+    from npu_persist.bundle.golden_records import Difference, Tolerance
+    from npu_persist.bundle.graph_records import Graph, Tree
+    from npu_persist.bundle.manifest import Refresh
     from npu_persist.bundle.weights import Header, Tensor
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.capture import Answered, Capture

@@ -17,7 +17,7 @@ from npu_persist.errors import ConversionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npu_persist.bundle.manifest import State
+    from npu_persist.bundle.graph_records import State
     from npu_persist.conversion.states import States
 
 _FEW = 64

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from npu_persist.bundle.buckets import open_axes
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     DictNode,
     Dimension,
     Growth,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.graph_records import Port
     from npu_persist.conversion.call import Call
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.dynamic import Axes

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     DictNode,
     FloatNode,
     ListNode,

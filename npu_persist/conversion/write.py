@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import save
 
 from npu_persist.bundle import weights as safetensors_file
-from npu_persist.bundle.manifest import Precision, Refresh, Weights
+from npu_persist.bundle.manifest import Refresh, Weights
 from npu_persist.bundle.tensors import SCALE, CompressedTensor, describe_compressed
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.calibrate import calibrate, quantize_activations
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
+    from npu_persist.bundle.graph_records import Precision
     from npu_persist.conversion.call import Call, Results
     from npu_persist.conversion.origins import Origins
     from npu_persist.conversion.states import States

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Difference, Evaluation, Golden, Graph, Manifest
+    from npu_persist.bundle.golden_records import Difference, Evaluation, Golden
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Manifest
     from npu_persist.bundle.reference import HubReference
 
 CARD_FILE = "README.md"

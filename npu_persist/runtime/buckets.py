@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Graph, Port
+    from npu_persist.bundle.graph_records import Buckets, Graph, Port
     from npu_persist.bundle.verification import Verification
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.runtime.inputs import Array

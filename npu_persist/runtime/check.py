@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Difference, Graph, Tolerance
+    from npu_persist.bundle.golden_records import Difference, Tolerance
+    from npu_persist.bundle.graph_records import Graph
     from npu_persist.bundle.verification import Verify
     from npu_persist.hub.client import Token
     from npu_persist.progress import ProgressCallback

@@ -11,7 +11,6 @@ from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.comparison import measure
 from npu_persist.bundle.field_changes import FieldChange, compare_fields, has_same_graphs, has_same_weights
 from npu_persist.bundle.golden import fits
-from npu_persist.bundle.manifest import Difference  # noqa: TC001 (a field of a record)
 from npu_persist.bundle.signature import describe_port
 from npu_persist.bundle.tensor_changes import TensorChange, compare_tensors
 from npu_persist.errors import InputError
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.golden_records import Difference
+    from npu_persist.bundle.graph_records import Graph
     from npu_persist.bundle.verification import Verify
     from npu_persist.hub.client import Token
     from npu_persist.progress import ProgressCallback

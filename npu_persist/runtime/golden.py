@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npu_persist.bundle.golden import read_golden_tensors, tensor_name
-from npu_persist.bundle.manifest import below_axis
+from npu_persist.bundle.graph_records import below_axis
 from npu_persist.bundle.signature import rebuild
 from npu_persist.errors import UsageError
 from npu_persist.files.filesystem import store_errors
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from npu_persist.bundle.buckets import Shapes
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph, Port, Signature
+    from npu_persist.bundle.graph_records import Graph, Port, Signature
 
     Array = np.ndarray[Any, Any]
     Call = tuple[list[Any], dict[str, Any]]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.manifest import Bounds, Dimension, below_axis
+from npu_persist.bundle.graph_records import Bounds, Dimension, below_axis
 from npu_persist.bundle.signature import describe_bounds, describe_port, describe_value, describe_values, read_symbol
 from npu_persist.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.graph_records import Port
 
 Array = np.ndarray[Any, Any]
 _INT32 = np.iinfo(np.int32)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.bundle.buckets import open_axes, read_sizes
-from npu_persist.bundle.manifest import allows
+from npu_persist.bundle.graph_records import allows
 from npu_persist.bundle.signature import describe_shape, describe_values, find_root, size_of
 from npu_persist.bundle.states import first_shape, grow
 from npu_persist.errors import GraphIntegrityError, InputError, StateCapacityError, StateError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import Port, State
+    from npu_persist.bundle.graph_records import Port, State
     from npu_persist.runtime.inputs import Array
 
 LENT = 1 << 19

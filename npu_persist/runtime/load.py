@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Buckets, Graph, Port, State
+    from npu_persist.bundle.graph_records import Buckets, Graph, Port, State
     from npu_persist.bundle.verification import Verify
     from npu_persist.compilation.recipe import Recipe
     from npu_persist.errors import ArtifactError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npu_persist.bundle.manifest import DictNode
+from npu_persist.bundle.graph_records import DictNode
 from npu_persist.errors import InputError, UsageError
 from npu_persist.runtime.inputs import Array, Symbols, as_array, read_limits
 from npu_persist.runtime.lanes import LENT
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph, Port, Signature, State
+    from npu_persist.bundle.graph_records import Graph, Port, Signature, State
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.report import LayerTime, LiveReport, Report
     from npu_persist.runtime.requests import Requests

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
     from npu_persist.bundle.verification import Verify
     from npu_persist.progress import ProgressCallback
 

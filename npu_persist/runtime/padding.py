@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npu_persist.bundle.buckets import describe_shapes, open_axes, read_sizes
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.bundle.signature import find_root, size_of
 from npu_persist.errors import InputError
 
 if TYPE_CHECKING:
     from npu_persist.bundle.buckets import Shapes
-    from npu_persist.bundle.manifest import Buckets, Port
+    from npu_persist.bundle.graph_records import Buckets, Port
     from npu_persist.runtime.inputs import Array
 
     Region = tuple[slice, ...]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Graph
+    from npu_persist.bundle.graph_records import Graph
     from npu_persist.bundle.verification import Verification
     from npu_persist.cache import CacheEntry, CompileCache
     from npu_persist.compilation.recipe import Recipe

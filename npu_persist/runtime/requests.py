@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
-    from npu_persist.bundle.manifest import State
+    from npu_persist.bundle.graph_records import State
     from npu_persist.bundle.signature import CallPlan
     from npu_persist.runtime.inputs import Array
     from npu_persist.runtime.padding import Fit

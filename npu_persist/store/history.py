@@ -12,7 +12,7 @@ import msgspec
 
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.field_changes import has_same_graphs, has_same_weights
-from npu_persist.bundle.manifest import Difference, Metric
+from npu_persist.bundle.golden_records import Difference, Metric
 from npu_persist.errors import NpuPersistError
 from npu_persist.files.filesystem import store_errors
 from npu_persist.store.api import open_store

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from npu_persist import diff
 from npu_persist.bundle.bundle import Bundle
-from npu_persist.bundle.manifest import FileEntry, Port, Weights
+from npu_persist.bundle.graph_records import Port
+from npu_persist.bundle.manifest import FileEntry, Weights
 from npu_persist.cli.main import main
 from npu_persist.errors import FileIntegrityError, GraphIntegrityError, IntegrityError
 from npu_persist.files.digest import digest_bytes

@@ -20,7 +20,7 @@ import pytest
 from msgspec.structs import replace
 
 import npu_persist
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.reference import HubReference
 from npu_persist.cli.arguments import read_arrays, write_arrays
 from npu_persist.cli.main import main

@@ -21,7 +21,8 @@ from openvino import opset13 as ops
 import npu_persist
 from npu_persist import check, load
 from npu_persist.bundle.document import dump
-from npu_persist.bundle.manifest import MANIFEST_FILE, Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
+from npu_persist.bundle.manifest import MANIFEST_FILE
 from npu_persist.compilation import local, probe
 from npu_persist.compilation.process import python
 from npu_persist.device.core import get_core

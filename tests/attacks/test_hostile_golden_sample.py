@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 import npu_persist
 from npu_persist.bundle.bundle import Bundle
-from npu_persist.bundle.manifest import FileEntry, Golden
+from npu_persist.bundle.golden_records import Golden
+from npu_persist.bundle.manifest import FileEntry
 from npu_persist.bundle.weights import lay_out
 from npu_persist.cli.main import main
 from npu_persist.errors import GraphIntegrityError, IntegrityError

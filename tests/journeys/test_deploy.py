@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import npu_persist
-from npu_persist.bundle.manifest import TensorNode
+from npu_persist.bundle.graph_records import TensorNode
 from npu_persist.bundle.signature import ModelOutput, rebuild
 from npu_persist.bundle.weights import read_header
 from npu_persist.cli.main import main

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.store import Store
 from tests.support.graphs import make_model, parameter, write_graph
 

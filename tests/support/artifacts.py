@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.files.digest import digest_bytes
 
 if TYPE_CHECKING:

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.golden_records import Difference, Golden, Tolerance
+from npu_persist.bundle.graph_records import (
     DictNode,
-    Difference,
     Dimension,
-    FileEntry,
     FloatNode,
-    Golden,
     Graph,
     ListNode,
-    Manifest,
     NamedTupleNode,
     OpaqueNode,
     Parameter,
     Port,
-    Producer,
     RecordNode,
     Signature,
     TensorNode,
-    Tolerance,
     TupleNode,
     ValueNode,
-    Weights,
 )
+from npu_persist.bundle.manifest import FileEntry, Manifest, Producer, Weights
 from npu_persist.bundle.weights import lay_out
 from npu_persist.files.digest import digest_bytes
 

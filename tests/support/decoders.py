@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
 from tests.support.graphs import constant, make_model, parameter, publish_graph
 
 if TYPE_CHECKING:

@@ -10,34 +10,30 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from npu_persist.bundle import weights as safetensors_file
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.golden_records import Golden, Tolerance
+from npu_persist.bundle.graph_records import (
     DTYPES,
     Buckets,
     DictNode,
     Dimension,
-    FileEntry,
-    Golden,
     Graph,
     Growth,
     ListNode,
-    Manifest,
     NamedTupleNode,
     OpaqueNode,
     Padding,
     Parameter,
     Port,
-    Producer,
     RecordNode,
     Side,
     Signature,
     State,
     TensorNode,
-    Tolerance,
     Tree,
     TupleNode,
     ValueNode,
-    Weights,
 )
+from npu_persist.bundle.manifest import FileEntry, Manifest, Producer, Weights
 from npu_persist.files.digest import digest_file
 
 if TYPE_CHECKING:
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
-    from npu_persist.bundle.manifest import Precision
+    from npu_persist.bundle.graph_records import Precision
     from npu_persist.store import Store
 
 XML = "model.xml"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import openvino as ov
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from tests.support.graphs import XML, write_graph, write_manifest
 from tests.support.processes import run_python
 

@@ -7,33 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.golden_records import Difference, Golden, Tolerance
+from npu_persist.bundle.graph_records import (
     DTYPES,
     Buckets,
     DictNode,
-    Difference,
     Dimension,
-    FileEntry,
     FloatNode,
-    Golden,
     Graph,
     ListNode,
-    Manifest,
     NamedTupleNode,
     OpaqueNode,
     Padding,
     Parameter,
     Port,
-    Producer,
     RecordNode,
     Signature,
     TensorNode,
-    Tolerance,
     Tree,
     TupleNode,
     ValueNode,
-    Weights,
 )
+from npu_persist.bundle.manifest import FileEntry, Manifest, Producer, Weights
 from npu_persist.files.filesystem import path_problem
 
 if TYPE_CHECKING:
@@ -51,6 +46,12 @@ constants = st.one_of(
     st.builds(FloatNode, st.sampled_from(["nan", "inf", "-inf"])),
     st.builds(OpaqueNode, texts),
 )
+
+BUCKETS: dict[str, Any] = {
+    "shapes": [{"x.0": [1, 16, 4]}, {"x.0": [8, 3, 4]}],
+    "padding": {"x.0": {"value": 0.5, "side": "left"}},
+}
+"""Buckets of the tiny manifest's graph, as JSON."""
 
 
 def _nested(leaves: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:

@@ -15,7 +15,8 @@ import openvino.opset13 as ops
 import pytest
 from openvino import opset6
 
-from npu_persist.bundle.manifest import Dimension, FileEntry, Graph, Manifest, Port, Producer
+from npu_persist.bundle.graph_records import Dimension, Graph, Port
+from npu_persist.bundle.manifest import FileEntry, Manifest, Producer
 from npu_persist.files.digest import digest_file
 from tests.support.decoders import SMALL, make_llama
 from tests.support.graphs import call_of, constant, make_model, parameter, publish_graph, write_weights

@@ -61,7 +61,7 @@ def came_from(hub: HubServer, bundle: Bundle, repo: str = REPO) -> Bundle:
 
 def make_fixed(bundle: Bundle) -> tuple[Any, ...]:
     """Return the inputs of a bundle's graph with every axis of one size."""
-    from npu_persist.bundle.manifest import Port
+    from npu_persist.bundle.graph_records import Port
 
     return tuple(
         Port(port.name, port.dtype, tuple(axis if isinstance(axis, int) else axis.min for axis in port.shape))

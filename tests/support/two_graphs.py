@@ -8,7 +8,9 @@ import numpy as np
 from msgspec.structs import replace
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import FileEntry, Golden, Port, Tolerance
+from npu_persist.bundle.golden_records import Golden, Tolerance
+from npu_persist.bundle.graph_records import Port
+from npu_persist.bundle.manifest import FileEntry
 from npu_persist.files.digest import digest_file
 from tests.support.graphs import GOLDEN, GRID, WEIGHTS, XML, constant, make_model, parameter, write_graph
 

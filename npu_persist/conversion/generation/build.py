@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from npu_persist.bundle.golden_records import Difference, Golden
 from npu_persist.bundle.graph import check_graph
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     Bounds,
-    Difference,
     Dimension,
-    Golden,
     Graph,
     Growth,
     Parameter,

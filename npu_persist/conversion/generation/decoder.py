@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.export import Dim
 
-from npu_persist.bundle.manifest import DictNode, TensorNode
+from npu_persist.bundle.graph_records import DictNode, TensorNode
 from npu_persist.conversion.call import Call, Results
 from npu_persist.conversion.dynamic import Axes
 from npu_persist.conversion.generation.cache import Layer, cache_class

@@ -18,7 +18,8 @@ from npu_persist.artifact.artifact import (
     make_key,
     read_artifact,
 )
-from npu_persist.bundle.manifest import DTYPES, Dimension, FileEntry, Port
+from npu_persist.bundle.graph_records import DTYPES, Dimension, Port
+from npu_persist.bundle.manifest import FileEntry
 from npu_persist.errors import ArtifactError
 from tests.support.artifacts import fill, make_artifact
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from npu_persist.artifact.artifact import Lengths
 from npu_persist.artifact.compatibility import Verdict, check_compatibility
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
 from npu_persist.device.machine import Machine
 from tests.support.artifacts import make_artifact
 from tests.support.blobs import DESCRIPTOR

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npu_persist.bundle.buckets import choose, describe_shapes, open_axes, read_sizes, require_bounds, resolve
-from npu_persist.bundle.manifest import Dimension, Padding, Port
+from npu_persist.bundle.graph_records import Dimension, Padding, Port
 from npu_persist.errors import DynamicShapeError, UsageError
 
 BATCH = Dimension("batch", 1, 8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npu_persist.bundle.comparison import describe, find_failures, is_within, measure
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 
 INF = float("inf")
 WIDE = Tolerance(max_relative=1e9, cosine=-0.5)

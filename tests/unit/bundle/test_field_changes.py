@@ -8,21 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from npu_persist.bundle.field_changes import compare_fields, has_same_graphs, has_same_weights
-from npu_persist.bundle.manifest import (
-    Bounds,
-    Buckets,
-    Difference,
-    Golden,
-    Padding,
-    Port,
-    Producer,
-    Tolerance,
-    ValueNode,
-)
+from npu_persist.bundle.golden_records import Difference, Golden, Tolerance
+from npu_persist.bundle.graph_records import Bounds, Buckets, Padding, Port, ValueNode
+from npu_persist.bundle.manifest import Producer
 from tests.support.bundles import TINY_GRAPH, tiny_files, tiny_manifest
 
 if TYPE_CHECKING:
-    from npu_persist.bundle.manifest import Graph, Manifest
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Manifest
 
 TINY = tiny_manifest()
 MEASURED = (Difference("y", 0.001, 0.0004, 0.99999),)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from npu_persist.bundle.golden import read_golden_tensors
-from npu_persist.bundle.manifest import DTYPES, Port
+from npu_persist.bundle.graph_records import DTYPES, Port
 from npu_persist.bundle.weights import ITEM_SIZES, lay_out
 from npu_persist.errors import GraphIntegrityError, StoreError
 from tests.support.bundles import GOLDEN, TINY_GRAPH

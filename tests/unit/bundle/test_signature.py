@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     DictNode,
     Dimension,
     ListNode,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from npu_persist.bundle.manifest import Padding
+from npu_persist.bundle.graph_records import Padding
 from npu_persist.cli.arguments import parse_buckets, parse_padding
 from npu_persist.errors import UsageError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from npu_persist import Store
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.cli.main import main
 from tests.support.graphs import PRODUCT_INPUT, PRODUCT_WEIGHT, publish_affine, publish_product
 from tests.support.second_device import SECOND

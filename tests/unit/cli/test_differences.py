@@ -10,7 +10,8 @@ import numpy as np
 from msgspec.structs import replace
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Evaluation, Metric, Port
+from npu_persist.bundle.golden_records import Evaluation, Metric
+from npu_persist.bundle.graph_records import Port
 from npu_persist.store import Store
 from tests.support.bundles import WEIGHTS, publish_tiny, tiny_manifest, write_tiny
 from tests.support.graphs import constant, make_model, parameter, publish_affine, publish_graph

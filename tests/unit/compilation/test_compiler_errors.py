@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
 from npu_persist.compilation.compiler_errors import Layer, explain_refusal, find_layers, first_lines
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.errors import CompilationError

@@ -13,7 +13,8 @@ import npu_persist
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, Lengths
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import read_blob
-from npu_persist.bundle.manifest import Dimension, Port, derived_bin
+from npu_persist.bundle.graph_records import Dimension, Port
+from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.verification import Verification
 from npu_persist.compilation import local
 from npu_persist.compilation.generation import WITH_WEIGHTS, choose_lengths, find_kind, find_single, make_options

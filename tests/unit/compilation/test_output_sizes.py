@@ -9,7 +9,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
 from npu_persist.bundle.signature import size_of
 from npu_persist.compilation.output_sizes import find_unrelated, name_outputs
 from tests.support.graphs import make_model, parameter

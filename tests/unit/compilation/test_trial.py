@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from openvino import opset13 as ops
 
-from npu_persist.bundle.manifest import Bounds, Port
+from npu_persist.bundle.graph_records import Bounds, Port
 from npu_persist.compilation.recipe import Recipe
 from npu_persist.compilation.trial import call_once
 from npu_persist.device.core import get_core

@@ -10,7 +10,7 @@ import openvino.opset13 as ops
 import pytest
 
 from npu_persist import load
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.compilation.wide_integers import clamp_integers
 from npu_persist.store import Store
 from tests.support.graphs import constant, make_model, parameter, publish_graph

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from npu_persist import check, persist
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.errors import ParityError, PrecisionWarning
 from npu_persist.store import Store
 

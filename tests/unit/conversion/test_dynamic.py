@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.conversion.call import Call, bind_call
 from npu_persist.conversion.dynamic import Axes, find_symbols, read_dynamic_shapes, resize_to
 from npu_persist.conversion.sizes import Symbol

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 import npu_persist
 from npu_persist import Example, persist
-from npu_persist.bundle.manifest import Golden, Weights
+from npu_persist.bundle.golden_records import Golden
+from npu_persist.bundle.manifest import Weights
 from npu_persist.bundle.tensors import Tensors
 from npu_persist.bundle.weights import lay_out, read_header, write
 from npu_persist.conversion.build import Part

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from torch.export import Dim
 
 import npu_persist
-from npu_persist.bundle.manifest import RecordNode, Tolerance, ValueNode
+from npu_persist.bundle.golden_records import Tolerance
+from npu_persist.bundle.graph_records import RecordNode, ValueNode
 from npu_persist.bundle.signature import ModelOutput
 from npu_persist.conversion import restoring
 from npu_persist.errors import (

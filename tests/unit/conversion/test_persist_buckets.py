@@ -12,7 +12,7 @@ import torch
 from torch.export import Dim
 
 from npu_persist import Padding, load, persist
-from npu_persist.bundle.manifest import Dimension
+from npu_persist.bundle.graph_records import Dimension
 from npu_persist.conversion.bucket_axes import infer_axes
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.dynamic import input_ports

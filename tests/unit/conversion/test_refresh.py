@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import npu_persist
-from npu_persist.bundle.manifest import Dimension, FileEntry
+from npu_persist.bundle.graph_records import Dimension
+from npu_persist.bundle.manifest import FileEntry
 from npu_persist.cache import CompileCache
 from npu_persist.conversion import compile_as_loaded
 from npu_persist.device.core import get_core

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 
 import npu_persist
-from npu_persist.bundle.manifest import Growth
+from npu_persist.bundle.graph_records import Growth
 from npu_persist.bundle.signature import ModelOutput
 from npu_persist.conversion import stateful
 from npu_persist.conversion.call import DTYPES

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npu_persist.bundle.manifest import DictNode, OpaqueNode, RecordNode, TensorNode, ValueNode
+from npu_persist.bundle.graph_records import DictNode, OpaqueNode, RecordNode, TensorNode, ValueNode
 from npu_persist.bundle.signature import rebuild
 from npu_persist.conversion.structure import describe_parameters, flatten
 from npu_persist.errors import ConversionError

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from npu_persist.bundle.bundle import Bundle
-from npu_persist.bundle.manifest import Difference, Evaluation, Metric, Port
+from npu_persist.bundle.golden_records import Difference, Evaluation, Metric
+from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.reference import HubReference
 from npu_persist.hub.card import BEGIN, CARD_FILE, END, make_section, renew_card
 from npu_persist.hub.push import push

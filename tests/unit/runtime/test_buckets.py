@@ -13,7 +13,7 @@ import pytest
 from openvino import opset13 as ops
 
 from npu_persist import Padding, is_compiled, load
-from npu_persist.bundle.manifest import Dimension, Port
+from npu_persist.bundle.graph_records import Dimension, Port
 from npu_persist.cache import CompileCache
 from npu_persist.compilation.compile import compile_bundle
 from npu_persist.errors import DynamicShapeError, GraphIntegrityError, InputError, ManifestError, UsageError

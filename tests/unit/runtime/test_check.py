@@ -11,7 +11,8 @@ import pytest
 
 import npu_persist
 from npu_persist import check
-from npu_persist.bundle.manifest import Buckets, Dimension, Padding, Port, Tolerance
+from npu_persist.bundle.golden_records import Tolerance
+from npu_persist.bundle.graph_records import Buckets, Dimension, Padding, Port
 from npu_persist.errors import DeviceNotFoundError, DeviceWarning, UsageError
 from npu_persist.store import Store
 from tests.support.graphs import (

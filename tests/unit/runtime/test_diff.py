@@ -12,7 +12,7 @@ import pytest
 
 import npu_persist
 from npu_persist import diff
-from npu_persist.bundle.manifest import Bounds, Dimension, Port
+from npu_persist.bundle.graph_records import Bounds, Dimension, Port
 from npu_persist.errors import BundleNotFoundError, DeviceNotFoundError, FileIntegrityError, SignatureError, UsageError
 from npu_persist.store import Store
 from tests.support.graphs import constant, make_model, parameter, publish_affine, publish_graph

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from npu_persist.bundle.manifest import (
+from npu_persist.bundle.graph_records import (
     DictNode,
     Dimension,
     OpaqueNode,

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from npu_persist.bundle.manifest import DTYPES, Bounds, Dimension, Port
+from npu_persist.bundle.graph_records import DTYPES, Bounds, Dimension, Port
 from npu_persist.errors import InputError
 from npu_persist.runtime.inputs import Limits, Symbols, as_array
 from npu_persist.store import Store

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 import npu_persist
 from npu_persist import load
-from npu_persist.bundle.manifest import Dimension, Manifest, Parameter, Port, Signature, TensorNode, ValueNode
+from npu_persist.bundle.graph_records import Dimension, Parameter, Port, Signature, TensorNode, ValueNode
+from npu_persist.bundle.manifest import Manifest
 from npu_persist.compilation.local import check_ports
 from npu_persist.device import core
 from npu_persist.errors import (

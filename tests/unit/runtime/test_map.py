@@ -11,7 +11,7 @@ import numpy as np
 import openvino.opset13 as ops
 import pytest
 
-from npu_persist.bundle.manifest import Parameter, Port, Signature, TensorNode, TupleNode
+from npu_persist.bundle.graph_records import Parameter, Port, Signature, TensorNode, TupleNode
 from npu_persist.errors import InferenceError, InputError
 from npu_persist.store import Store
 from tests.support.graphs import (

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npu_persist import Model, load
-from npu_persist.bundle.manifest import DictNode, Dimension, Parameter, Port, Signature, TensorNode
+from npu_persist.bundle.graph_records import DictNode, Dimension, Parameter, Port, Signature, TensorNode
 from npu_persist.bundle.signature import ModelOutput
 from npu_persist.errors import InferenceError, InputError, UsageError
 from npu_persist.runtime.lanes import LENT

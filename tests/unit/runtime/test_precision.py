@@ -11,7 +11,7 @@ import pytest
 
 import npu_persist
 from npu_persist import is_compiled, load
-from npu_persist.bundle.manifest import Tolerance
+from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.compilation.local import execution_precisions
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.errors import DeviceWarning

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 import npu_persist
 from npu_persist import Model, check, load
-from npu_persist.bundle.manifest import Port, State, Tolerance
+from npu_persist.bundle.golden_records import Tolerance
+from npu_persist.bundle.graph_records import Port, State
 from npu_persist.bundle.reference import HubReference
 from npu_persist.bundle.states import describe_state, require_fixed
 from npu_persist.errors import (

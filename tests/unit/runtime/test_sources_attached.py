@@ -16,7 +16,7 @@ from npu_persist import is_compiled, load
 from npu_persist.artifact.artifact import BLOB_FILE, read_artifact
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.compatibility import check_all_attached
-from npu_persist.bundle.manifest import Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.origin import write_origin
 from npu_persist.bundle.verification import VERIFY, Verify
 from npu_persist.compilation import local

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from npu_persist import history
-from npu_persist.bundle.manifest import Difference, Evaluation, Golden, Graph, Manifest, Metric, Tolerance
+from npu_persist.bundle.golden_records import Difference, Evaluation, Golden, Metric, Tolerance
 from npu_persist.errors import BundleNotFoundError, InvalidNameError
 from npu_persist.store import Store
 from tests.support.bundles import GOLDEN, GRAPH, TINY_GRAPH, WEIGHTS, publish_tiny, tiny_files, tiny_manifest
@@ -17,6 +17,8 @@ from tests.support.loads import spoil
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.bundle.graph_records import Graph
+    from npu_persist.bundle.manifest import Manifest
 
 OTHER = WEIGHTS[:-1] + b"x"
 

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from npu_persist.bundle.bundle import Bundle
-from npu_persist.bundle.manifest import Difference, Golden, Manifest, Producer, Tolerance
+from npu_persist.bundle.golden_records import Difference, Golden, Tolerance
+from npu_persist.bundle.manifest import Manifest, Producer
 from npu_persist.bundle.origin import Origin, write_origin
 from npu_persist.errors import InvalidNameError
 from npu_persist.store import Store

@@ -14,7 +14,7 @@ import transformers
 import npu_persist
 from npu_persist.artifact.artifact import Artifact
 from npu_persist.artifact.attached import list_attached
-from npu_persist.bundle.manifest import axis_bounds
+from npu_persist.bundle.graph_records import axis_bounds
 from npu_persist.conversion.generation.models import generates
 from npu_persist.errors import (
     CompilationError,
