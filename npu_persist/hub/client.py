@@ -28,7 +28,7 @@ from npu_persist.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeGuard
 
     from huggingface_hub import HfApi
 
@@ -149,7 +149,7 @@ class Repository:
         else:
             sha = _call_within(self.answer_within, ask, f"look up {self.repo_id}", self.repo_id)
             self.answer_within = None
-        if sha is None or not is_commit(sha):
+        if not is_commit(sha):
             raise self.malformed(revision, "a commit of 40 hex digits", repr(sha))
         return sha
 
@@ -320,7 +320,7 @@ class Stream:
             yield from self._response.iter_raw()
 
 
-def is_commit(revision: str | None) -> bool:
+def is_commit(revision: str | None) -> TypeGuard[str]:
     """Return whether a revision is a whole commit."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
