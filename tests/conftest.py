@@ -14,6 +14,7 @@ import pytest
 
 from npu_persist.compilation.toolchains.native import COMPILER_VARIABLE
 from npu_persist.compilation.toolchains.wine import HOME_VARIABLE
+from npu_persist.store import Store
 from tests.support.as_on_linux import change_windows
 from tests.support.bf16_cpu import bf16_cpu as bf16_cpu  # noqa: PLC0414
 from tests.support.hubs import hub as hub  # noqa: PLC0414 (a fixture is found by its name here)
@@ -95,6 +96,12 @@ def store_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(HOME_VARIABLE, raising=False)
     monkeypatch.delenv(COMPILER_VARIABLE, raising=False)
     return home
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Another store than the default one: what ignores it finds nothing."""
+    return Store(tmp_path / "store")
 
 
 @pytest.fixture

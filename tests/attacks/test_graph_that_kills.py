@@ -28,7 +28,6 @@ from npu_persist.compilation.process import python
 from npu_persist.device.core import get_core
 from npu_persist.errors import CompilationError, CompileCrashError, CompileMemoryError, CompileTimeoutError
 from npu_persist.files.digest import digest_file
-from npu_persist.store import Store
 from npu_persist.trust.signing import sign_bundle
 from tests.support.graphs import AFFINE_OF_GRID, GRID, XML, make_model, parameter, publish_affine, publish_graph
 from tests.support.loads import attempts, spoil
@@ -37,9 +36,9 @@ from tests.support.signers import know, private_key, pulled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 DEATHS = {
     "dies": ("os.kill(os.getpid(), 11)", CompileCrashError, "signal 11|exit code 11"),
@@ -58,11 +57,6 @@ def attacked(*_):
     {code}
 openvino.{name} = attacked
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture

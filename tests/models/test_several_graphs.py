@@ -16,12 +16,10 @@ import transformers
 
 import npu_persist
 from npu_persist import Example
-from npu_persist.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties' deprecations, and what a trace froze
 
@@ -57,11 +55,6 @@ class First(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = getattr(self.module, self.method)(x)
         return result
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def half_precision_bytes(*modules: torch.nn.Module) -> int:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from npu_persist import load
+from npu_persist.runtime.lanes import LENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from npu_persist import Model
     from npu_persist.store import Store
+
+LARGE = (LENT // 4 // 8, 8)
+"""A shape of float32 that is read where it is."""
 
 
 class Loader:

@@ -15,7 +15,6 @@ from npu_persist.bundle.manifest import FileEntry
 from npu_persist.device.core import get_version
 from npu_persist.device.machine import Machine
 from npu_persist.errors import BundleNotFoundError, DeviceNotFoundError, TargetError
-from npu_persist.store import Store
 from tests.support.artifacts import make_artifact
 from tests.support.attached import attach_npu
 from tests.support.blobs import real_blob
@@ -27,13 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 LUNAR = Machine("NPU", "2026.4.1", "4000", 6, elf="1.2", mi="11.4")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture

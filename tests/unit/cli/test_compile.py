@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from npu_persist import Store
 from npu_persist.cli.main import main
 from tests.support.decoders import publish_llama
 from tests.support.graphs import publish_affine, publish_dynamic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from npu_persist import Store
 
     Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from npu_persist.errors import (
     TargetError,
     UsageError,
 )
-from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_power, publish_scaled, publish_text
 from tests.support.loads import attempts, is_right, spoil
 from tests.support.processes import crash
@@ -38,14 +37,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.progress import Progress
+    from npu_persist.store import Store
 
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 """The NPU's plugin without an NPU."""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def inside(bundle: Bundle) -> list[str]:

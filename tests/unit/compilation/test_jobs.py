@@ -28,7 +28,6 @@ from npu_persist.errors import (
     JobsError,
     UsageError,
 )
-from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_power
 from tests.support.loads import copy_bundle, spoil
 
@@ -36,14 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 BUCKETS = [{"x": (size, 4), "y": (size, 3)} for size in (1, 2, 4)]
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def attached(bundle: Bundle) -> int:

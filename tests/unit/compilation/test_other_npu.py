@@ -13,7 +13,6 @@ from npu_persist.artifact.blob import read_blob
 from npu_persist.compilation import other_npu
 from npu_persist.compilation.toolchains.toolchain import CompilerRequest, CompilerResult
 from npu_persist.errors import CompilationError, CompileTimeoutError, PropertyError, StoreError, ToolchainError
-from npu_persist.store import Store
 from tests.support.blobs import DESCRIPTOR, npu_blob, npu_trailer
 from tests.support.graphs import publish_affine, publish_dynamic, publish_scaled, publish_text
 from tests.support.processes import crash
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from npu_persist.artifact.artifact import Artifact
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.compilation.process.supervisor import Limits
+    from npu_persist.store import Store
 
 
 class Compiler:
@@ -51,11 +51,6 @@ class Compiler:
     @property
     def asked(self) -> list[bool]:
         return [request.weightless for request, _ in self.requests]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 @pytest.fixture

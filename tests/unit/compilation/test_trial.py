@@ -13,14 +13,12 @@ from npu_persist.compilation.recipe import Recipe
 from npu_persist.compilation.trial import call_once
 from npu_persist.device.core import get_core
 from npu_persist.errors import GraphIntegrityError
-from npu_persist.store import Store
 from tests.support.graphs import BATCH, GOLDEN, PRODUCT_INPUT, make_model, parameter, publish_graph, publish_product
 from tests.support.loads import spoil
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 
 class _Called:
@@ -44,11 +42,6 @@ def _call(bundle: Bundle, shapes: Any = None, error: Exception | None = None) ->
     model = get_core().read_model(bundle.file("model.xml"), recipe.weights)
     call_once(recipe, model, called)
     return called.inputs
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def test_with_the_golden_sample(store: Store) -> None:

@@ -30,14 +30,12 @@ from npu_persist.errors import (
     PersistWarning,
     UsageError,
 )
-from npu_persist.store import Store
 from tests.support.bundles import TINY_GRAPH
 from tests.support.modules import Affine, Raises
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 IDS = torch.arange(4)[None]
 TINY_GOLDEN = Golden("golden.safetensors", None, None)
@@ -68,11 +66,6 @@ class Decoder(torch.nn.Module):
     def forward(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.layer(states + self.table(ids)))
         return logits
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 def make_halves() -> tuple[Encoder, Decoder]:

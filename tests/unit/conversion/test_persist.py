@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import copy
-import random
 import signal
 import subprocess
 import sys
 import time
-import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,18 +20,15 @@ import npu_persist
 from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.bundle.graph_records import RecordNode, ValueNode
 from npu_persist.bundle.signature import ModelOutput
-from npu_persist.conversion import restoring
 from npu_persist.errors import (
     ConversionError,
     ExampleInputsError,
     ExampleWarning,
     FrozenControlFlowWarning,
     InputError,
-    InvalidNameError,
     ParityError,
     PrecisionWarning,
     StateWarning,
-    StoreError,
     UsageError,
 )
 from npu_persist.store import Store
@@ -47,11 +40,10 @@ from tests.support.modules import (
     Leaves,
     Nested,
     NotANumber,
-    Overwrites,
-    Raises,
     ShapeBranch,
 )
 from tests.support.processes import ROOT, poison, run_python
+from tests.support.stores import files_below
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,10 +61,6 @@ def nested_call(module: Nested) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = module.example()
     options = {"pair": (args[1]["pair"].first.numpy(), np.ones(3, np.float32)), "list": [args[0].numpy()]}
     return (args[0].numpy(), options, np.ones(2, np.float32)), {key: value.numpy() for key, value in kwargs.items()}
-
-
-def files_below(path: Path) -> list[str]:
-    return sorted(str(found.relative_to(path)) for found in path.rglob("*") if found.is_file()) if path.exists() else []
 
 
 class TestStructure:
@@ -149,71 +137,6 @@ class TestStructure:
         assert list(result) == ["last_hidden_state", "pooler_output"]
         assert result[0] is result.last_hidden_state is result["last_hidden_state"]
         assert result.past_key_values is None
-
-
-class TestModuleComesBackAsItWas:
-    def test_flags_tensors_attributes_hooks_and_random_states(self) -> None:
-        module = Nested()
-        module.layer.eval()
-        seen: list[int] = []
-        module.layer.register_forward_hook(lambda *_: seen.append(1))
-        module.layer.weight.grad = torch.full_like(module.layer.weight, 5.0)
-        identities = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
-        before = copy.deepcopy(module.state_dict())
-        plain, grad = module.plain.clone(), module.layer.weight.grad
-        states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]  # noqa: NPY002
-        args, kwargs = module.example()
-        npu_persist.persist(module, "nested", args, kwargs)
-        assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == identities
-        for name, tensor in module.state_dict().items():
-            assert torch.equal(tensor, before[name]), name
-        assert torch.equal(module.plain, plain)
-        assert (module.training, module.layer.training, module.tied.training) == (True, False, True)
-        assert module.layer.weight.requires_grad
-        assert module.layer.weight.grad is grad
-        assert torch.equal(grad, torch.full_like(grad, 5.0))
-        assert module.history == []
-        assert not hasattr(module, "cache")
-        assert seen, "the user's own hook runs while the module is traced, as in any forward"
-        assert len(module.layer._forward_hooks) == 1
-        assert torch.equal(torch.random.get_rng_state(), states[0])
-        np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]  # noqa: NPY002
-        assert random.getstate() == states[2]
-
-    def test_also_when_the_forward_raises(self) -> None:
-        module = Raises()
-        with pytest.raises(ConversionError, match=r"Raises\.outer\.1 raised KeyError") as caught:
-            npu_persist.persist(module, "raises", (X,))
-        assert caught.value.module_path == "outer.1"
-        assert module.training
-        assert module.outer[0].training
-        assert not torch.nn.modules.module._global_forward_hooks
-
-    def test_also_a_parameter_that_the_forward_overwrites(self) -> None:
-        module = Overwrites()
-        npu_persist.persist(module, "overwrites", (X,))
-        assert torch.equal(module.weight.detach(), torch.ones(4))
-
-    def test_on_another_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The CPU's tensors pass for those of another device: they are copied, and come back."""
-        elsewhere = types.SimpleNamespace(device=torch.device("privateuseone"))
-        monkeypatch.setattr(restoring, "_tensors", lambda _: iter([elsewhere]))
-        module = Nested()
-        identities = {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
-        args, kwargs = module.example()
-        with restoring.restoring(module):
-            assert id(module.layer.weight) != identities["layer.weight"]
-            assert module.tied.weight is module.layer.weight
-        bundle = npu_persist.persist(module, "elsewhere", args, kwargs)
-        assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == identities
-        assert "layer.weight" in load_file(bundle.path / "weights.safetensors")
-
-    def test_on_the_meta_device_there_is_nothing_to_persist(self) -> None:
-        with torch.device("meta"):
-            module = Affine()
-        with pytest.raises(ConversionError, match="meta"):
-            npu_persist.persist(module, "meta", (X,))
-        assert module.layer.weight.device.type == "meta"
 
 
 class TestExamples:
@@ -556,63 +479,6 @@ class TestProgress:
         assert npu_persist.persist(Affine(), "affine", (X,)).version == 1
 
 
-class TestBadInput:
-    @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "C:x", "CON", "com1.txt", "", "x" * 300, ".hidden"])
-    def test_name(self, name: str, store_home: Path) -> None:
-        with pytest.raises(InvalidNameError):
-            npu_persist.persist(Affine(), name, (X,))
-        assert files_below(store_home) == []
-
-    def test_name_that_differs_in_case_only_is_refused_before_the_work(self) -> None:
-        npu_persist.persist(Affine(), "affine", (X,))
-        with pytest.raises(InvalidNameError, match="the same on Windows"):
-            npu_persist.persist(Raises(), "Affine", (X,))
-
-    def test_precision(self) -> None:
-        with pytest.raises(UsageError, match="'fp16', 'fp32', 'int8', 'int4'; got 'int2'"):
-            npu_persist.persist(Affine(), "affine", (X,), precision="int2")  # type: ignore[arg-type]
-
-    def test_an_openvino_model(self) -> None:
-        parameter = ov.opset13.parameter([1], np.float32)
-        model = ov.Model([ov.opset13.relu(parameter)], [parameter])
-        with pytest.raises(UsageError, match="already an OpenVINO model"):
-            npu_persist.persist(model, "affine", (X,))
-
-    def test_no_module(self) -> None:
-        with pytest.raises(UsageError, match=r"torch\.nn\.Module; got builtins\.function"):
-            npu_persist.persist(lambda x: x, "affine", (X,))  # type: ignore[arg-type]
-
-    def test_a_tensor_in_place_of_the_arguments(self) -> None:
-        with pytest.raises(UsageError, match=r"args must be a tuple"):
-            npu_persist.persist(Affine(), "affine", X)  # type: ignore[arg-type]
-
-    def test_arguments_that_do_not_fit(self) -> None:
-        with pytest.raises(UsageError, match="do not fit Affine"):
-            npu_persist.persist(Affine(), "affine", (X, X, X))
-
-    def test_metadata_that_is_no_json(self) -> None:
-        with pytest.raises(UsageError, match="metadata"):
-            npu_persist.persist(Affine(), "affine", (X,), metadata={"x": object()})
-
-    def test_a_result_without_a_class_at_deploy_time(self) -> None:
-        class Strange(torch.nn.Module):
-            def forward(self, x: torch.Tensor) -> Any:
-                return {"ok": x, "bad": object()}
-
-        with pytest.raises(ConversionError, match=r"\.bad is a builtins\.object"):
-            npu_persist.persist(Strange(), "strange", (X,))
-
-    def test_a_full_disk(self, monkeypatch: pytest.MonkeyPatch, store_home: Path) -> None:
-        def full(*_: Any, **__: Any) -> str:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("npu_persist.bundle.weights.write", full)
-        with pytest.raises(StoreError, match="No space left"):
-            npu_persist.persist(Affine(), "affine", (X,))
-        assert npu_persist.list() == []
-        assert files_below(store_home / "staging") == []
-
-
 class TestDeploy:
     def test_the_bundle_runs_where_torch_cannot_be_imported(self, tmp_path: Path, store_home: Path) -> None:
         module = Affine()
@@ -658,55 +524,3 @@ class TestState:
 
         with pytest.warns(FrozenControlFlowWarning, match="__bool__"):
             npu_persist.persist(Count(), "count", (X + 5,))
-
-    def test_nested_containers_come_back_as_they_were(self) -> None:
-        class Cache(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.state = types.SimpleNamespace(last=None, seen={"deep": [[]]})
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                self.state.last = x if self.state.last is None else torch.cat([self.state.last, x])
-                self.state.seen["deep"][0].append(1)
-                return self.state.last.sum(0)  # type: ignore[no-any-return]
-
-        module = Cache()
-        state, deep = module.state, module.state.seen["deep"]
-        with pytest.warns(StateWarning, match=r"writes into state\.last"):
-            first = npu_persist.persist(module, "cache", (X,))
-        assert module.state is state
-        assert (state.last, state.seen["deep"] is deep, deep) == (None, True, [[]])
-        with pytest.warns(StateWarning):
-            assert npu_persist.persist(module, "cache", (X,)).digest == first.digest
-
-    def test_threads_that_persist_one_module_leave_it_as_it_was(self) -> None:
-        module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout())
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            bundles = list(pool.map(lambda _: npu_persist.persist(module, "threads", (X,)), range(3)))
-        assert len({bundle.digest for bundle in bundles}) == 1
-        assert module.training
-        assert module[1].training
-
-
-class TestMoreBadInput:
-    def test_a_lazy_module(self) -> None:
-        with pytest.raises(UsageError, match="weight has no shape yet"):
-            npu_persist.persist(torch.nn.LazyLinear(4), "lazy", (X,))
-
-    @pytest.mark.parametrize("metadata", [{1: 2}, {"a": 10**400}, {"a": "\ud800"}, {"a": float("nan")}])
-    def test_metadata_that_would_not_come_back(self, metadata: Any) -> None:
-        with pytest.raises(UsageError, match="metadata"):
-            npu_persist.persist(Affine(), "affine", (X,), metadata=metadata)
-
-    def test_a_meta_example(self) -> None:
-        with pytest.raises(ConversionError, match="x is on the meta device"):
-            npu_persist.persist(Affine(), "affine", (X.to("meta"),))
-
-    def test_a_tolerance_that_is_no_number(self) -> None:
-        with pytest.raises(UsageError, match="tolerance"):
-            npu_persist.persist(Affine(), "affine", (X,), tolerance="x")  # type: ignore[arg-type]
-
-    def test_a_traced_module_is_called_by_its_own_names(self) -> None:
-        traced = torch.jit.trace(torch.nn.Linear(4, 2), X)  # type: ignore[no-untyped-call]
-        bundle = npu_persist.persist(traced, "traced", (X,))
-        assert [port.name for port in bundle.graph().inputs] == ["input"]

@@ -17,11 +17,12 @@ from npu_persist.errors import (
     TargetError,
     ToolchainError,
 )
-from npu_persist.store import Store
 from tests.support.loads import attempts
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from npu_persist.store import Store
 
 
 class Net(torch.nn.Module):
@@ -36,11 +37,6 @@ class Net(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.layer(x)
         return result
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 EXAMPLE = (torch.zeros(2, 4),)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import npu_persist
-from npu_persist.bundle.graph_records import Dimension
 from npu_persist.bundle.manifest import FileEntry
 from npu_persist.cache import CompileCache
 from npu_persist.conversion import compile_as_loaded
@@ -33,16 +30,15 @@ from npu_persist.errors import (
 )
 from npu_persist.files.digest import digest_bytes
 from npu_persist.store import Store
+from tests.support.refreshed import WIDE, Uses, Wide, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from npu_persist.bundle.bundle import Bundle
 
-M = TypeVar("M", bound=torch.nn.Module)
 X = torch.linspace(-1, 1, 8).reshape(2, 4)
 IDS = torch.tensor([[1, 2, 3]])
-WIDE = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
 
 
 class Encoder(torch.nn.Module):
@@ -77,91 +73,6 @@ class Picture(torch.nn.Module):
         return answer
 
 
-class Uses(torch.nn.Module):
-    """A function of an input and a parameter."""
-
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.linspace(0.5, 2, 4))
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, self.weight)
-
-
-class Wide(torch.nn.Module):
-    """Linear layers that int4 has groups for, and an embedding's table."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Linear(64, 64)
-        self.second = torch.nn.Linear(64, 32)
-        self.last = torch.nn.Linear(32, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.last(self.second(self.first(x)))
-        return answer
-
-
-class Tokens(torch.nn.Module):
-    """A class token for each picture of a batch, and positions: what vision transformers begin with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = torch.nn.Parameter(torch.randn(1, 1, 4))
-        self.positions = torch.nn.Parameter(torch.randn(1, 6, 4))
-        self.norm = torch.nn.LayerNorm(4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        whole = torch.cat([self.token.expand(x.shape[0], -1, -1) + self.positions[:, :1], x], 1)
-        answer: torch.Tensor = self.norm(whole + self.positions[:, : whole.shape[1]])
-        return answer
-
-
-class Assigns(torch.nn.Module):
-    """Writes into a slice, for which the frontend makes names of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.BatchNorm1d(4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.norm(x).clone()
-        y[:, 1:3] = x[:, :2] * 2
-        return y
-
-
-class Sized(torch.nn.Module):
-    """Computes with a size, which a trace freezes and torch.export does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.layer(x) * torch.tensor([x.shape[1], 1]).sum()
-        return answer
-
-
-def rough(module: M) -> M:
-    """Make weights of which one in a channel is far larger than the others, which integers of 4 bits are bad at."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1:
-                parameter[:, 0] *= 40
-    return module
-
-
-def train(module: M, seed: int = 1) -> M:
-    """Change all weights as a training may, buffers of floats included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.add_(torch.rand(tensor.shape, generator=generator) + 0.1)
-    return module
-
-
 def refuse(module: torch.nn.Module, reference: str = "m") -> RefreshError:
     with pytest.raises(RefreshError) as caught:
         npu_persist.refresh(reference, module)
@@ -176,30 +87,6 @@ MODULES: list[tuple[Callable[[], torch.nn.Module], torch.Tensor]] = [
     (lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(1, 5, 8)),
     (lambda: torch.nn.Sequential(torch.nn.Conv1d(4, 4, 1, groups=2), torch.nn.GELU()), torch.randn(1, 4, 6)),
 ]
-
-
-def convolution(norm: type[torch.nn.Module]) -> torch.nn.Module:
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), norm(4), torch.nn.ReLU())
-
-
-def old_weight_norm() -> torch.nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch.nn.utils.weight_norm(torch.nn.Linear(4, 2))
-
-
-FOLDED_BY_NAME: list[tuple[str, Callable[[], torch.nn.Module], torch.Tensor]] = [
-    ("batch norm", lambda: convolution(torch.nn.BatchNorm2d), torch.randn(1, 3, 8, 8)),
-    ("a batch norm first", lambda: torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)), X),
-    ("weight norm", lambda: weight_norm(torch.nn.Linear(4, 2)), X),
-    ("spectral norm", lambda: spectral_norm(torch.nn.Linear(4, 2)), X),
-    ("weight norm of old", old_weight_norm, X),
-    ("a slice that is written to", Assigns, X),
-    ("tokens", Tokens, torch.randn(2, 5, 4)),
-    ("a recurrent network", lambda: torch.nn.LSTM(4, 3, batch_first=True), X[None]),
-    ("gates", lambda: torch.nn.GRU(4, 3, batch_first=True, bidirectional=True), X[None]),
-]
-FOLDED = [(make, example) for _, make, example in FOLDED_BY_NAME]
 
 
 class TestAnswers:
@@ -279,114 +166,6 @@ class TestAnswers:
             npu_persist.refresh("m", train(module, 2)).manifest
             == npu_persist.persist(module, "m", (X.half(),)).manifest
         )
-
-
-def same_as_persisted(module: torch.nn.Module, *args: Any, seed: int = 2, **options: Any) -> npu_persist.Bundle:
-    """Refresh a bundle after a training; require what `persist` makes of the same weights, and torch's answers."""
-    npu_persist.persist(train(module), "m", args, **options)
-    refreshed = npu_persist.refresh("m", train(module, seed), calibration=options.get("calibration", ()))
-    assert refreshed.version == 2
-    assert npu_persist.persist(module, "m", args, force=True, **options).manifest == refreshed.manifest
-    return refreshed
-
-
-class TestConvertedAgain:
-    """What holds its tensors folded or compressed, and what torch.export captured."""
-
-    @pytest.mark.parametrize(("make", "example"), FOLDED, ids=[name for name, _, _ in FOLDED_BY_NAME])
-    def test_folded_tensors(self, make: Callable[[], torch.nn.Module], example: torch.Tensor) -> None:
-        module = make().eval()
-        same_as_persisted(module, example, precision="fp32")
-        other = example.flip(-1) * 0.7
-        with torch.no_grad(), npu_persist.load("m:2", device="CPU") as model:
-            found, wanted = model(other.numpy()), module(other)
-        if not isinstance(wanted, torch.Tensor):
-            found, wanted = found[0], wanted[0]
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
-
-    def test_open_axes(self) -> None:
-        module = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3), torch.nn.BatchNorm1d(4)).eval()
-        batch, length = torch.export.Dim("batch", max=4), torch.export.Dim("length", min=4)
-        x = torch.randn(2, 3, 8)
-        bundle = same_as_persisted(module, x, dynamic_shapes=({0: batch, 2: 2 * length},), precision="fp32")
-        assert bundle.manifest.graphs[0].inputs[0].shape[0] == Dimension("batch", 0, 4)
-        with torch.no_grad(), npu_persist.load("m:2", device="CPU") as model:
-            x = torch.randn(4, 3, 10)
-            np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-2, atol=1e-2)
-
-    def test_buckets(self) -> None:
-        module = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 1), torch.nn.BatchNorm1d(4)).eval()
-        same_as_persisted(module, torch.randn(1, 3, 8), buckets=[{"input": (1, 3, 8)}, {"input": (1, 3, 16)}])
-
-    def test_an_export(self) -> None:
-        length = torch.export.Dim("length", min=2, max=40)
-        bundle = same_as_persisted(Sized(), torch.randn(2, 6, 4), dynamic_shapes=({1: length},))
-        assert bundle.manifest.graphs[0].conversion == "export"
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"precision": "int8"},
-            {"precision": "int8", "keep": {"first": "fp16"}},
-            {"precision": "int4"},
-            {"precision": "int4", "group_size": 16},
-            {"precision": "int4", "group_size": 32, "keep": {"first.*": "int8", "last": "fp32"}},
-        ],
-        ids=str,
-    )
-    def test_compressed_weights(self, options: Any) -> None:
-        module = Wide()
-        bundle = same_as_persisted(module, WIDE, **options, tolerance=2.0)
-        assert bundle.manifest.graphs[0].precision == options["precision"]
-
-    @pytest.mark.parametrize("options", [{"precision": "int4"}, {"precision": "int8", "activations": "int8"}], ids=str)
-    def test_calibrated_weights(self, options: Any) -> None:
-        pytest.importorskip("nncf", reason="the extra `compress` is not installed")
-        calls = [(WIDE * scale,) for scale in (0.5, 1, 2)]
-        bundle = same_as_persisted(Wide(), WIDE, calibration=calls, tolerance=2.0, **options)
-        assert bundle.manifest.refresh is not None
-        assert bundle.manifest.refresh.calibrated
-
-    @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-    def test_bfloat16(self, precision: Any) -> None:
-        module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).bfloat16()
-        same_as_persisted(module, X.bfloat16(), precision=precision)
-
-    def test_a_buffer_that_is_state(self) -> None:
-        class Counts(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.calls: torch.Tensor
-                self.register_buffer("calls", torch.tensor([2.0, 3.0, 4.0, 5.0]))
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                self.calls += 1
-                return x * self.calls
-
-        module = Counts()
-        with pytest.warns(npu_persist.errors.StateWarning):
-            npu_persist.persist(module, "m", (X,))
-        with torch.no_grad():
-            module.calls += 1
-        npu_persist.refresh("m", module)
-        with npu_persist.load("m:2", device="CPU") as model:
-            np.testing.assert_allclose(model(X.numpy()), X.numpy() * [4, 5, 6, 7], rtol=1e-3)
-
-    def test_a_tensor_that_is_no_parameter_or_buffer(self) -> None:
-        module, shift = Uses(torch.add), torch.ones(4)
-        module.function = lambda x, w: x * w + shift
-        npu_persist.persist(module, "m", (X,))
-        shift += 1
-        npu_persist.refresh("m", module)
-        with npu_persist.load("m:2", device="CPU") as model:
-            np.testing.assert_allclose(model(X.numpy()), module(X).detach().numpy(), rtol=1e-2, atol=1e-3)
-
-    def test_what_compression_costs_is_measured_again(self) -> None:
-        module = Wide()
-        npu_persist.persist(module, "m", (WIDE,), precision="int4", tolerance=2.0)
-        with pytest.warns(npu_persist.errors.PrecisionWarning, match="int4 costs output"):
-            bundle = npu_persist.refresh("m", rough(module))
-        assert sum(" costs output " in note for note in bundle.manifest.warnings) == 1
 
 
 class TestOptions:

@@ -17,18 +17,13 @@ from npu_persist.bundle.signature import ModelOutput
 from npu_persist.conversion import stateful
 from npu_persist.conversion.call import DTYPES
 from npu_persist.errors import ConversionError, ParityError, StateCapacityError, UsageError
-from npu_persist.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
+
+    from npu_persist.store import Store
 
 BATCH, TIME, PAST = Dim("batch", min=1, max=8), Dim("time", min=1, max=16), Dim("past", min=0, max=12)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def talk(

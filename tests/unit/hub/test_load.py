@@ -32,11 +32,6 @@ REPO = "org/affine"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
-@pytest.fixture
 def pushed(hub: HubServer, tmp_path: Path) -> Bundle:
     """A bundle on the hub, compiled for the CPU of this machine and for an NPU."""
     bundle = publish_affine(Store(tmp_path / "maker"))

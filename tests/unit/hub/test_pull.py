@@ -48,11 +48,6 @@ if TYPE_CHECKING:
 READER = "hf_reader"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
-
-
 def test_a_bundle_comes_whole_with_its_origin_and_nothing_else(hub: HubServer, store: Store, tmp_path: Path) -> None:
     commit = put_tiny(hub, tmp_path / "a", tag="v1")
     hub.put(REPO, {"README.md": b"# tiny", "origin.json": b"{}", "model.bin": b"x", "pickle.pkl": b"x"})

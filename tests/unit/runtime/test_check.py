@@ -14,7 +14,6 @@ from npu_persist import check
 from npu_persist.bundle.golden_records import Tolerance
 from npu_persist.bundle.graph_records import Buckets, Dimension, Padding, Port
 from npu_persist.errors import DeviceNotFoundError, DeviceWarning, UsageError
-from npu_persist.store import Store
 from tests.support.graphs import (
     PRODUCT_INPUT,
     PRODUCT_WEIGHT,
@@ -34,17 +33,13 @@ if TYPE_CHECKING:
     import openvino as ov
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
     from tests.support.bf16_cpu import Bf16Core
 
 RIGHT = PRODUCT_INPUT @ PRODUCT_WEIGHT
 TIGHT, WIDE = Tolerance(0.001, 0.99999), Tolerance(0.1, 0.999, 0.01)
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 LENGTH = Dimension("length", 1, 8)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 def publish_steps(store: Store, sample: Sequence[float], answer: Sequence[float], *lengths: int) -> Bundle:

@@ -11,20 +11,15 @@ import pytest
 import npu_persist
 from npu_persist.errors import FileIntegrityError, ModelClosedError, NotFoundError, UsageError
 from npu_persist.files.digest import digest_mapped
-from npu_persist.store import Store
 from tests.support.graphs import GRID, publish_affine
 from tests.support.second_device import SECOND
 from tests.support.two_graphs import ANSWERS, WEIGHT, publish_two
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 OTHER = np.linspace(-3, 7, 6, dtype=np.float32).reshape(2, 3)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture

@@ -13,29 +13,15 @@ from hypothesis.extra import numpy as arrays
 from npu_persist.bundle.graph_records import DTYPES, Bounds, Dimension, Port
 from npu_persist.errors import InputError
 from npu_persist.runtime.inputs import Limits, Symbols, as_array
-from npu_persist.store import Store
 from tests.support.graphs import (
     AFFINE_OF_GRID,
     BATCH,
     GRID,
-    publish_affine,
     read_only,
 )
-from tests.support.loaded import Loader
 
 if TYPE_CHECKING:
     from npu_persist import Model
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    return Loader(Store(tmp_path_factory.mktemp("store")))
-
-
-@pytest.fixture
-def affine(loaded: Loader) -> Model:
-    """`x[2, 3] -> x * [1, 2, 3] + 0.5`."""
-    return loaded(publish_affine)
 
 
 class OnlyArray:

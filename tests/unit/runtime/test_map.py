@@ -13,7 +13,6 @@ import pytest
 
 from npu_persist.bundle.graph_records import Parameter, Port, Signature, TensorNode, TupleNode
 from npu_persist.errors import InferenceError, InputError
-from npu_persist.store import Store
 from tests.support.graphs import (
     make_model,
     parameter,
@@ -23,21 +22,17 @@ from tests.support.graphs import (
     publish_power,
     publish_relu,
 )
-from tests.support.loaded import Loader
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from npu_persist import Model
+    from npu_persist.store import Store
+    from tests.support.loaded import Loader
 
 WINDOW = 4
 """Inputs that may be taken ahead of the results: twice the requests of the models below."""
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    return Loader(Store(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture

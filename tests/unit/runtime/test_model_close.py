@@ -13,23 +13,17 @@ import pytest
 from npu_persist import load
 from npu_persist.cache import CompileCache
 from npu_persist.errors import ModelClosedError, UsageError
-from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_power, publish_sum, publish_text
 from tests.support.loads import AFFINE_OF_GRID, GRID, is_right
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from npu_persist import Model
+    from npu_persist.store import Store
 
 SQUARE = (256, 256)
 ZEROS = np.zeros(SQUARE, np.float32)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 @pytest.fixture

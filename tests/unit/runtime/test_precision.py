@@ -16,25 +16,18 @@ from npu_persist.compilation.local import execution_precisions
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.errors import DeviceWarning
 from npu_persist.runtime.report import Report
-from npu_persist.store import Store
 from tests.support.graphs import PRODUCT_INPUT, PRODUCT_WEIGHT, publish_affine, publish_product
 from tests.support.loads import attempts, entries
 from tests.support.second_device import SECOND
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from npu_persist.store import Store
     from tests.support.bf16_cpu import Bf16Core
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 RIGHT = PRODUCT_INPUT @ PRODUCT_WEIGHT
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 def error_of(model: npu_persist.Model) -> float:

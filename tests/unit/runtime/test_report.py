@@ -1,22 +1,19 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
 
 from npu_persist.errors import InputError, UsageError
-from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_dynamic, publish_power
-from tests.support.loaded import Loader
+
+if TYPE_CHECKING:
+    from tests.support.loaded import Loader
 
 COUNTED = {"PERF_COUNT": True}
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    return Loader(Store(tmp_path_factory.mktemp("store")))
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO", "HETERO:CPU"])

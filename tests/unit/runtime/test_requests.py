@@ -13,7 +13,6 @@ from npu_persist.errors import InferenceError
 from npu_persist.runtime.requests import Inference, stop, wait_for
 from npu_persist.store import Store
 from tests.support.graphs import publish_affine, publish_broadcast, publish_power, publish_sum
-from tests.support.loaded import Loader
 from tests.support.processes import run_python
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist import Model
+    from tests.support.loaded import Loader
 
 SQUARE = (512, 512)
 ZEROS = np.zeros(SQUARE, np.float32)
@@ -37,11 +37,6 @@ def work():
 
 threading.Thread(target=work).start()
 """
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    return Loader(Store(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture

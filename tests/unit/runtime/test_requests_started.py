@@ -10,33 +10,21 @@ import numpy as np
 import pytest
 
 from npu_persist.errors import InferenceError, InputError, UsageError
-from npu_persist.store import Store
 from tests.support.graphs import (
-    publish_affine,
     publish_broadcast,
     publish_dynamic,
     publish_nested,
     publish_power,
     publish_sum,
 )
-from tests.support.loaded import Loader
 
 if TYPE_CHECKING:
     from npu_persist import Model
+    from tests.support.loaded import Loader
 
 ROW = np.arange(6, dtype=np.float32).reshape(2, 3)
 AFFINE_OF_ROW = ROW * [1, 2, 3] + 0.5
 SQUARE = (512, 512)
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    return Loader(Store(tmp_path_factory.mktemp("store")))
-
-
-@pytest.fixture
-def affine(loaded: Loader) -> Model:
-    return loaded(publish_affine)
 
 
 @pytest.fixture

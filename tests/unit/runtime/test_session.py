@@ -29,7 +29,6 @@ from npu_persist.errors import (
     UsageError,
 )
 from npu_persist.hub.card import make_section
-from npu_persist.store import Store
 from tests.support.graphs import (
     GRID,
     MEMORY,
@@ -44,14 +43,9 @@ from tests.support.second_device import SECOND
 from tests.support.signers import pulled
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import openvino as ov
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
+    from npu_persist.store import Store
 
 
 @pytest.fixture

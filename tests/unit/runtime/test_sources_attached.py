@@ -24,7 +24,6 @@ from npu_persist.compilation.recipe import Recipe
 from npu_persist.device.core import get_core, get_version
 from npu_persist.device.machine import Machine
 from npu_persist.runtime.sources import Selection, select_attached
-from npu_persist.store import Store
 from npu_persist.trust.policy import Policy
 from tests.support.attached import REQUIREMENTS, attach_npu
 from tests.support.blobs import NPU_TRAILERS, npu_blob, npu_trailer, real_blob
@@ -34,6 +33,7 @@ from tests.support.signers import ORIGIN
 
 if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 """OpenVINO's NPU plugin without an NPU: it compiles for the CPU."""
@@ -41,11 +41,6 @@ NPUW = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU"}
 LUNAR = Machine("NPU", get_version(), "4000", 6, driver="32.0", elf="1.2", mi="11.4", is_here=True)
 
 LUNAR_OF_UNKNOWN_DRIVER = msgspec.structs.replace(LUNAR, elf=None, mi=None)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture

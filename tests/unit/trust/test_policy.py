@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from npu_persist.artifact.artifact import ARTIFACT_FILE, read_artifact
 from npu_persist.bundle.manifest import ORIGIN_FILE
 from npu_persist.errors import FileIntegrityError, MissingExtraError, SignatureError, UsageError
-from npu_persist.store import Store
 from npu_persist.trust.policy import Decision, Policy
 from npu_persist.trust.signing import sign_bundle
 from tests.support.attached import attach_npu
@@ -20,13 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from npu_persist.bundle.bundle import Bundle
+    from npu_persist.store import Store
 
 OWN = Decision(is_trusted=True, reason="")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home")
 
 
 @pytest.fixture
