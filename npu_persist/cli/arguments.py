@@ -132,6 +132,16 @@ def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def parse_image_size(text: str | None, option: str) -> tuple[int, int] | None:
+    """Return height and width from text such as `512x768`."""
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UsageError(f"{option}: expected height and width in pixels, such as 512x768; got {text}")
+    return int(height), int(width)
+
+
 def parse_buckets(texts: Sequence[str]) -> list[dict[str, tuple[int, ...]]] | None:
     """Return the values of `--bucket`, such as `input_ids=1x128,attention_mask=1x128`; None without any."""
     return [_parse_bucket(text) for text in texts] or None

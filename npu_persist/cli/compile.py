@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
-from npu_persist.cli.arguments import add_config, add_group, add_reference, add_verb, parse_buckets, parse_pairs
+from npu_persist.cli.arguments import (
+    add_config,
+    add_group,
+    add_reference,
+    add_verb,
+    parse_buckets,
+    parse_image_size,
+    parse_pairs,
+)
 from npu_persist.cli.output import format_seconds, format_size, join_blocks, pick, section, table
 from npu_persist.errors import IncompatibleError, JobsError, NpuPersistError, UsageError
 
@@ -66,6 +74,11 @@ def add_compile(verbs: Any) -> None:
         metavar="M",
         help="number of tokens that can follow the longest prompt (default: 128; for speech 444)",
     )
+    parser.add_argument(
+        "--image-size",
+        metavar="HxW",
+        help="for text to image: height and width in pixels (default: for an NPU, as it was trained)",
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weightless",
@@ -102,6 +115,7 @@ def run_compile(arguments: argparse.Namespace, output: Output) -> int:
             buckets=parse_buckets(arguments.bucket),
             max_prompt=arguments.max_prompt,
             min_response=arguments.min_response,
+            image_size=parse_image_size(arguments.image_size, "--image-size"),
             weightless=arguments.weightless,
             toolchain=arguments.toolchain,
             timeout=arguments.timeout,

@@ -15,6 +15,7 @@ from npu_persist.cli.arguments import (
     add_reference,
     add_verb,
     parse_buckets,
+    parse_image_size,
     parse_padding,
     parse_pairs,
     read_arrays,
@@ -131,6 +132,9 @@ def add_persist(verbs: Any) -> None:
         "--max-prompt", type=int, metavar="N", help="with --target: as for `compile`, for a model that generates"
     )
     parser.add_argument("--min-response", type=int, metavar="M", help="likewise")
+    parser.add_argument(
+        "--image-size", metavar="HxW", help="with --target: as for `compile`, for a pipeline of diffusers"
+    )
 
 
 def run_persist(arguments: argparse.Namespace, output: Output) -> None:
@@ -167,6 +171,7 @@ def run_persist(arguments: argparse.Namespace, output: Output) -> None:
             targets=arguments.target or None,
             max_prompt=arguments.max_prompt,
             min_response=arguments.min_response,
+            image_size=parse_image_size(arguments.image_size, "--image-size"),
             force=arguments.force,
             progress=output.progress,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import npu_persist
+from npu_persist.cli.arguments import parse_image_size
 from npu_persist.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,11 +116,8 @@ def _read_image_options(arguments: argparse.Namespace) -> dict[str, Any] | None:
         if arguments.steps < 1:
             raise UsageError(f"--steps: expected a positive number; got {arguments.steps}")
         found["num_inference_steps"] = arguments.steps
-    if arguments.size is not None:
-        height, _, width = arguments.size.partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            raise UsageError(f"--size: expected height and width in pixels, such as 512x768; got {arguments.size}")
-        found |= {"height": int(height), "width": int(width)}
+    if (size := parse_image_size(arguments.size, "--size")) is not None:
+        found |= {"height": size[0], "width": size[1]}
     return found
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from npu_persist.artifact.target import Target, parse_target
 from npu_persist.bundle import buckets as sizes
 from npu_persist.bundle.states import require_fixed
-from npu_persist.compilation.generation import check_lengths, choose_lengths, find_kind, find_single
+from npu_persist.compilation.fixed_sizes import find_sizes, is_text_to_image, read_image_size
+from npu_persist.compilation.generation import check_lengths, choose_lengths, find_kind
 from npu_persist.compilation.jobs import CompileResult, run_by, run_in_threads, verify
 from npu_persist.compilation.recipe import CompileJob
 from npu_persist.device.core import require_version
@@ -39,6 +40,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
     buckets: Sequence[Mapping[str, Sequence[int]]] | None = None,
     max_prompt: int | None = None,
     min_response: int | None = None,
+    image_size: tuple[int, int] | None = None,
     weightless: bool | None = None,
     toolchain: str | None = None,
     timeout: float | None = None,
@@ -69,6 +71,8 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
             64. None: 1024, or 4 for speech.
         min_response: Number of tokens that can follow the longest prompt, rounded likewise. None: 128, or 444 for
             speech.
+        image_size: For text to image: height and width of the image in pixels. None: for an NPU, those that the model
+            was trained with; for other devices, any.
         weightless: Whether the blob reads the weights from the bundle's weights file. None: whichever suits the device;
             for an NPU the smaller blob, which may take two compilations.
         toolchain: The way to run the NPU compiler: "plugin", "libraries" or "wine"; None: the first usable one.
@@ -117,6 +121,9 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
         names = ", ".join(one.name for one in graphs)
         raise UsageError(f"buckets: {bundle.reference} has several graphs: say for which one, graph= of {names}")
     check_lengths(graphs, properties, max_prompt=max_prompt, min_response=min_response)
+    image_size = read_image_size(image_size)
+    if image_size is not None and (buckets is not None or not is_text_to_image(bundle)):
+        raise UsageError("image_size: expected a pipeline of diffusers, persisted whole, and no buckets. Leave it out")
     work = [
         CompileJob(
             bundle=str(bundle.path),
@@ -137,7 +144,7 @@ def compile_bundle(  # noqa: PLR0913 (each is something that a build decides)
         )
         for one in graphs
         for target in wanted
-        for shapes in _find_shapes(bundle, one, target, buckets)
+        for shapes in _find_shapes(bundle, one, target, buckets, image_size)
     ]
     _check_sendable(work[0].make_recipe(bundle))
     if executor is not None:
@@ -177,7 +184,9 @@ def _read_target(text: str) -> Target:
         raise
 
 
-def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) -> Sequence[Shapes | None]:
+def _find_shapes(
+    bundle: Bundle, graph: Graph, target: Target, buckets: object, image_size: tuple[int, int] | None
+) -> Sequence[Shapes | None]:
     if graph.states and buckets is not None:
         raise UsageError(
             f"{bundle.reference} has states, and each bucket would have its own: compile it without buckets"
@@ -185,9 +194,10 @@ def _find_shapes(bundle: Bundle, graph: Graph, target: Target, buckets: object) 
     found = graph.buckets if buckets is None else sizes.resolve(graph.inputs, buckets)
     if found is not None:
         return found.shapes
-    if target.kind == "NPU" and find_kind(graph) is None:
-        if (one := find_single(graph, bundle.manifest.graphs)) is not None:
-            return (one,)
+    is_npu = target.kind == "NPU" and find_kind(graph) is None
+    if (is_npu or image_size is not None) and (one := find_sizes(bundle, graph, image_size)) is not None:
+        return (one,)
+    if is_npu:
         sizes.require_bounds(graph.inputs, bundle.reference, str(target))
         require_fixed(graph.states, bundle.reference, str(target))
     return (None,)

@@ -13,14 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from npu_persist.artifact.artifact import Lengths
-from npu_persist.bundle.buckets import open_axes
 from npu_persist.errors import PropertyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from collections.abc import Set as AbstractSet
 
-    from npu_persist.artifact.artifact import Shapes
     from npu_persist.bundle.graph_records import Graph
 
 Kind = Literal["text", "speech"]
@@ -66,18 +64,6 @@ def find_kind_by_names(names: AbstractSet[str]) -> Kind | None:
     if names == {"input_ids", "encoder_hidden_states", "beam_idx"}:
         return "speech"
     return "text" if {"input_ids", "attention_mask", "position_ids", "beam_idx"} <= names else None
-
-
-def find_single(graph: Graph, graphs: Iterable[Graph]) -> Shapes | None:
-    """Return the sizes of one recording, for the encoder of a decoder of speech; None for another graph.
-
-    NPUW's decoder takes one at a time, so this is what the encoder of an NPU is called with.
-    """
-    opened = [port for port in graph.inputs if open_axes(port)]
-    has_batch = all([found.axis for found in open_axes(port)] == [0] for port in opened)
-    if not opened or not has_batch or not any(find_kind(one) == "speech" for one in graphs):
-        return None
-    return {port.name: (1, *(size for size in port.shape[1:] if isinstance(size, int))) for port in opened}
 
 
 def choose_lengths(graph: Graph, max_prompt: int | None = None, min_response: int | None = None) -> Lengths | None:

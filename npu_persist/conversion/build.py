@@ -20,6 +20,7 @@ from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.graph_records import Conversion, Graph
 from npu_persist.bundle.states import require_fixed
 from npu_persist.compilation.compiler_errors import first_lines
+from npu_persist.compilation.fixed_sizes import one_recording
 from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.compilation.output_sizes import name_outputs, require_related
 from npu_persist.conversion.bucket_axes import infer_axes
@@ -43,8 +44,10 @@ from npu_persist.conversion.evaluate import evaluate as evaluate_calls
 from npu_persist.conversion.examples import describe_guess, find_example
 from npu_persist.conversion.experts import batching_experts
 from npu_persist.conversion.generation.build import GOLDEN, GRAPH, WEIGHTS, build_decoder
+from npu_persist.conversion.generation.encoder_decoder import require_decoders
 from npu_persist.conversion.large_integers import warn_of_integers
 from npu_persist.conversion.layer_losses import measure_layers
+from npu_persist.conversion.options import MAIN
 from npu_persist.conversion.origins import Origins, describe_dtypes, tensors_of
 from npu_persist.conversion.probes import compare, masked_rows, probe
 from npu_persist.conversion.repeat import Repetition, describe_noise
@@ -147,6 +150,23 @@ def build(options: Options, folder: Path, reporter: Reporter) -> Part:
     return Part(folder, built.graph, built.written.weights, golden, digests, notes, _describe_origins(built, options))
 
 
+def require_sizes(work: Sequence[Options]) -> None:
+    """Raise DynamicShapeError, before anything is traced, for a graph that an NPU among the targets does not run."""
+    require_decoders(work)
+    for options in work:
+        npu = next((target for target in options.targets if target.kind == "NPU"), None)
+        if npu is None or options.is_generation or options.dynamic_shapes is None or options.buckets is not None:
+            continue
+        with restoring(options.module):
+            example = find_example(options.module, options.args, options.kwargs)
+            call = bind_call(options.module, example.args, example.kwargs)
+            ports = input_ports(call, read_dynamic_shapes(options.dynamic_shapes, call))
+        known = options.known_sizes
+        if known is None or (known == "recording" and one_recording(ports) is None):
+            name = options.name if options.graph == MAIN else f"{options.name} {options.graph}"
+            require_bounds(ports, name, str(npu))
+
+
 def _describe_decoder(decoder: Decoder, folder: Path) -> Part:
     digests = {**decoder.written.digests, GOLDEN: digest_file(folder / GOLDEN)}
     notes = tuple(map(str, decoder.caveats))
@@ -155,11 +175,7 @@ def _describe_decoder(decoder: Decoder, folder: Path) -> Part:
 
 def _read_sizes(call: Call, options: Options) -> tuple[Axes, Buckets | None]:
     if options.buckets is None:
-        axes = read_dynamic_shapes(options.dynamic_shapes, call)
-        for target in options.targets:
-            if target.kind == "NPU":
-                require_bounds(input_ports(call, axes), options.name, str(target))
-        return axes, None
+        return read_dynamic_shapes(options.dynamic_shapes, call), None
     if options.dynamic_shapes is None:
         axes = infer_axes(call, options.buckets)
     else:

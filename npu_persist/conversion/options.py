@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import openvino as ov
 import torch
 
 from npu_persist.bundle.graph_records import Activations, Padding, Precision
 from npu_persist.compilation.compile import check_toolchain, read_targets
+from npu_persist.compilation.fixed_sizes import read_image_size
 from npu_persist.compilation.generation import check_numbers
 from npu_persist.conversion.calibrate import require_nncf
 from npu_persist.conversion.compress import BITS, Plan, Stored, check_keep
@@ -58,6 +59,8 @@ class Options:
     check: bool
     tolerance: Tolerance
     targets: tuple[Target, ...]
+    known_sizes: Literal["recording", "image"] | None = None
+    """What the sizes are of that `compile` chooses by itself, for an NPU; None: it needs to be told."""
     is_generation: bool = False
     """Whether the module is one of transformers that generates, and the graph is to keep its past."""
 
@@ -218,29 +221,39 @@ class AheadOfTime:
         targets: What for; nothing is compiled if there are none.
         max_prompt: Tokens of the longest prompt of a model that generates, on an NPU; None: as usual.
         min_response: Tokens of an answer that fits after any prompt, likewise.
+        image_size: Height and width of the image of a pipeline of diffusers; None: as usual.
     """
 
     targets: tuple[Target, ...]
     max_prompt: int | None
     min_response: int | None
+    image_size: tuple[int, int] | None
 
     @property
     def flags(self) -> str:
         """The same for `npu-persist compile`."""
-        lengths = (("--max-prompt", self.max_prompt), ("--min-response", self.min_response))
+        size = None if self.image_size is None else f"{self.image_size[0]}x{self.image_size[1]}"
+        sizes = (("--max-prompt", self.max_prompt), ("--min-response", self.min_response), ("--image-size", size))
         return " ".join(
             [
                 *(f"--target {target}" for target in self.targets),
-                *(f"{name} {value}" for name, value in lengths if value is not None),
+                *(f"{name} {value}" for name, value in sizes if value is not None),
             ]
         )
 
 
-def read_ahead_of_time(
-    given: str | Sequence[str] | None, max_prompt: int | None, min_response: int | None, *, generates: bool
+def read_ahead_of_time(  # noqa: PLR0913 - what `persist` was given
+    given: str | Sequence[str] | None,
+    max_prompt: int | None,
+    min_response: int | None,
+    image_size: object,
+    *,
+    generates: bool,
+    paints: bool,
 ) -> AheadOfTime:
     """Return what to compile for; ToolchainError if nothing here compiles for one of the targets."""
     check_numbers(max_prompt=max_prompt, min_response=min_response)
+    size = read_image_size(image_size)
     targets = () if given is None else read_targets(given)
     if (max_prompt, min_response) != (None, None):
         if not generates:
@@ -250,8 +263,10 @@ def read_ahead_of_time(
             )
         if not any(target.kind == "NPU" for target in targets):
             raise UsageError("max_prompt, min_response: they are for an NPU. Give targets=['NPU:4000'] too")
+    if size is not None and not (paints and targets):
+        raise UsageError("image_size: expected a pipeline of diffusers and targets, such as ['NPU:4000']. Leave it out")
     check_toolchain(targets, None)
-    return AheadOfTime(targets, max_prompt, min_response)
+    return AheadOfTime(targets, max_prompt, min_response, size)
 
 
 def read_metadata(given: Mapping[str, Any] | None) -> dict[str, Any]:

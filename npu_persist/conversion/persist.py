@@ -19,10 +19,10 @@ from npu_persist.bundle.comparison import read_tolerance
 from npu_persist.bundle.manifest import FileEntry, Manifest, Producer
 from npu_persist.compilation.compile import compile_bundle
 from npu_persist.conversion.assets import collect_assets, write_assets
-from npu_persist.conversion.build import build
+from npu_persist.conversion.build import build, require_sizes
 from npu_persist.conversion.check import default_tolerance
 from npu_persist.conversion.examples import unwrap
-from npu_persist.conversion.generation.encoder_decoder import require_compilable, split
+from npu_persist.conversion.generation.encoder_decoder import hears, split
 from npu_persist.conversion.generation.models import is_generation
 from npu_persist.conversion.join import describe_one, join
 from npu_persist.conversion.options import (
@@ -92,6 +92,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     targets: str | Sequence[str] | None = None,
     max_prompt: int | None = None,
     min_response: int | None = None,
+    image_size: tuple[int, int] | None = None,
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Bundle:
@@ -178,6 +179,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
         max_prompt: Tokens of the longest prompt of a model that generates, if a target is an NPU, as for `compile`.
             None: 1024.
         min_response: Tokens of an answer that fits after any prompt, likewise. None: 128.
+        image_size: Height and width of the image that `targets` compile a pipeline of diffusers for, as for `compile`.
         force: Whether to make a new version even if the newest one has the same content.
         progress: Called with each `Progress`, of the stages "example", "trace", "convert", "write", "check", with
             `by_layer` "layers", "publish" and, with `targets`, "compile".
@@ -238,9 +240,16 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             examples = split(examples)
     opened = open_store(store)
     opened.check_names(name, alias)
-    precision = read_precision(precision)
+    precision, kept = read_precision(precision), read_metadata(metadata)
     plan = read_plan([example.module for example in examples.values()], precision, group_size, keep, activations)
-    ahead, kept = _read_ahead(model, examples, name, targets, max_prompt, min_response), read_metadata(metadata)
+    ahead = read_ahead_of_time(
+        targets,
+        max_prompt,
+        min_response,
+        image_size,
+        generates=any(map(is_generation, examples.values())),
+        paints=pipeline is not None,
+    )
     work = [
         Options(
             name=name,
@@ -263,10 +272,12 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             check=check,
             tolerance=read_tolerance(tolerance, default_tolerance(example.module, precision)),
             targets=ahead.targets,
+            known_sizes="recording" if hears(examples) else "image" if pipeline is not None else None,
             is_generation=is_generation(example),
         )
         for graph, example in examples.items()
     ]
+    require_sizes(work)
     described = unwrap(model) if isinstance(model, torch.nn.Module) else work[0].module
     beside = collect_assets(described, assets, tokenizer, processor, None if pipeline is None else pipeline.assets)
     notes = () if pipeline is None else pipeline.notes
@@ -316,22 +327,6 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     return bundle
 
 
-def _read_ahead(  # noqa: PLR0913, PLR0917 - the arguments of `persist`
-    model: object,
-    examples: Mapping[str, Example],
-    name: str,
-    targets: str | Sequence[str] | None,
-    max_prompt: int | None,
-    min_response: int | None,
-) -> AheadOfTime:
-    """Return what to compile for; an error if that could not be compiled in the end."""
-    generates = any(map(is_generation, examples.values()))
-    ahead = read_ahead_of_time(targets, max_prompt, min_response, generates=generates)
-    if generates and not isinstance(model, Mapping):
-        require_compilable(examples, name, ahead.targets)
-    return ahead
-
-
 @contextmanager
 def _about(graph: str) -> Iterator[None]:
     """Begin the message of an error with the name of the graph that it is about."""
@@ -351,6 +346,7 @@ def _compile(bundle: Bundle, ahead: AheadOfTime, store: Store, reporter: Reporte
                 [*map(str, ahead.targets)],
                 max_prompt=ahead.max_prompt,
                 min_response=ahead.min_response,
+                image_size=ahead.image_size,
                 progress=lambda event: stage.update(detail=event.detail),
                 store=store,
             )

@@ -13,6 +13,7 @@ from npu_persist.bundle.assets import MODEL_INDEX
 from npu_persist.bundle.bundle import gone_errors
 from npu_persist.bundle.verification import Verification
 from npu_persist.cache import CompileCache
+from npu_persist.compilation.fixed_sizes import read_image_size
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.device.core import check_fork, get_core, note_threads, require_version
 from npu_persist.device.devices import check_device, get_kind, resolve_auto
@@ -216,8 +217,7 @@ def _check_image_size(size: object, name: str, bundle: Bundle) -> None:
         return
     if name != "Text2ImagePipeline":
         raise UsageError(f"image_size: {bundle.reference} runs in a {name}, which makes no images. Leave it out")
-    if not isinstance(size, (tuple, list)) or [type(one) for one in size] != [int, int] or min(size) < 1:
-        raise UsageError(f"image_size: expected height and width in pixels, such as (512, 768); got {size!r}")
+    read_image_size(size)
 
 
 def _make_recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,11 @@ import openvino_genai as genai
 import torch
 
 import npu_persist
+from npu_persist.artifact.artifact import Artifact
+from npu_persist.artifact.attached import list_attached
 from npu_persist.errors import PersistWarning
 from npu_persist.store import Store
+from tests.support.loads import attempts
 from tests.support.stable_diffusion import PROMPT, make_latents, make_pipeline
 
 if TYPE_CHECKING:
@@ -131,6 +135,33 @@ def test_each_graph_answers_as_its_model_at_odd_sizes(stable_diffusion: Any, bun
         moments = model.graphs["vae_encoder"](torch.from_numpy(pixels))["latent_parameters"]
         expected = stable_diffusion.vae.encode(torch.from_numpy(pixels)).latent_dist.parameters
         np.testing.assert_allclose(moments, expected, atol=1e-4)
+
+
+def test_targets_are_compiled_for_one_image(
+    stable_diffusion: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the NPU plugin, whose wrapper runs on a CPU here."""
+    on_the_cpu = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
+    monkeypatch.setattr(
+        "npu_persist.conversion.persist.compile_bundle", partial(npu_persist.compile, config=on_the_cpu)
+    )
+    store = Store(tmp_path)
+    bundle = npu_persist.persist(
+        stable_diffusion, "sd", store=store, precision="fp32", targets=["NPU"], image_size=(16, 24)
+    )
+    attached = [artifact for _, artifact in list_attached(bundle) if isinstance(artifact, Artifact)]
+    assert {artifact.graph: artifact.shapes for artifact in attached} == {
+        "text_encoder": {"input_ids": (2, 12)},
+        "unet": {"sample": (1, 4, 8, 12), "encoder_hidden_states": (1, 12, 16)},
+        "vae_decoder": {"latent_sample": (1, 4, 8, 12)},
+        "vae_encoder": {"sample": (1, 3, 16, 24)},
+    }
+    generator = torch.Generator().manual_seed(1)
+    sample, context = torch.randn(1, 4, 8, 12, generator=generator), torch.randn(1, 12, 16, generator=generator)
+    with npu_persist.load("sd", "NPU", graph="unet", config=on_the_cpu, store=store) as model, torch.no_grad():
+        assert attempts(model)[-1] == ("attached", "NPU", True)
+        noise = model(sample, torch.tensor([17]), context)["out_sample"]
+        np.testing.assert_allclose(noise, stable_diffusion.unet(sample, 17, context).sample, atol=1e-3)
 
 
 def test_names_are_those_of_optimum_intel(stable_diffusion: Any, bundle: Bundle) -> None:

@@ -120,11 +120,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def publish_painter(store: Store, tokenizer: dict[str, bytes], *, name: str = "painter", factor: float = 0.9) -> Bundle:
     """Publish a model that makes noise of the prompt's colour, in the graphs of Stable Diffusion."""
-    high, wide = Dimension("height", 1, None), Dimension("width", 1, None)
-    ids = _integers("input_ids", BATCH, LENGTH)
+    high, wide, tokens = Dimension("height", 1, None), Dimension("width", 1, None), Dimension("tokens", 1, 8)
+    ids = _integers("input_ids", BATCH, tokens)
     hidden = ops.multiply(ops.unsqueeze(ops.convert(ids[1], "f32"), constant(2, "int64")), constant(np.ones((1, 1, 4))))
     sample, latent = (Port(which, "float32", (BATCH, 4, high, wide)) for which in ("sample", "latent_sample"))
-    context = Port("encoder_hidden_states", "float32", (BATCH, LENGTH, 4))
+    context = Port("encoder_hidden_states", "float32", (BATCH, tokens, 4))
     timestep = _integers("timestep", 1)
     nodes = [parameter(sample), timestep[1], parameter(context)]
     colour = ops.reduce_mean(nodes[2], constant([1], "int64"), keep_dims=False)

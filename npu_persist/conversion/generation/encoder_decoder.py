@@ -22,12 +22,12 @@ from npu_persist.conversion.generation.models import (
 from npu_persist.errors import DynamicShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from npu_persist.artifact.target import Target
+    from npu_persist.conversion.options import Options
 
-_SOURCE = 7
-"""Length of the example's source text."""
+_SOURCE, _USUAL_SOURCE = 7, 128
+"""Length of the example's source text, and of one that a user may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +75,39 @@ def split(examples: dict[str, Example]) -> dict[str, Example]:
     return {"encoder": Example(module.get_encoder(), kwargs=kwargs, dynamic_shapes=shapes), "decoder": example}
 
 
-def require_compilable(examples: Mapping[str, Example], name: str, targets: Iterable[Target]) -> None:
-    """Raise DynamicShapeError for an encoder and a decoder, as `split` gave them, and a target that is an NPU.
+def hears(examples: Mapping[str, Example]) -> bool:
+    """Tell whether one of the models makes text of speech."""
+    models = (one.module for one in examples.values() if is_generation(one))
+    return any(_hears(model) for model in models if is_encoder_decoder(model))
 
-    Their sizes have to be chosen for each of the two.
-    """
-    npu = next((target for target in targets if target.kind == "NPU"), None)
-    if npu is None or len(examples) == 1:
-        return
-    given = examples["encoder"].kwargs or {}
-    bucket = ",".join(f"{key}={'x'.join(map(str, (1, *value.shape[1:])))}" for key, value in given.items())
-    command = f"`npu-persist compile {name} --target {npu} --graph"
+
+def require_decoders(work: Sequence[Options]) -> None:
+    """Raise DynamicShapeError if a target is an NPU, and a model has an encoder of text: no NPU runs its decoder."""
+    npu = next((target for target in work[0].targets if target.kind == "NPU"), None)
     # A mask for what the encoder gave is nothing that NPUW knows.
-    decoder = "; its decoder runs on other devices" if "attention_mask" in given else f" and {command} decoder`"
+    options = next((one for one in work if _is_cross(one) and not _hears(one.module)), None)
+    if npu is None or options is None:
+        return
+    graph, bucket = "NAME", ""
+    if (encoder := next((one for one in work if one.graph == "encoder" and one.kwargs), None)) is not None:
+        config: Any = options.module.config
+        size = min(getattr(config, "max_position_embeddings", None) or _USUAL_SOURCE, _USUAL_SOURCE)
+        graph, bucket = "encoder", f" --bucket {','.join(f'{name}=1x{size}' for name in encoder.kwargs or ())}"
     raise DynamicShapeError(
-        f"{name}: {npu} compiles for fixed sizes, which have to be chosen for the encoder alone. Leave targets out, "
-        f"and compile it when it is published: {command} encoder --bucket {bucket}`{decoder}",
-        input=next(iter(given)),
-        axis=0,
+        f"{options.name}: {npu} runs no decoder that takes a mask of the encoder's output. Leave targets out, and "
+        f"compile other graphs when it is published: `npu-persist compile {options.name} --target {npu} --graph "
+        f"{graph}{bucket}`",
+        input="encoder_attention_mask",
+        axis=1,
     )
+
+
+def _is_cross(options: Options) -> bool:
+    return options.is_generation and is_encoder_decoder(options.module)
+
+
+def _hears(module: Any) -> bool:
+    return bool(module.get_encoder().main_input_name == "input_features")
 
 
 def cross_decoder_call(module: Any) -> DecoderCall:

@@ -13,11 +13,11 @@ import npu_persist
 from npu_persist.artifact.artifact import BLOB_FILE, Artifact, Lengths
 from npu_persist.artifact.attached import list_attached
 from npu_persist.artifact.blob import read_blob
-from npu_persist.bundle.graph_records import Dimension, Port
+from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.bundle.verification import Verification
 from npu_persist.compilation import local
-from npu_persist.compilation.generation import WITH_WEIGHTS, choose_lengths, find_kind, find_single, make_options
+from npu_persist.compilation.generation import WITH_WEIGHTS, choose_lengths, find_kind, make_options
 from npu_persist.compilation.local import compile_graph, export_blob, import_blob, read_graph
 from npu_persist.compilation.recipe import Recipe, make_recipe
 from npu_persist.compilation.toolchains import native
@@ -267,19 +267,6 @@ def test_lengths(store: Store) -> None:
     assert make_recipe(bundle, graph, "CPU", {}).lengths is None
     with pytest.raises(PropertyError, match="expected a number of tokens"):
         make_recipe(bundle, graph, "NPU", {"NPUW_LLM_MAX_PROMPT_LEN": "many"})
-
-
-def test_the_encoder_of_speech_is_called_with_one_recording(store: Store) -> None:
-    graph = store.resolve("llama:1").graph()
-    decoder = _with_inputs(graph, *(Port(name, "int64", (1,)) for name in SPEECH))
-    mel = Port("mel", "float32", (Dimension("batch", 0, None), 80, 3000))
-    encoder = _with_inputs(graph, mel)
-    assert find_single(encoder, [encoder, decoder]) == {"mel": (1, 80, 3000)}
-    assert find_single(encoder, [encoder, graph]) is None
-    fixed = _with_inputs(graph, Port("mel", "float32", (1, 80, 3000)))
-    assert find_single(fixed, [fixed, decoder]) is None
-    longer = _with_inputs(graph, mel, Port("mask", "int64", (1, Dimension("frames", 1, None))))
-    assert find_single(longer, [longer, decoder]) is None
 
 
 def _with_inputs(graph: Any, *inputs: Port) -> Any:

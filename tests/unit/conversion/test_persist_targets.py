@@ -16,6 +16,7 @@ from npu_persist.errors import (
     JobsError,
     TargetError,
     ToolchainError,
+    UsageError,
 )
 from tests.support.loads import attempts
 
@@ -98,6 +99,25 @@ def test_an_axis_without_a_largest_size_is_refused_before_the_module_is_traced(s
     bundle = npu_persist.persist(net, "net", EXAMPLE, dynamic_shapes=shapes, targets=["CPU"], store=store)
     assert calls, "a traced module is seen"
     assert (bundle.path / "compiled" / "cpu").is_dir()
+
+
+def test_no_graph_is_traced_if_another_one_is_refused(store: Store) -> None:
+    calls: list[int] = []
+    first = npu_persist.Example(Net(calls), EXAMPLE)
+    shapes = ({0: Dim("batch", min=1)},)
+    second = npu_persist.Example(Net(), EXAMPLE, dynamic_shapes=shapes)
+    with pytest.raises(DynamicShapeError, match=r"^net second: axis 0 \(batch\) of input x has no largest size"):
+        npu_persist.persist({"first": first, "second": second}, "net", targets=["CPU", "NPU"], store=store)
+    assert not calls
+    bounded = npu_persist.Example(Net(), EXAMPLE, dynamic_shapes=shapes, buckets=[{"x": (1, 4)}, {"x": (8, 4)}])
+    bundle = npu_persist.persist({"first": first, "second": bounded}, "net", targets=["CPU"], store=store)
+    assert len([*(bundle.path / "compiled").glob("cpu-first*")]) == 1
+    assert len([*(bundle.path / "compiled").glob("cpu-second*")]) == 2
+
+
+def test_an_image_size_is_for_a_pipeline_of_diffusers(store: Store) -> None:
+    with pytest.raises(UsageError, match="image_size: expected a pipeline of diffusers and targets"):
+        npu_persist.persist(Net(), "net", EXAMPLE, targets=["CPU"], image_size=(16, 16), store=store)
 
 
 def test_each_bucket_is_compiled(store: Store) -> None:

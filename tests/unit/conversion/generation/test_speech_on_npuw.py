@@ -1,7 +1,8 @@
-"""A decoder of speech on the real NPU plugin, whose wrapper (NPUW) runs on the CPU: it finds what it looks for."""
+"""Speech on the real NPU plugin, whose wrapper (NPUW) runs on the CPU: it finds what it looks for in the decoder."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +10,16 @@ import openvino as ov
 import pytest
 
 import npu_persist
+from npu_persist.artifact.artifact import Artifact, Lengths
+from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.compilation.generation import choose_lengths, make_options
 from npu_persist.store import Store
 from tests.models.generation.encoder_decoders import make_encoder_decoder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from npu_persist import Bundle
 
 PROMPTS = ([1], [1, 5], [1, 5, 7, 9])
@@ -71,6 +76,20 @@ def read_logits(model: ov.CompiledModel, prompt: list[int], heard: np.ndarray[An
         call = {"input_ids": np.array([ids]), "encoder_hidden_states": heard, "beam_idx": np.zeros(1, np.int32)}
         found.append(request.infer(call)["logits"][0, -1].copy())
     return np.array(found)
+
+
+def test_targets_are_compiled_for_one_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_cpu = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE"}
+    monkeypatch.setattr(
+        "npu_persist.conversion.persist.compile_bundle", partial(npu_persist.compile, config=on_the_cpu)
+    )
+    model, store = make_encoder_decoder("whisper"), Store(tmp_path)
+    bundle = npu_persist.persist(model, "whisper", store=store, precision="fp32", targets=["NPU"], min_response=20)
+    attached = [artifact for _, artifact in list_attached(bundle) if isinstance(artifact, Artifact)]
+    assert {artifact.graph: (artifact.shapes, artifact.lengths) for artifact in attached} == {
+        "encoder": ({"input_features": (1, 16, 40)}, None),
+        "decoder": (None, Lengths(4, 20)),
+    }
 
 
 def test_the_length_of_what_is_heard_is_fixed(bundle: Bundle, heard: np.ndarray[Any, Any]) -> None:
