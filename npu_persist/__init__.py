@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from npu_persist.runtime.model import Model
     from npu_persist.runtime.pipelines import pipeline
     from npu_persist.runtime.report import LayerTime, Report
-    from npu_persist.runtime.requests import Started
     from npu_persist.runtime.session import Session
+    from npu_persist.runtime.started import Started
     from npu_persist.store.api import (
         alias,
         compatibility,
@@ -152,7 +152,7 @@ _PLACES = {
     "Report": ("runtime.report", "Report"),
     "Session": ("runtime.session", "Session"),
     "Signed": ("trust.signing", "Signed"),
-    "Started": ("runtime.requests", "Started"),
+    "Started": ("runtime.started", "Started"),
     "Store": ("store.store", "Store"),
     "StoredBundle": ("store.lookup", "StoredBundle"),
     "Tolerance": ("bundle.golden_records", "Tolerance"),

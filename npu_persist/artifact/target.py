@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from npu_persist.device.platforms import PLATFORMS
 from npu_persist.errors import TargetError
+
+if TYPE_CHECKING:
+    from npu_persist.device.machine import Machine
 
 _BY_NAME = {name: number for number, platform in PLATFORMS.items() for name in platform.names}
 _DEVICE = re.compile(r"(CPU|GPU)(\.[0-9]{1,3})?")
@@ -51,3 +55,20 @@ def parse_target(text: str) -> Target:
         f"target: expected one of {known}, a processor's name ({', '.join(_BY_NAME)}), NPU, CPU or GPU; got {text!r}. "
         "`npu-persist targets` lists them"
     )
+
+
+def find_machine(device: str | Machine) -> Machine:
+    """Return the machine that a device of this one, a target or a description means; else raise a TargetError."""
+    from npu_persist.device.core import get_core
+    from npu_persist.device.devices import VIRTUAL, check_device, get_kind
+    from npu_persist.device.machine import Machine, describe_machine, describe_other
+
+    if isinstance(device, Machine):
+        return device
+    if get_kind(str(device)) in VIRTUAL:
+        check_device(get_core(), device)
+        return describe_machine(get_core(), device)
+    target = parse_target(device)
+    if target.platform is None:
+        return describe_machine(get_core(), target.device)
+    return describe_other(target.device, target.platform)

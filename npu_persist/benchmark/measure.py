@@ -37,7 +37,7 @@ from npu_persist.benchmark.worker import Loaded, Message, Place, Request
 from npu_persist.compilation.process.python import run_module
 from npu_persist.device.properties import HINTS
 from npu_persist.errors import CompilationError, DeviceWarning, UsageError
-from npu_persist.hub.pulled import resolve
+from npu_persist.hub.pulled import resolve_offline
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 
@@ -103,7 +103,7 @@ class Setup:
     def resolve(self, references: Sequence[str]) -> list[Bundle]:
         """Return the bundles."""
         store = open_store(self.store)
-        return [resolve(store, reference) for reference in references]
+        return [resolve_offline(store, reference) for reference in references]
 
     def list_cases(self, bundles: Sequence[Bundle], devices: Sequence[str], hints: Sequence[str | None]) -> list[Case]:
         """Return every combination of the bundles' graphs, the devices and the hints."""

@@ -104,10 +104,10 @@ def run_list(arguments: argparse.Namespace, output: Output) -> None:
 
 def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist inspect REF`."""
-    from npu_persist.hub.pulled import resolve
+    from npu_persist.hub.pulled import resolve_offline
 
     store = npu_persist.Store(arguments.store)
-    bundle = resolve(store, arguments.reference)
+    bundle = resolve_offline(store, arguments.reference)
     aliases = []
     if bundle.version is not None:
         aliases = [alias for alias, version in store.aliases(bundle.name).items() if version == bundle.version]
@@ -120,9 +120,9 @@ def run_inspect(arguments: argparse.Namespace, output: Output) -> None:
 
 def run_path(arguments: argparse.Namespace, output: Output) -> None:
     """`npu-persist path REF`."""
-    from npu_persist.hub.pulled import resolve
+    from npu_persist.hub.pulled import resolve_offline
 
-    path = resolve(npu_persist.Store(arguments.store), arguments.reference).path
+    path = resolve_offline(npu_persist.Store(arguments.store), arguments.reference).path
     output.show({"path": path}, str(path))
 
 
@@ -167,7 +167,7 @@ def add_verify(verbs: Any) -> None:
 
 def run_verify(arguments: argparse.Namespace, output: Output) -> int:
     """`npu-persist verify [REF]`: one bundle, or all in the store, the damaged ones included."""
-    from npu_persist.hub.pulled import resolve
+    from npu_persist.hub.pulled import resolve_offline
 
     store = npu_persist.Store(arguments.store)
 
@@ -180,7 +180,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
 
     failures: list[IntegrityError | IncompatibleError] = []
     if arguments.reference:
-        bundle = resolve(store, arguments.reference)
+        bundle = resolve_offline(store, arguments.reference)
         results = [_describe_result(bundle.reference, bundle.size, None, verify(bundle.reference))]
     else:
         results, failures = _verify_all(store, verify, output)

@@ -29,7 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from npu_persist.compilation.compiler_errors import first_lines
 from npu_persist.conversion.state import Snapshot
-from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, written_by
+from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, untraced, written_by
 from npu_persist.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -395,17 +395,6 @@ def _copies(name: str, args: tuple[Any, ...]) -> bool:
     if name not in _COPIES:
         return False
     return name in {"tensor", "new_tensor"} or not isinstance(args[0] if args else None, torch.Tensor)
-
-
-@contextlib.contextmanager
-def untraced() -> Iterator[None]:
-    """Pause the tracer, so that sizes are numbers."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def selects_by_mask(name: str, args: tuple[Any, ...]) -> bool:

@@ -15,9 +15,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from npu_persist.conversion.monitor import READS_VALUES, SIZED_BY_VALUES, SIZES, selects_by_mask, untraced
+from npu_persist.conversion.monitor import READS_VALUES, SIZED_BY_VALUES, SIZES, selects_by_mask
 from npu_persist.conversion.origins import digest_tensor
-from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, written_by
+from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, untraced, written_by
 from npu_persist.conversion.weights_only import is_computed
 from npu_persist.files.digest import Hasher
 

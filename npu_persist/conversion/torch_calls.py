@@ -1,14 +1,15 @@
-"""What a call of one of torch's functions is, as function modes see it: its name, its tensors, what it writes."""
+"""Calls of torch's functions as function modes see them: name, tensors, what they write, and how to hide one."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def function_name(func: Callable[..., Any]) -> str:
@@ -52,3 +53,14 @@ def written_by(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
     if name in {"embedding", "embedding_bag"} and (kwargs.get("max_norm") or any(args[3:4])):
         written += tensors_of(args[1:2])
     return written
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Pause the tracer, so that sizes are numbers."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

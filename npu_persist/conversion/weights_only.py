@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, written_by
+from npu_persist.conversion.torch_calls import function_name, storage_of, tensors_of, untraced, written_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import torch
 
 _FAMILIES = ("linalg_", "special_")
 _COMPUTED = frozenset(
@@ -70,20 +71,10 @@ class _WeightsOnly(TorchFunctionMode):
         kwargs, name = kwargs or {}, function_name(func)
         is_constant = all(self._is_constant.get(storage_of(tensor), False) for tensor in tensors_of((args, kwargs)))
         if is_constant and is_computed(name):
-            with _outside_of_the_trace():
+            with untraced():
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
         for tensor in (*tensors_of(result), *written_by(name, args, kwargs)):
             self._is_constant[storage_of(tensor)] = is_constant
         return result
-
-
-@contextlib.contextmanager
-def _outside_of_the_trace() -> Iterator[None]:
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from npu_persist.artifact.target import find_machine
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.reference import HUB_SCHEME, HubReference, parse, validate_name
 from npu_persist.errors import HubError, MissingExtraError, NpuPersistError, UsageError
@@ -18,7 +19,7 @@ from npu_persist.hub.install import install
 from npu_persist.hub.plan import make_plan
 from npu_persist.hub.pulled import find_pulled
 from npu_persist.hub.snapshot import Request, find_version, make_origin, take_snapshot
-from npu_persist.store.api import find_machine, open_store
+from npu_persist.store.api import open_store
 from npu_persist.trust.keys import KeyRing
 from npu_persist.trust.signing import check_manifest
 

@@ -59,7 +59,7 @@ class _Revision(Document, frozen=True):
     commit: Commit
 
 
-def resolve(store: Store, reference: AnyReference) -> Bundle:
+def resolve_offline(store: Store, reference: AnyReference) -> Bundle:
     """Open the bundle of a reference; for a hub reference what was pulled, without asking the hub."""
     parsed = parse(reference)
     return find_pulled(store, parsed) if isinstance(parsed, HubReference) else store.resolve(parsed)

@@ -41,7 +41,7 @@ from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_bytes
 from npu_persist.files.filesystem import is_directory, store_errors
 from npu_persist.hub.card import CARD_FILE, MAX_CARD_SIZE, make_section, renew_card
 from npu_persist.hub.client import MAIN, RemoteCommit, Repository, hub_errors, is_commit, without_progress_bars
-from npu_persist.hub.pulled import resolve
+from npu_persist.hub.pulled import resolve_offline
 from npu_persist.progress import Reporter
 from npu_persist.store.api import open_store
 from npu_persist.trust.signing import MAX_SIGNATURES_SIZE
@@ -134,7 +134,7 @@ def push(  # noqa: PLR0913 (the choices of a user; all but two have a default)
     """
     repo_id = _parse_repo_id(repo_id, tag)
     _check_arguments(revision, tag, commit_message, create_pr=create_pr)
-    bundle = resolve(open_store(store), reference)
+    bundle = resolve_offline(open_store(store), reference)
     if tag is None and bundle.version is not None and not create_pr:
         tag = f"v{bundle.version}"
     repository, branch = Repository(repo_id, token), revision or MAIN

@@ -273,12 +273,12 @@ def is_compiled(  # noqa: PLR0913 (what decides which artifact it is)
         >>> npu_persist.is_compiled("doc-compiled", "CPU")
         True
     """
-    from npu_persist.hub.pulled import resolve
+    from npu_persist.hub.pulled import resolve_offline
 
     options = check_options(device=device, config=config, hint=hint, buckets=buckets)
     source = store if isinstance(store, Store) else Store(store)
     policy = Policy(trust, source.home)
-    bundle = resolve(source, reference)
+    bundle = resolve_offline(source, reference)
     chosen = bundle.manifest.graphs if graph is None else (bundle.graph(graph),)
     each = options.of_graphs(bundle, chosen)
     recipes = [(_make_recipes(bundle, one, each[one.name])[0], each[one.name].buckets) for one in chosen]

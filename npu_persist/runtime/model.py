@@ -13,8 +13,9 @@ from npu_persist.runtime.inputs import Array, Symbols, as_array, read_limits
 from npu_persist.runtime.lanes import LENT
 from npu_persist.runtime.map import run_all
 from npu_persist.runtime.report import read_layers
-from npu_persist.runtime.requests import Inference, Started
+from npu_persist.runtime.requests import Inference
 from npu_persist.runtime.session import Session
+from npu_persist.runtime.started import Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

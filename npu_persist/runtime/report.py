@@ -50,10 +50,6 @@ class Attempt(msgspec.Struct, frozen=True):
     seconds: float
     shapes: Mapping[str, tuple[int, ...]] | None = None
 
-    def reject(self, reason: str) -> Attempt:
-        """Return the same attempt, which did not work after all."""
-        return msgspec.structs.replace(self, is_used=False, reason=reason)
-
     def __str__(self) -> str:
         from npu_persist.progress import one_line
 

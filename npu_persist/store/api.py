@@ -340,24 +340,7 @@ def compatibility(
         ()
     """
     from npu_persist.artifact.compatibility import check_all_attached
+    from npu_persist.artifact.target import find_machine
 
     machine = find_machine(device)
     return check_all_attached(open_store(store).resolve(reference), machine)
-
-
-def find_machine(device: str | Machine) -> Machine:
-    """Return the machine that a device of this one, a target or a description means; else raise a TargetError."""
-    from npu_persist.artifact.target import parse_target
-    from npu_persist.device.core import get_core
-    from npu_persist.device.devices import VIRTUAL, check_device, get_kind
-    from npu_persist.device.machine import Machine, describe_machine, describe_other
-
-    if isinstance(device, Machine):
-        return device
-    if get_kind(str(device)) in VIRTUAL:
-        check_device(get_core(), device)
-        return describe_machine(get_core(), device)
-    target = parse_target(device)
-    if target.platform is None:
-        return describe_machine(get_core(), target.device)
-    return describe_other(target.device, target.platform)

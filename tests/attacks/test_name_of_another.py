@@ -18,7 +18,7 @@ from npu_persist.bundle.reference import HubReference
 from npu_persist.cli.main import main
 from npu_persist.errors import BundleNotFoundError, OriginError, UsageError
 from npu_persist.hub.pull import fetch, pull
-from npu_persist.hub.pulled import resolve
+from npu_persist.hub.pulled import resolve_offline
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny, write_tiny
 from tests.support.hub_server import HubServer
@@ -95,7 +95,7 @@ def test_the_same_repository_on_another_hub(store: Store, tmp_path: Path, monkey
         )
         assert refuse(store, REPO).source == f"{mirror.url}/{REPO}"
         with pytest.raises(BundleNotFoundError):
-            resolve(store, f"hf://{REPO}")
+            resolve_offline(store, f"hf://{REPO}")
 
 
 def test_an_old_version_of_another_s_again(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_kept_apart_under_a_name_of_its_own(hub: HubServer, store: Store, tmp_pa
     assert origin is not None
     assert (origin.repo, origin.name) == (EVIL, "evil")
     # Later pulls and loads find it there, and go on there.
-    assert resolve(store, f"hf://{EVIL}").reference == "evil:1"
+    assert resolve_offline(store, f"hf://{EVIL}").reference == "evil:1"
     assert pull(EVIL, store=store).reference == "evil:1"
     put_evil(hub, tmp_path / "more", model=NEXT)
     assert fetch(HubReference(EVIL), ["CPU"], store).reference == "evil:2"

@@ -20,7 +20,7 @@ from npu_persist.errors import (
 )
 from npu_persist.files.digest import digest_bytes
 from npu_persist.hub.pull import fetch, pull
-from npu_persist.hub.pulled import resolve
+from npu_persist.hub.pulled import resolve_offline
 from npu_persist.store import Store
 from npu_persist.trust.signing import sign_bundle
 from tests.support.attached import attach_npu
@@ -130,7 +130,7 @@ def test_own_content_is_not_downloaded_again(hub: HubServer, store: Store, tmp_p
     assert bundle.reference == own.reference
     assert read_origin(bundle.path) is None
     assert not asked(hub, "model.xml")
-    assert resolve(store, "hf://org/tiny").reference == "tiny:1"
+    assert resolve_offline(store, "hf://org/tiny").reference == "tiny:1"
 
 
 def test_a_dry_run_changes_nothing(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -305,13 +305,13 @@ def test_the_store_knows_what_was_pulled(hub: HubServer, store: Store, tmp_path:
         f"hf://org/tiny@v1#{digest}",
         f"hf://a/b#{digest}",
     ):
-        assert resolve(store, reference).reference == "tiny:1"
+        assert resolve_offline(store, reference).reference == "tiny:1"
     for reference in ("hf://org/tiny", "hf://org/other@v1", f"hf://org/tiny@v1#{'0' * 64}", "hf://org/tiny@../../x"):
         with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
-            resolve(store, reference)
+            resolve_offline(store, reference)
     store.remove("tiny:1")
     with pytest.raises(BundleNotFoundError, match="npu-persist pull"):
-        resolve(store, "hf://org/tiny@v1")
+        resolve_offline(store, "hf://org/tiny@v1")
     assert pull(f"org/tiny@{commit}", store=store).reference == "tiny:2"
 
 
@@ -321,9 +321,9 @@ def test_damaged_notes_are_ignored(hub: HubServer, store: Store, tmp_path: Path)
     for note in (store.home / "hub").rglob("*.json"):
         note.write_bytes(b'{"commit": 3}')
     with pytest.raises(BundleNotFoundError):
-        resolve(store, "hf://org/tiny@v1")
+        resolve_offline(store, "hf://org/tiny@v1")
     assert pull("org/tiny@v1", store=store).version == 1
-    assert resolve(store, "hf://org/tiny@v1").version == 1
+    assert resolve_offline(store, "hf://org/tiny@v1").version == 1
 
 
 def test_progress_tells_bytes(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_two_repositories_may_have_the_same_bundle(hub: HubServer, store: Store,
     put_folder(hub, folder, repo="org/twin")
     first, second = pull("org/tiny", store=store), pull("org/twin", store=store)
     assert first.reference == second.reference == "tiny:1"
-    assert resolve(store, "hf://org/twin").reference == "tiny:1"
+    assert resolve_offline(store, "hf://org/twin").reference == "tiny:1"
 
 
 def test_an_invalid_manifest_names_the_repository(hub: HubServer, store: Store, tmp_path: Path) -> None:
