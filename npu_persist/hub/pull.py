@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from npu_persist.artifact.target import find_machine
-from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.reference import HUB_SCHEME, HubReference, parse, validate_name
 from npu_persist.errors import HubError, MissingExtraError, NpuPersistError, UsageError
 from npu_persist.files.filesystem import store_errors
@@ -25,13 +23,11 @@ from npu_persist.trust.signing import check_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from npu_persist.bundle.bundle import Bundle
     from npu_persist.device.machine import Machine
     from npu_persist.hub.client import Token
     from npu_persist.hub.plan import PullPlan
-    from npu_persist.hub.signatures import HubSignatures
-    from npu_persist.hub.snapshot import Snapshot
     from npu_persist.progress import ProgressCallback
     from npu_persist.store import Store
     from npu_persist.store.api import AnyStore
@@ -192,7 +188,7 @@ def pull(  # noqa: PLR0913 (the choices of a user; all but one have a default)
     with store_errors(f"pull {reference}"):
         snapshot, signatures = take_snapshot(request)
         devices = [device or target or "AUTO"] if compiled == "fitting" else None
-        plan = _plan(chosen, snapshot, signatures, devices, asks_again=True)
+        plan = make_plan(chosen.home, snapshot, signatures, devices, asks_again=True)
         return plan if dry_run else install(request, snapshot, signatures, plan, progress)
 
 
@@ -220,7 +216,7 @@ def fetch(  # noqa: PLR0913 (what `load` passes on)
     try:
         with store_errors(f"pull {reference}"):
             snapshot, signatures = take_snapshot(request)
-            plan = _plan(store, snapshot, signatures, devices, asks_again=False)
+            plan = make_plan(store.home, snapshot, signatures, devices, asks_again=False)
             return install(request, snapshot, signatures, plan, progress)
     except (HubError, MissingExtraError) as error:
         if pulled is None or (isinstance(error, HubError) and is_refusal(error)):
@@ -238,29 +234,6 @@ def _find_intact(store: Store, reference: HubReference) -> Bundle | None:
     return find_version(store, bundle.name, bundle.digest)
 
 
-def _plan(
-    store: Store,
-    snapshot: Snapshot,
-    signatures: HubSignatures,
-    devices: Sequence[str | Machine] | None,
-    *,
-    asks_again: bool,
-) -> PullPlan:
-    """Plan a pull; with `asks_again` signatures that are not here are asked for, also if they were of no use before."""
-    summary = snapshot.summary
-    machines = None
-    if devices is not None:  # without artifacts OpenVINO is not imported
-        machines = _find_machines(devices) if summary.descriptions else []
-    # Nothing is at this path: only what the manifest says is used.
-    bundle = Bundle(store.home / "hub" / "nowhere", snapshot.manifest, 0.0)
-
-    def is_renewed(path: str, target: Path) -> bool:
-        return snapshot.is_new or path in signatures.read_files or (asks_again and not target.exists())
-
-    keep = signatures.find_reason_to_keep
-    return make_plan(bundle, snapshot.existing, snapshot.held, summary, machines, keep, is_renewed)
-
-
 def _parse(repo_id: Any, revision: str | None) -> HubReference:
     text = str(repo_id)
     parsed = parse(text if text.startswith(HUB_SCHEME) else f"{HUB_SCHEME}{text}")
@@ -271,16 +244,3 @@ def _parse(repo_id: Any, revision: str | None) -> HubReference:
     if not isinstance(parsed, HubReference):
         raise UsageError(f"expected a repository such as org/unet or hf://org/unet@v3, got {repo_id!r}")
     return parsed
-
-
-def _find_machines(devices: Sequence[str | Machine]) -> list[Machine]:
-    from npu_persist.device.core import get_core
-    from npu_persist.device.devices import is_virtual, list_candidates
-
-    found: list[Machine] = []
-    for device in devices:
-        if isinstance(device, str) and is_virtual(device):  # artifacts are for the devices that it chooses from
-            found += map(find_machine, list_candidates(get_core(), device))
-        else:
-            found.append(find_machine(device))
-    return found

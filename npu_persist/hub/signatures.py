@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from npu_persist.bundle.bundle import Bundle
     from npu_persist.bundle.origin import Origin
     from npu_persist.hub.client import Repository
-    from npu_persist.hub.plan import PlannedArtifact
     from npu_persist.hub.pulled import CommitSummary
     from npu_persist.trust.keys import PublicKey
     from npu_persist.trust.signing import Signatures, What
@@ -119,11 +118,11 @@ class HubSignatures:
             log.info("the signatures of %s are not kept: %s", self._summary.repo_id, error)
             return None
 
-    def find_reason_to_keep(self, folder: Path, artifact: Artifact, offered: PlannedArtifact) -> str | None:
+    def find_reason_to_keep(self, folder: Path, artifact: Artifact, place: str, offered: Artifact) -> str | None:
         """Return why an attached artifact that was pulled is not replaced by another one for the same; None if it is.
 
         One that a known key signed, or that is from another repository, gives way only to one that a known key signed,
-        and not earlier.
+        and not earlier. `place` is the folder in the repository of the one that is offered.
         """
         try:
             origin = read_origin(folder)
@@ -133,7 +132,7 @@ class HubSignatures:
         is_trusted = Policy(None, self._home).decide(folder, artifact, self._place.name).is_trusted
         if not is_trusted and source == self._origin.source:
             return None
-        path, subject = f"{offered.folder}/{ARTIFACT_SIGNATURE_FILE}", digest_bytes(offered.artifact.to_json())
+        path, subject = f"{place}/{ARTIFACT_SIGNATURE_FILE}", digest_bytes(offered.to_json())
         try:
             signer = self._find_signer(path, "artifact", subject, self._keys)
         except (IntegrityError, MissingExtraError):

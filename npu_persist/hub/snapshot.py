@@ -16,9 +16,9 @@ from npu_persist.bundle.reference import HubReference, StoreReference
 from npu_persist.errors import BundleNotFoundError, FileIntegrityError, NpuPersistError, OriginError
 from npu_persist.files.digest import ALGORITHM
 from npu_persist.hub.client import MAIN, RemoteCommit, Repository, is_commit
-from npu_persist.hub.plan import read_summary
 from npu_persist.hub.pulled import CommitSummary, read_commit, read_revision
 from npu_persist.hub.signatures import HubSignatures
+from npu_persist.hub.summary import read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
