@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from npu_persist.bundle.buckets import open_axes, read_sizes
 from npu_persist.bundle.graph_records import allows
 from npu_persist.bundle.signature import describe_shape, describe_values, find_root, size_of
 from npu_persist.bundle.states import first_shape, grow
-from npu_persist.errors import GraphIntegrityError, InputError, StateCapacityError, StateError
+from npu_persist.errors import GraphIntegrityError, InputError, StateCapacityError, StateError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LENT = 1 << 19
 """Bytes from which an input is read where it is: below that, a copy is faster than lending it and taking it back."""
+
+_OF_NPUW = {"npuw_stored_tokens_state"}
+"""All that NPUW shows of a conversation. To reset it does not begin another one."""
 
 
 class Lane:
@@ -85,6 +89,19 @@ class NewLane(Lane):
         return outputs
 
 
+class Turns:
+    """Whose conversation NPUW's decoder of speech continues: it counts tokens for all requests of a model together."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+
+    def begin(self) -> int:
+        """Return the number of a new conversation, which ends all others."""
+        self.count += 1
+        return self.count
+
+
 class StatefulLane(NewLane):
     """A lane of a graph with states: follows their sizes, and refuses a call that does not fit them before it runs."""
 
@@ -98,6 +115,7 @@ class StatefulLane(NewLane):
         reference: str,
     ) -> None:
         super().__init__(compiled, is_static, on_first)
+        self._is_static = is_static
         self._states = states
         self._inputs = inputs
         self._reference = reference
@@ -129,6 +147,11 @@ class StatefulLane(NewLane):
         """Give the state its first value."""
         super().reset()
         self._begin()
+
+    @property
+    def is_npuw(self) -> bool:
+        """Whether NPUW keeps the states, and shows none of them."""
+        return self._variables.keys() == _OF_NPUW
 
     def take_over(self, other: StatefulLane) -> None:
         """Give the state the value that another lane's has."""
@@ -269,6 +292,63 @@ class StatefulLane(NewLane):
                 ) from error
             value.data[...] = state.initial or 0
             variable.state = value
+
+
+class NpuwLane(StatefulLane):
+    """A lane of a decoder on an NPU, where NPUW keeps the states: a prompt, and then one token at a time.
+
+    NPUW takes several tokens for a prompt; for one token it does so only in a request's first inference.
+    """
+
+    def __init__(self, lane: StatefulLane, compiled: ov.CompiledModel, turns: Turns) -> None:
+        self.__dict__.update(lane.__dict__)
+        self._compiled = compiled
+        self._turns = turns
+        self._turn = 0
+        names = [port.name for port in self._inputs]
+        self._tokens = names.index("input_ids")
+        self._is_speech = "encoder_hidden_states" in names
+
+    def reset(self) -> None:
+        """Begin a conversation, in a new request."""
+        Lane.__init__(self, self._compiled, self._is_static)
+        self._begin()
+
+    def take_over(self, other: StatefulLane) -> None:  # noqa: ARG002
+        """Refuse: NPUW gives no state away."""
+        raise UsageError(f"{self._reference}: an NPU keeps the state of a conversation, so it cannot be copied")
+
+    def run(self, arrays: Sequence[Array], limit: float, share_outputs: bool) -> list[Array]:  # noqa: FBT001
+        """Run one inference: the prompt's, or one token's."""
+        tokens = arrays[self._tokens].shape[1]
+        if tokens < 1 or (tokens > 1 and not self.is_new):
+            raise InputError(
+                f"{self._reference}: after a prompt, an NPU takes one token at a time; got {tokens}. To begin another "
+                "conversation, reset() this one",
+                expected="1 token",
+                got=f"{tokens} tokens",
+            )
+        if not self._is_speech:
+            return super().run(arrays, limit, share_outputs)
+        with self._turns.lock:
+            if self.is_new:
+                if tokens == 1 and self._turns.count:
+                    self._forget(arrays)
+                self._turn = self._turns.begin()
+            elif self._turn != self._turns.count:
+                raise StateError(
+                    f"{self._reference}: an NPU keeps one conversation of a decoder of speech, and another one has "
+                    "begun. reset() this one, or load the model once more"
+                )
+            return super().run(arrays, limit, share_outputs)
+
+    def _forget(self, arrays: Sequence[Array]) -> None:
+        """Read a prompt without tokens, after which NPUW takes a single one for a prompt."""
+        empty = [array[:, :0] if index == self._tokens else array for index, array in enumerate(arrays)]
+        Lane.run(self, empty, LENT, False)  # noqa: FBT003
+
+    def _set_first(self, sizes: Mapping[str, int]) -> None:
+        """Leave the first values to NPUW."""
 
 
 def _is_lendable(flags: Any) -> bool:

@@ -19,7 +19,7 @@ from npu_persist.bundle.signature import describe_value
 from npu_persist.compilation.local import executing_devices
 from npu_persist.device.core import check_fork, forked
 from npu_persist.errors import InferenceError, InputError, ModelClosedError
-from npu_persist.runtime.lanes import LENT, Lane, NewLane, StatefulLane
+from npu_persist.runtime.lanes import LENT, Lane, NewLane, NpuwLane, StatefulLane, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -80,6 +80,7 @@ class Requests:
         self._moving = [index for index, port in enumerate(compiled.outputs) if port.get_partial_shape().is_dynamic]
         self._on_first = on_first
         self._states = states
+        self._turns = Turns()
         self._sessions: WeakSet[Closable] = WeakSet()
         self._dropped: list[None] = []
         self._lock = threading.Lock()
@@ -265,9 +266,10 @@ class Requests:
     def _make_lane(self) -> Lane:
         try:
             if self._states:
-                return StatefulLane(
+                lane = StatefulLane(
                     self.compiled, self._is_static, self._on_first, self._states, self._plan.inputs, self._reference
                 )
+                return NpuwLane(lane, self.compiled, self._turns) if lane.is_npuw else lane
             return NewLane(self.compiled, self._is_static, self._on_first)
         except RuntimeError as error:
             raise InferenceError(

@@ -190,6 +190,30 @@ def test_targets_are_compiled_for_the_lengths_that_are_given(
     assert str(artifact.lengths) == "prompt 128, response 64"
 
 
+@pytest.mark.filterwarnings("ignore::npu_persist.errors.DeviceWarning")  # an NPU has no float32
+def test_sessions_on_an_npu_give_the_tokens_of_torch(llama: Any, bundle: Bundle, store: Store) -> None:
+    """By the NPU plugin, whose wrapper runs on a CPU here: a prompt, and then one token at a time."""
+    config = {"NPUW_DEVICES": "CPU", "NPUW_ONLINE_PIPELINE": "NONE", "NPUW_LLM_MAX_PROMPT_LEN": "64"}
+    with npu_persist.load(bundle.reference, "NPU", config=config, store=store) as model:
+        for prompt in ([[5, 9, 12]], [[7]], [[7]]):
+            ids = np.array(prompt)
+            expected = reference.generate(llama, COUNT, input_ids=ids, attention_mask=np.ones_like(ids))
+            np.testing.assert_array_equal(generate(model, ids, count=COUNT), expected)
+        beam, one, two = np.zeros(1, np.int32), np.ones((1, 1), np.int64), np.ones((1, 2), np.int64)
+        with model.session() as first, model.session() as second:
+            for session in (first, second):
+                session(one * 7, one, one - 1, beam)
+            logits = first(one * 9, two, one, beam).logits
+            np.testing.assert_array_equal(second(one * 9, two, one, beam).logits, logits)
+            first.reset()
+            first(one * 7, one, one - 1, beam)
+            np.testing.assert_array_equal(first(one * 9, two, one, beam).logits, logits)
+            with pytest.raises(InputError, match="an NPU takes one token at a time; got 2"):
+                first(two, np.ones((1, 4), np.int64), np.array([[2, 3]]), beam)
+            with pytest.raises(UsageError, match="cannot be copied"):
+                first.copy()
+
+
 def test_a_compilation_that_fails_names_the_command_with_its_lengths(
     llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,16 +14,24 @@ from npu_persist.artifact.artifact import Artifact, Lengths
 from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.compilation.generation import choose_lengths, make_options
+from npu_persist.device.core import get_core
+from npu_persist.errors import InputError, StateError, UsageError
 from npu_persist.store import Store
+from tests.models.generation import reference
 from tests.models.generation.encoder_decoders import make_encoder_decoder
+from tests.support.generation import generate
+from tests.support.loads import attempts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from npu_persist import Bundle
 
+ON_THE_CPU = {"NPUW_DEVICES": "CPU"}
 PROMPTS = ([1], [1, 5], [1, 5, 7, 9])
 """One to four tokens, which is what NPUW reads at once. That of one comes first: later, NPUW would go on with it."""
+RECORDING = np.random.default_rng(1).standard_normal((1, 16, 40)).astype(np.float32)
 FOLLOWING = (17, 3, 40, 8, 8, 61)
 
 
@@ -44,8 +52,7 @@ def core() -> ov.Core:
 @pytest.fixture(scope="module")
 def heard(bundle: Bundle, core: ov.Core) -> np.ndarray[Any, Any]:
     encoder = core.compile_model(bundle.path / bundle.graph("encoder").path, "CPU")
-    size = [axis.get_length() for axis in [*encoder.input(0).get_partial_shape()][1:]]
-    found: np.ndarray[Any, Any] = encoder(np.random.default_rng(1).standard_normal((1, *size)).astype(np.float32))[0]
+    found: np.ndarray[Any, Any] = encoder(RECORDING)[0]
     return found
 
 
@@ -90,6 +97,42 @@ def test_targets_are_compiled_for_one_recording(tmp_path: Path, monkeypatch: pyt
         "encoder": ({"input_features": (1, 16, 40)}, None),
         "decoder": (None, Lengths(4, 20)),
     }
+
+
+@pytest.fixture
+def exact_cpu() -> Iterator[None]:
+    """The package's core, whose CPU computes in float32."""
+    before = get_core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    yield
+    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": before})
+
+
+@pytest.mark.filterwarnings("ignore::npu_persist.errors.DeviceWarning")  # an NPU has no float32
+@pytest.mark.usefixtures("exact_cpu")
+def test_sessions_give_the_tokens_of_torch_compiled_and_imported(bundle: Bundle, heard: np.ndarray[Any, Any]) -> None:
+    model, beam = make_encoder_decoder("whisper"), np.zeros(1, np.int32)
+    start = np.full((1, 1), model.generation_config.decoder_start_token_id)
+    expected = reference.generate(model, 12, input_features=RECORDING)
+    longer = np.concatenate([start, expected[:, :2]], axis=-1)
+    for source in ("graph", "cache"):
+        with npu_persist.load(bundle.path, "NPU", graph="decoder", config=ON_THE_CPU) as decoder:
+            assert attempts(decoder)[-1] == (source, "NPU", True)
+            for prompt in (start, longer, start):  # to NPUW, one token is a prompt only if it comes first
+                found = generate(decoder, prompt, count=8, encoder_hidden_states=heard)
+                np.testing.assert_array_equal(found, expected[:, prompt.shape[1] - 1 :][:, :8])
+            with decoder.session() as one, decoder.session() as other:
+                one(start, heard, beam)
+                with pytest.raises(InputError, match="an NPU takes one token at a time; got 3"):
+                    one(longer, heard, beam)
+                with pytest.raises(UsageError, match="cannot be copied"):
+                    one.copy()
+                other(longer, heard, beam)
+                with pytest.raises(StateError, match="another one has begun"):
+                    one(start, heard, beam)
+                assert other(expected[:, 2:3], heard, beam).logits[0, -1].argmax() == expected[0, 3]
+                one.reset()
+                assert one(start, heard, beam).logits[0, -1].argmax() == expected[0, 0]
 
 
 def test_the_length_of_what_is_heard_is_fixed(bundle: Bundle, heard: np.ndarray[Any, Any]) -> None:
