@@ -52,6 +52,7 @@ from npu_persist.conversion.origins import Origins, describe_dtypes, tensors_of
 from npu_persist.conversion.probes import compare, masked_rows, probe
 from npu_persist.conversion.repeat import Repetition, describe_noise
 from npu_persist.conversion.restoring import restoring
+from npu_persist.conversion.rewrites import IN_FLOAT_REWRITES, MODEL_REWRITES
 from npu_persist.conversion.states import find_states
 from npu_persist.conversion.write import Written, write_golden, write_ir
 from npu_persist.errors import (
@@ -121,7 +122,7 @@ def build(options: Options, folder: Path, reporter: Reporter) -> Part:
     with restoring(module), batching_experts(module):
         with reporter.stage("example"):
             example = find_example(module, options.args, options.kwargs)
-            call = bind_call(module, example.args, example.kwargs)
+            call = bind_call(module, example.args, example.kwargs, in_float=options.in_float)
             axes, sizes = _read_sizes(call, options)
         guess = describe_guess(example, call.shapes, are_fixed=not axes)
         guesses = () if guess is None else (ExampleWarning(guess),)
@@ -284,7 +285,7 @@ class _Builder:
             refuse_nan(capture.results)
         with self.reporter.stage("convert"):
             origins = _follow(capture, options)
-            model = convert(capture, self.axes, origins)
+            model = convert(capture, self.axes, origins, IN_FLOAT_REWRITES if options.in_float else MODEL_REWRITES)
             can_compare = options.check and not capture.noise
             shapes = () if self.sizes is None else self.sizes.shapes
             rounded = options.tolerance if options.plan is None else TOLERANCES["fp16"]

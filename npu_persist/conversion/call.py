@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,7 @@ class Call:
         dtypes: What the module takes each tensor as.
         rebuild: Builds the arguments by name from tensors.
         sizes: Paths of results that are sizes and vary: numbers of torch's, tensors of the graph's.
+        in_float: Whether half precision passes as float32, as bfloat16 always does.
     """
 
     module: torch.nn.Module
@@ -99,6 +100,7 @@ class Call:
     dtypes: tuple[torch.dtype, ...]
     rebuild: Rebuild
     sizes: frozenset[str] = frozenset()
+    in_float: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -131,7 +133,16 @@ class Call:
         for tensor, name in zip(flat.tensors, flat.names, strict=True):
             _check_tensor(tensor, name)
         names = _unique([_output_name(name.removeprefix("result")) for name in flat.names], taken=self.input_names)
-        return Results(flat.tree, names, tuple(map(_to_graph, flat.tensors)), paths=flat.names)
+        return Results(flat.tree, names, self.to_graph(flat.tensors), paths=flat.names)
+
+    def to_graph(self, tensors: Iterable[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Return tensors in the types that the graph takes and gives them in."""
+        return tuple(
+            tensor.float()
+            if tensor.dtype is torch.bfloat16 or (self.in_float and tensor.dtype is torch.float16)
+            else tensor
+            for tensor in tensors
+        )
 
     def run(
         self,
@@ -157,8 +168,8 @@ class Call:
         return replace(results, effects=monitor.effects)
 
 
-def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
-    """Return the call of a module with these arguments."""
+def bind_call(module: torch.nn.Module, args: object, kwargs: object, *, in_float: bool = False) -> Call:
+    """Return the call of a module with these arguments; `in_float` is as in `Call`."""
     if not isinstance(args, (tuple, list)):
         advice = "kwargs=dict(x)" if isinstance(args, Mapping) else "args=(x,)"
         raise UsageError(f"args must be a tuple of positional arguments; got {type(args).__name__}. Write {advice}.")
@@ -180,14 +191,16 @@ def bind_call(module: torch.nn.Module, args: object, kwargs: object) -> Call:
             raise ConversionError(f"{name} is a FakeTensor, which has no values. Give real example inputs.")
         _check_tensor(tensor, name)
     assert isinstance(flat.tree, DictNode)  # noqa: S101 - it was a dict
-    return Call(
+    call = Call(
         module,
         tuple((str(name), tree) for name, tree in flat.tree.items),
-        tuple(_to_graph(tensor.detach().cpu()).clone() for tensor in flat.tensors),
+        tuple(tensor.detach().cpu().clone() for tensor in flat.tensors),
         _unique([_clean(name) for name in flat.names], taken=()),
         tuple(tensor.dtype for tensor in flat.tensors),
         flat.rebuild,
+        in_float=in_float,
     )
+    return replace(call, tensors=call.to_graph(call.tensors))
 
 
 def _check_tensor(tensor: torch.Tensor, name: str) -> None:
@@ -202,10 +215,6 @@ def _check_tensor(tensor: torch.Tensor, name: str) -> None:
             f"{name} is a {tensor.dtype} tensor of layout {tensor.layout}; an OpenVINO model takes and returns dense "
             f"tensors of {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}."
         )
-
-
-def _to_graph(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.float32) if tensor.dtype is torch.bfloat16 else tensor
 
 
 def _clean(name: str) -> str:

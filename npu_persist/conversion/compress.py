@@ -329,11 +329,22 @@ def _replace(weight: Weight, precision: Stored, group_size: int | None) -> Compr
     result = ops.multiply(ops.convert(stored, ov.Type.f16), scales)
     if tuple(floats.shape) != shape:
         result = ops.reshape(result, ops.constant(np.array(shape, np.int64)), special_zero=False)
-    if kind != ov.Type.f16:
-        result = ops.convert(result, kind)
     constant.set_friendly_name(f"{name}@float")
-    constant.output(0).replace(result.output(0))
+    _connect(constant, result)
     return Compressed(precision, name, f"{name}@scale", tuple(floats.shape), axes)
+
+
+def _connect(constant: ov.Node, values: ov.Node) -> None:
+    """Let what reads a constant read half-precision values instead."""
+    wide = ops.convert(values, ov.Type.f32)
+    for user in constant.output(0).get_target_inputs():  # not by way of bfloat16, which would round them
+        node = user.get_node()
+        if node.get_type_name() == "Convert" and node.get_output_element_type(0) == ov.Type.f32:
+            node.output(0).replace(wide.output(0))
+    kind = constant.get_element_type()
+    if kind != ov.Type.f16:
+        values = wide if kind == ov.Type.f32 else ops.convert(values, kind)
+    constant.output(0).replace(values.output(0))
 
 
 def find_quantized(model: ov.Model, users: Mapping[str, Weight]) -> dict[str, Compressed]:

@@ -49,11 +49,10 @@ def convert(
     capture: Capture,
     axes: Axes,
     origins: Origins | None = None,
-    rewrites: Sequence[Callable[[ov.Model], None]] | None = None,
+    rewrites: Sequence[Callable[[ov.Model], None]] = MODEL_REWRITES,
 ) -> ov.Model:
     """Convert a captured call; `origins` follows where its constants come from."""
     program = capture.program
-    rewrites = MODEL_REWRITES if rewrites is None else rewrites
     try:
         if isinstance(program, torch.export.ExportedProgram):
             with _quiet_decoder():

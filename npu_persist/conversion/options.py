@@ -63,6 +63,8 @@ class Options:
     """What the sizes are of that `compile` chooses by itself, for an NPU; None: it needs to be told."""
     is_generation: bool = False
     """Whether the module is one of transformers that generates, and the graph is to keep its past."""
+    in_float: bool = False
+    """Whether the graph takes, gives and computes in float32 what the module has in half precision."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for options that contradict each other."""

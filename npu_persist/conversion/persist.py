@@ -109,7 +109,8 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
 
     A generative model of transformers needs no example: without one, and without `dynamic_shapes`, `buckets` or
     `states`, it becomes a decoder that keeps the keys and values of earlier tokens, with the inputs and outputs that
-    OpenVINO GenAI uses: see `Model.session`. A model with an encoder becomes two graphs, "encoder" and "decoder".
+    OpenVINO GenAI uses: see `Model.session`. A model with an encoder becomes two graphs, "encoder" and "decoder". Its
+    graphs take, give and compute in float32 even if the model is in half precision, as GenAI and NPUs need it.
 
     A pipeline of diffusers that makes images of texts (StableDiffusionPipeline, StableDiffusionXLPipeline,
     LatentConsistencyModelPipeline) needs no example either: each of its models becomes a graph, and its scheduler and
@@ -240,15 +241,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             examples = split(examples)
     opened = open_store(store)
     opened.check_names(name, alias)
-    precision, kept = read_precision(precision), read_metadata(metadata)
+    precision, kept, generates = read_precision(precision), read_metadata(metadata), _any_generates(examples)
     plan = read_plan([example.module for example in examples.values()], precision, group_size, keep, activations)
     ahead = read_ahead_of_time(
-        targets,
-        max_prompt,
-        min_response,
-        image_size,
-        generates=any(map(is_generation, examples.values())),
-        paints=pipeline is not None,
+        targets, max_prompt, min_response, image_size, generates=generates, paints=pipeline is not None
     )
     work = [
         Options(
@@ -274,6 +270,7 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
             targets=ahead.targets,
             known_sizes="recording" if hears(examples) else "image" if pipeline is not None else None,
             is_generation=is_generation(example),
+            in_float=generates,
         )
         for graph, example in examples.items()
     ]
@@ -325,6 +322,10 @@ def persist(  # noqa: PLR0913 - the one entry point; all but the first four by k
     if ahead.targets:
         _compile(bundle, ahead, opened, reporter)
     return bundle
+
+
+def _any_generates(examples: Mapping[str, Example]) -> bool:
+    return any(map(is_generation, examples.values()))
 
 
 @contextmanager

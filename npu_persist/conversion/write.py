@@ -122,8 +122,7 @@ def write_ir(  # noqa: PLR0913 - what is written, and how
             root.remove(info)
         if plan is None:
             restore_exact(root, exact)
-        else:
-            mark_halved(root)
+        mark_halved(root)
         constants = _collect(root, exact if plan is None else {})
         bfloat16_as = "f32" if precision == "fp32" or has_large_bfloat16(model) else "f16"
         with draft_bin.open("rb") as source:

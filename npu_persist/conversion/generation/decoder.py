@@ -78,13 +78,10 @@ class DecoderCall(Call):
             layers[index] = Layer(*typed[self.own + 2 * place : self.own + 2 * place + 2])
         cache = self.make_cache(layers)
         result = self.module(**self.rebuild(typed[: self.own]), past_key_values=cache, use_cache=True)
-        held = [tensor for index in self.layers for tensor in (layers[index].keys, layers[index].values)]
-        tensors = tuple(
-            tensor.float() if tensor.dtype is torch.bfloat16 else tensor for tensor in (result.logits, *held)
-        )
+        held: list[Any] = [tensor for index in self.layers for tensor in (layers[index].keys, layers[index].values)]
         names = (LOGITS, *(present for _, present in self.past))
         tree = DictNode(tuple((name, TensorNode(index)) for index, name in enumerate(names)))
-        return Results(tree, names, tensors, paths=names)
+        return Results(tree, names, self.to_graph((result.logits, *held)), paths=names)
 
     def make_cache(self, layers: Sequence[Layer]) -> Any:
         """Return the cache that the module takes."""
@@ -101,10 +98,7 @@ class DecoderCall(Call):
         held = [tensor.detach().clone() for tensor in past.tensors]
         return replace(
             self,
-            tensors=(
-                *self.tensors,
-                *(tensor.float() if tensor.dtype is torch.bfloat16 else tensor for tensor in held),
-            ),
+            tensors=(*self.tensors, *self.to_graph(held)),
             input_names=(*self.input_names, *(name for name, _ in names)),
             dtypes=(*self.dtypes, *(tensor.dtype for tensor in held)),
             past=names,
@@ -145,15 +139,17 @@ def make_call(
     result: object,
 ) -> DecoderCall:
     """Return a call with these tensors, and no past yet."""
-    return kind(
+    call = kind(
         module,
         tuple((name, TensorNode(index)) for index, name in enumerate(given)),
         tuple(value.detach().clone() for value in given.values()),
         (*given,),
         tuple(value.dtype for value in given.values()),
         rebuild,
+        in_float=True,
         result=type(result).__name__,
     )
+    return replace(call, tensors=call.to_graph(call.tensors))
 
 
 def make_tokens(vocabulary: int, length: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

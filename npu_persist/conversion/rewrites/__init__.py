@@ -18,6 +18,7 @@ from npu_persist.conversion.rewrites.empty_tensors import remove_empty_tensors
 from npu_persist.conversion.rewrites.first_of_equals import take_the_first_of_equals
 from npu_persist.conversion.rewrites.group_normalization import follow_joined_group_norms
 from npu_persist.conversion.rewrites.grouped_attention import add_masks_of_grouped_attention
+from npu_persist.conversion.rewrites.in_float import compute_in_float
 from npu_persist.conversion.rewrites.index_guards import guard_indices
 from npu_persist.conversion.rewrites.integers import make_integer_divisions_exact, make_integers_exact
 from npu_persist.conversion.rewrites.interpolation import interpolate_to_the_middle
@@ -98,13 +99,16 @@ MODEL_REWRITES: tuple[Callable[[ov.Model], None], ...] = (
     clean_up_names,  # the last step of openvino.convert_model
 )
 
+IN_FLOAT_REWRITES = (compute_in_float, *MODEL_REWRITES)
+"""Those of models that generate: GenAI and NPUW take float32 only, whatever the module computes in."""
+
 DECODER_REWRITES = tuple(
-    fill_rows_without_key if rewrite is zero_rows_without_key else rewrite for rewrite in MODEL_REWRITES
+    fill_rows_without_key if rewrite is zero_rows_without_key else rewrite for rewrite in IN_FLOAT_REWRITES
 )
 """Those of decoders with a cache: rows of padding are not used, and zeros there would cost two transpositions."""
 
 SPEECH_REWRITES = tuple(
-    add_masks_with_keys if rewrite is zero_rows_without_key else rewrite for rewrite in MODEL_REWRITES
+    add_masks_with_keys if rewrite is zero_rows_without_key else rewrite for rewrite in IN_FLOAT_REWRITES
 )
 """Those of decoders of speech, whose masks are causal: nothing is padded."""
 

@@ -43,7 +43,7 @@ def _is_beyond_half(values: np.ndarray[Any, Any]) -> bool:
 def halve(model: ov.Model, exact: Mapping[str, object]) -> None:
     """Store all float32 constants but those in `exact` as half precision, as OpenVINO would; then `mark_halved`."""
     for operation in model.get_ordered_ops():
-        for body in _BODIES.get(operation.get_type_name(), ()):
+        for body in BODIES.get(operation.get_type_name(), ()):
             halve(getattr(operation, body)(), exact)
         name = operation.get_friendly_name()
         if operation.get_type_name() != "Constant" or operation.get_element_type() != ov.Type.f32 or name in exact:
@@ -56,22 +56,27 @@ def halve(model: ov.Model, exact: Mapping[str, object]) -> None:
             user.replace_source_output(whole.output(0))
 
 
-_BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
+BODIES = {"If": ("get_then_body", "get_else_body"), "Loop": ("get_function",), "TensorIterator": ("get_function",)}
 
 
 def mark_halved(root: ET.Element) -> None:
-    """Mark the conversions behind halved constants, so that plugins keep the constants halved."""
+    """Mark the conversions of half-precision constants to float32, so that plugins keep the constants as they are."""
     for scope in root.iter():
         layers, edges = scope.find("layers"), scope.find("edges")
         if layers is None or edges is None:
             continue
-        halved = {layer.get("id") for layer in layers if (layer.get("name") or "").endswith(COMPRESSED)}
+        halved = {layer.get("id") for layer in layers if _is_half(layer)}
         users = {edge.get("to-layer") for edge in edges if edge.get("from-layer") in halved}
         for layer in layers:
-            if layer.get("id") in users and layer.get("type") == "Convert":
+            if layer.get("id") in users and layer.get("type") == "Convert" and layer.find("rt_info") is None:
                 info = ET.Element("rt_info")
                 ET.SubElement(info, "attribute", {"name": "decompression", "version": "0"})
                 layer.insert(1, info)
+
+
+def _is_half(layer: ET.Element) -> bool:
+    data = layer.find("data")
+    return layer.get("type") == "Const" and data is not None and data.get("element_type") in {"f16", "bf16"}
 
 
 def restore_exact(root: ET.Element, exact: Mapping[str, np.ndarray[Any, Any]]) -> None:
