@@ -182,6 +182,11 @@ class FileIntegrityError(IntegrityError):
         self.expected = expected
         self.got = got
 
+    @classmethod
+    def mismatch(cls, path: object, expected: str, got: str, advice: str) -> Self:
+        """Return the error for a file that is not what it should be, with what to do next."""
+        return cls(f"{path}: expected {expected}; got {got}. {advice}", path=str(path), expected=expected, got=got)
+
 
 class GraphIntegrityError(IntegrityError):
     """A graph has content that `persist` never writes and that could crash the process; or a weights file is malformed.

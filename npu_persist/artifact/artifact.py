@@ -195,13 +195,8 @@ class Artifact(Document, frozen=True, kw_only=True, dict=True, omit_defaults=Tru
         try:
             found, key = _read(data)
         except DocumentError as error:
-            raise ArtifactError(
-                f"{source}: expected the description of a compiled artifact; got {len(data)} bytes of something else "
-                f"({error}). {_ADVICE}",
-                path=source,
-                expected="the description of a compiled artifact",
-                got=str(error),
-            ) from error
+            got = f"{len(data)} bytes of something else ({error})"
+            raise _error(source, "the description of a compiled artifact", got) from error
         if key != found.key:
             raise _error(source, f"key {found.key}, the key of its content", str(key))
         return found
@@ -311,4 +306,4 @@ def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, Path]]:
 
 
 def _error(path: str, expected: str, got: str) -> ArtifactError:
-    return ArtifactError(f"{path}: expected {expected}; got {got}. {_ADVICE}", path=path, expected=expected, got=got)
+    return ArtifactError.mismatch(path, expected, got, _ADVICE)

@@ -489,9 +489,4 @@ def _read_at(file: BinaryIO | RawIOBase, offset: int, length: int, source: str) 
 
 
 def _fail(source: str, expected: str, got: str) -> NoReturn:
-    raise BlobError(
-        f"{source}: expected {expected}; got {got}. Compile it again, or get another copy",
-        path=source,
-        expected=expected,
-        got=got,
-    )
+    raise BlobError.mismatch(source, expected, got, "Compile it again, or get another copy")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npu_persist.bundle.assets import asset_names, asset_path
-from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, PARTIAL_SUFFIX, Manifest, derived_bin
+from npu_persist.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_SIZE, PARTIAL_SUFFIX, RESTORE, Manifest, derived_bin
 from npu_persist.bundle.reference import PathReference, StoreReference
 from npu_persist.errors import (
     BundleNotFoundError,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from npu_persist.bundle.graph_records import Graph
-
-_RESTORE = "Persist the model again, or get another copy of the bundle"
 
 
 class Bundle:
@@ -328,9 +326,7 @@ def _check_regular(directory: Path, relative: str) -> os.stat_result:
 
 
 def _damaged(path: Path, expected: str, got: str) -> FileIntegrityError:
-    return FileIntegrityError(
-        f"{path}: expected {expected}, got {got}. {_RESTORE}", path=str(path), expected=expected, got=got
-    )
+    return FileIntegrityError.mismatch(path, expected, got, RESTORE)
 
 
 def _kind(mode: int) -> str:

@@ -115,6 +115,9 @@ MAX_FILES = 10_000
 MAX_STEPS = 1000
 """Most calls in a golden sample."""
 
+RESTORE = "Persist the model again, or get another copy of the bundle"
+"""What errors advise where a bundle is damaged."""
+
 
 class Weights(Part, frozen=True):
     """The safetensors file that all graphs read.
@@ -313,8 +316,7 @@ def _roles(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _error(source: str, error: DocumentError) -> ManifestError:
     return ManifestError(
-        f"{source} is not a valid manifest:{error.listing}\n"
-        "It is damaged, or npu_persist did not write it. Persist the model again, or get another copy of the bundle",
+        f"{source} is not a valid manifest:{error.listing}\nIt is damaged, or npu_persist did not write it. {RESTORE}",
         problems=error.problems,
     )
 

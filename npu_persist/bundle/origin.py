@@ -119,9 +119,4 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def _damaged(path: Path, expected: str, got: str) -> FileIntegrityError:
-    return FileIntegrityError(
-        f"{path}: expected {expected}; got {got}. Pull the bundle again",
-        path=str(path),
-        expected=expected,
-        got=got,
-    )
+    return FileIntegrityError.mismatch(path, expected, got, "Pull the bundle again")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from npu_persist.bundle.manifest import RESTORE
 from npu_persist.errors import FileIntegrityError
 from npu_persist.files.digest import BUFFER_SIZE, Hasher, digest_mapped, digest_stream
 from npu_persist.files.filesystem import store_errors
@@ -302,9 +303,4 @@ def _content(found: os.stat_result) -> tuple[int, ...]:
 
 
 def _damaged(path: Path, expected: str, got: str) -> FileIntegrityError:
-    return FileIntegrityError(
-        f"{path}: expected {expected}; got {got}. Persist the model again, or get another copy of the bundle",
-        path=str(path),
-        expected=expected,
-        got=got,
-    )
+    return FileIntegrityError.mismatch(path, expected, got, RESTORE)

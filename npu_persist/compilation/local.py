@@ -12,7 +12,7 @@ from npu_persist.artifact.artifact import BLOB_FILE, Artifact, describe_files
 from npu_persist.artifact.blob import read_blob
 from npu_persist.bundle.graph import check_graph
 from npu_persist.bundle.graph_records import axis_bounds
-from npu_persist.bundle.manifest import derived_bin
+from npu_persist.bundle.manifest import RESTORE, derived_bin
 from npu_persist.bundle.signature import describe_port
 from npu_persist.compilation import weights_in_memory
 from npu_persist.compilation.compiler_errors import describe_whole
@@ -273,12 +273,7 @@ def _ask_requirements(model: ov.CompiledModel) -> str | None:
 
 
 def _describe_mismatch(path: Path, expected: str, got: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: expected {expected}; got {got}. It will be compiled again",
-        path=str(path),
-        expected=expected,
-        got=got,
-    )
+    return ArtifactError.mismatch(path, expected, got, "It will be compiled again")
 
 
 def fix_inputs(graph: Graph, shapes: Shapes | None) -> tuple[Port, ...]:
@@ -336,10 +331,7 @@ def _agrees(expected: Port, port: ov.Output, *, is_exact: bool) -> bool:
 
 
 def _port_error(reference: str, graph: Graph, promised: str, found: str) -> GraphIntegrityError:
-    return GraphIntegrityError(
-        f"{reference}: the manifest says {promised}; {graph.path} has {found}. Persist the model again, or get another "
-        "copy of the bundle"
-    )
+    return GraphIntegrityError(f"{reference}: the manifest says {promised}; {graph.path} has {found}. {RESTORE}")
 
 
 def executing_devices(model: ov.CompiledModel) -> tuple[str, ...]:

@@ -221,13 +221,8 @@ class RemoteCommit:
     def damaged(self, path: str, expected: str, got: str) -> FileIntegrityError:
         """Return the error for a file that is not what the manifest or `artifact.json` says."""
         where = f"{path} of {self.repository.repo_id} at {self.commit}"
-        return FileIntegrityError(
-            f"{where}: expected {expected}, got {got}. The repository is damaged, or a proxy changes its files. "
-            "Nothing was added to the store",
-            path=where,
-            expected=expected,
-            got=got,
-        )
+        advice = "The repository is damaged, or a proxy changes its files. Nothing was added to the store"
+        return FileIntegrityError.mismatch(where, expected, got, advice)
 
     def incomplete(self, path: str, expected: int, got: int) -> HubError:
         """Return the error for a response that ended early."""

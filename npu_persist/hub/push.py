@@ -262,12 +262,8 @@ def _read_file(path: Path, entry: FileEntry) -> LocalFile:
 
 
 def _changed(path: Path, expected: str, got: str) -> FileIntegrityError:
-    return FileIntegrityError(
-        f"{path}: expected {expected}, got {got}. Nothing was uploaded. Persist or compile again, or get another copy",
-        path=str(path),
-        expected=expected,
-        got=got,
-    )
+    advice = "Nothing was uploaded. Persist or compile again, or get another copy"
+    return FileIntegrityError.mismatch(path, expected, got, advice)
 
 
 def _parse_repo_id(repo_id: str, tag: str | None) -> str:

@@ -22,7 +22,7 @@ from npu_persist.hub.pulled import resolve_offline
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny, write_tiny
 from tests.support.hub_server import HubServer
-from tests.support.pulls import REPO, asked, put_folder, put_tiny, snapshot
+from tests.support.pulls import REPO, all_files, asked, put_folder, put_tiny
 from tests.support.signers import ORIGIN
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def store(hub: HubServer, tmp_path: Path) -> Store:
 
 
 def refuse(store: Store, reference: str, **options: Any) -> OriginError:
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(OriginError) as caught:
         pull(reference, store=store, **options)
-    assert snapshot(store) == before
+    assert all_files(store) == before
     assert store.aliases("tiny") == {"prod": 1}
     return caught.value
 

@@ -18,7 +18,7 @@ from npu_persist.errors import FileIntegrityError, IntegrityError, InvalidNameEr
 from npu_persist.hub.pull import pull
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny
-from tests.support.pulls import REPO, asked, change_manifest, digest_of, put_folder, put_tiny, snapshot
+from tests.support.pulls import REPO, all_files, asked, change_manifest, digest_of, put_folder, put_tiny
 from tests.support.signers import know, make_signatures, write_private_key
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def store(hub: HubServer, tmp_path: Path) -> Store:
 
 def is_as_before(store: Store, before: dict[str, bytes]) -> bool:
     (found,) = store.list("tiny")
-    return snapshot(store) == before and (found.reference, found.aliases) == ("tiny:1", ("prod",))
+    return all_files(store) == before and (found.reference, found.aliases) == ("tiny:1", ("prod",))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_no_known_key_signed(hub: HubServer, store: Store, signatures: byte
         wrong = {signatures: "00" * 64}
         signatures = make_signatures("manifest", f"blake3:{digest_of(hub)}", wrong=wrong).to_json()
     hub.put(REPO, {MANIFEST_SIGNATURE_FILE: signatures})
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(SignatureError, match=r"manifest\.json\.sig"):
         load(f"hf://{REPO}", require_signature=True, store=store)
     assert is_as_before(store, before)
@@ -100,7 +100,7 @@ def test_what_is_not_what_was_asked_for(
 ) -> None:
     if changes:
         change_manifest(hub, **changes)
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(error):
         pull(reference, alias="prod", store=store)
     assert is_as_before(store, before)
@@ -108,7 +108,7 @@ def test_what_is_not_what_was_asked_for(
 
 def test_a_byte_that_is_not_the_manifest_s(hub: HubServer, store: Store) -> None:
     hub.fail("GET .*/resolve/.*model.xml", corrupt=True, times=9)
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(FileIntegrityError):
         pull(REPO, alias="prod", allow_older=True, store=store)
     assert is_as_before(store, before)

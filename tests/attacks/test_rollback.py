@@ -22,7 +22,7 @@ from npu_persist.store import Store
 from npu_persist.trust import signing
 from tests.support.attached import attach_npu
 from tests.support.bundles import publish_tiny
-from tests.support.pulls import REPO, digest_of, make_fixed, put_folder, snapshot
+from tests.support.pulls import REPO, all_files, digest_of, make_fixed, put_folder
 from tests.support.signers import know, write_private_key
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def store(tmp_path: Path) -> Store:
 
 
 def refuse(store: Store, revision: str | None = None, **options: Any) -> RollbackError:
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(RollbackError) as caught:
         pull(REPO, revision=revision, store=store, **options)
     with pytest.raises(RollbackError):
         load(f"hf://{REPO}" + (f"@{revision}" if revision else ""), store=store)
-    assert snapshot(store) == before
+    assert all_files(store) == before
     return caught.value
 
 

@@ -31,7 +31,7 @@ from npu_persist.hub.pull import pull
 from npu_persist.store import Store
 from npu_persist.trust import signing
 from tests.support.bundles import WEIGHTS, publish_tiny, tiny_golden
-from tests.support.pulls import REPO, asked, came_from, change_manifest, digest_of, put_compiled, put_tiny, snapshot
+from tests.support.pulls import REPO, all_files, asked, came_from, change_manifest, digest_of, put_compiled, put_tiny
 from tests.support.pulls import waits as waits  # noqa: PLC0414 (a fixture is found by its name here)
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def store(hub: HubServer, tmp_path: Path) -> Store:
 
 def refuse(store: Store, error: type[NpuPersistError], match: str, reference: str = "org/tiny", **options: Any) -> Any:
     """Let a pull fail, and see that the store is as it was."""
-    before = snapshot(store)
+    before = all_files(store)
     with pytest.raises(error, match=match) as caught:
         pull(reference, store=store, **{"compiled": "all", **options})
-    assert snapshot(store) == before
+    assert all_files(store) == before
     assert store.versions("tiny") == (1,)
     return caught.value
 

@@ -45,8 +45,6 @@ class Llama:
 
 
 SMALL = Llama()
-SMOLLM2_135M = Llama(30, 576, 9, 3, 1536, 49152, 100_000.0, precision="int4")
-TINYLLAMA = Llama(22, 2048, 32, 4, 5632, 32000, precision="int4")
 
 
 class Weights:

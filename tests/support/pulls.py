@@ -85,7 +85,7 @@ def change_manifest(hub: HubServer, **members: Any) -> None:
     hub.put(REPO, {"manifest.json": json.dumps(document).encode()})
 
 
-def snapshot(store: Store) -> dict[str, bytes]:
+def all_files(store: Store) -> dict[str, bytes]:
     """Return all that is in a store's directory."""
     return {str(path.relative_to(store.home)): path.read_bytes() for path in store.home.rglob("*") if path.is_file()}
 

@@ -93,7 +93,7 @@ def test_a_link_to_a_bundle_may_be_opened(directory: Path, tmp_path: Path) -> No
 def test_a_manifest_that_is_no_regular_file_is_refused(directory: Path, tmp_path: Path, kind: str) -> None:
     path = directory / "manifest.json"
     _replace_by(path, kind, tmp_path)
-    with pytest.raises(FileIntegrityError, match="expected a regular file, got a") as caught:
+    with pytest.raises(FileIntegrityError, match="expected a regular file; got a") as caught:
         Bundle.open(directory)
     assert caught.value.path == str(path)
 

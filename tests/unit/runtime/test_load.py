@@ -155,7 +155,7 @@ class TestTampering:
     def test_a_truncated_file_is_seen(self, bundle: Path, name: str, length: int) -> None:
         path = bundle / name
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(FileIntegrityError, match=r"expected \d+ bytes, got \d+ bytes"):
+        with pytest.raises(FileIntegrityError, match=r"expected \d+ bytes; got \d+ bytes"):
             load(bundle, "CPU")
 
     @pytest.mark.parametrize("name", [XML, WEIGHTS, "manifest.json"])
@@ -163,13 +163,13 @@ class TestTampering:
         moved = bundle.with_name("moved")
         (bundle / name).rename(moved)
         (bundle / name).symlink_to(moved)
-        with pytest.raises(FileIntegrityError, match="expected a regular file, got a symbolic link"):
+        with pytest.raises(FileIntegrityError, match="expected a regular file; got a symbolic link"):
             load(bundle, "CPU")
 
     @pytest.mark.parametrize("name", [XML, WEIGHTS])
     def test_a_missing_file_is_seen(self, bundle: Path, name: str) -> None:
         (bundle / name).unlink()
-        with pytest.raises(FileIntegrityError, match="expected a regular file, got nothing"):
+        with pytest.raises(FileIntegrityError, match="expected a regular file; got nothing"):
             load(bundle, "CPU")
 
     def test_other_weights_beside_the_graph_are_not_read(self, bundle: Path) -> None:

@@ -177,11 +177,11 @@ def _link_weights(staging: Path) -> None:
     [
         (lambda staging: (staging / "manifest.json").unlink(), BundleNotFoundError, r"has no manifest\.json"),
         (lambda staging: (staging / "manifest.json").write_bytes(b"{"), ManifestError, "not a valid manifest"),
-        (lambda staging: (staging / "model.xml").unlink(), FileIntegrityError, "expected a regular file, got nothing"),
+        (lambda staging: (staging / "model.xml").unlink(), FileIntegrityError, "expected a regular file; got nothing"),
         (
             lambda staging: (staging / "model.xml").write_bytes(b""),
             FileIntegrityError,
-            "expected 19 bytes, got 0 bytes",
+            "expected 19 bytes; got 0 bytes",
         ),
         (lambda staging: (staging / "notes.txt").touch(), FileIntegrityError, "is not in the manifest"),
         (_link_weights, FileIntegrityError, "got a symbolic link"),
