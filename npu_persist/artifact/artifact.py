@@ -65,7 +65,7 @@ from npu_persist.bundle.graph_records import Port
 from npu_persist.bundle.manifest import ORIGIN_FILE, FileEntry, check_listed_files
 from npu_persist.errors import ArtifactError, Problem
 from npu_persist.files.digest import digest_bytes, digest_file
-from npu_persist.files.filesystem import is_directory
+from npu_persist.files.filesystem import is_directory, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,6 +241,13 @@ def read_artifact(directory: Path) -> Artifact:
     if len(data) > MAX_ARTIFACT_SIZE:
         raise _error(str(path), f"at most {MAX_ARTIFACT_SIZE} bytes", "more")
     return Artifact.from_json(data, source=str(path))
+
+
+def read_description(folder: Path) -> bytes:
+    """Return the bytes of a folder's `artifact.json`."""
+    path = folder / ARTIFACT_FILE
+    with store_errors(f"read {path}"), path.open("rb") as file:
+        return file.read(MAX_ARTIFACT_SIZE + 1)  # one more than its parser accepts
 
 
 def check_files(directory: Path, artifact: Artifact) -> None:

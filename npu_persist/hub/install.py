@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from npu_persist.artifact import attached
-from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE
+from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, read_description
 from npu_persist.bundle.bundle import Bundle
 from npu_persist.bundle.manifest import MANIFEST_FILE, MANIFEST_SIGNATURE_FILE
 from npu_persist.bundle.origin import write_origin
@@ -22,7 +22,7 @@ from npu_persist.hub.pulled import read_commit, read_revision, write_commit, wri
 from npu_persist.hub.snapshot import find_version
 from npu_persist.hub.transfer import Download
 from npu_persist.progress import Reporter
-from npu_persist.trust.signing import read_description, renew_signatures
+from npu_persist.trust.signing import renew_signatures
 
 if TYPE_CHECKING:
     from pathlib import Path

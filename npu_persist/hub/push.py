@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE, Artifact
+from npu_persist.artifact.artifact import (
+    ARTIFACT_FILE,
+    ARTIFACT_SIGNATURE_FILE,
+    MAX_ARTIFACT_SIZE,
+    Artifact,
+    read_description,
+)
 from npu_persist.artifact.attached import list_attached, verify_attached
 from npu_persist.bundle.bundle import read_manifest
 from npu_persist.bundle.manifest import (
@@ -225,9 +231,7 @@ def _from_bytes(data: bytes) -> LocalFile:
 
 
 def _read_artifact(folder: Path, artifact: Artifact) -> dict[str, LocalFile]:
-    description = folder / ARTIFACT_FILE
-    with store_errors(f"read {description}"), description.open("rb") as file:
-        data = file.read(MAX_ARTIFACT_SIZE + 1)
+    description, data = folder / ARTIFACT_FILE, read_description(folder)
     if Artifact.from_json(data, source=str(description)) != artifact:
         raise _changed(description, "the description that was verified", "another one")
     return {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, Artifact
+from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, Artifact, read_description
 from npu_persist.bundle.origin import read_origin, split_pattern
 from npu_persist.errors import IntegrityError, MissingExtraError, StoreError, UsageError
 from npu_persist.files.digest import digest_bytes
@@ -104,7 +104,7 @@ class Policy:
 
     def _find_signer(self, folder: Path, artifact: Artifact, name: str, origin: Origin) -> str:
         from npu_persist.trust.keys import KeyRing, Place
-        from npu_persist.trust.signing import check_signature, read_description
+        from npu_persist.trust.signing import check_signature
 
         data = read_description(folder)
         # The load imports what was read earlier, so the signature has to be for that.

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from npu_persist.artifact.artifact import ARTIFACT_FILE, ARTIFACT_SIGNATURE_FILE, MAX_ARTIFACT_SIZE
+from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, read_description
 from npu_persist.artifact.attached import check_subject, list_attached
 from npu_persist.bundle.document import (
     FORMAT_VERSION,
@@ -296,13 +296,6 @@ def _select(found: Signatures, keys: Iterable[str]) -> Signatures:
         if _is_valid(found.what, found.subject, PublicKey(bytes.fromhex(key)), found.signatures[key])
     }
     return Signatures(found.what, found.subject, valid)
-
-
-def read_description(folder: Path) -> bytes:
-    """Return the bytes of a folder's `artifact.json`."""
-    path = folder / ARTIFACT_FILE
-    with store_errors(f"read {path}"), path.open("rb") as file:
-        return file.read(MAX_ARTIFACT_SIZE + 1)  # one more than its parser accepts
 
 
 def _add_signature(path: Path, what: What, subject: str, key: Ed25519PrivateKey, bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from npu_persist import load, sign, verify_signature
-from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, read_artifact
+from npu_persist.artifact.artifact import ARTIFACT_SIGNATURE_FILE, read_artifact, read_description
 from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.manifest import MANIFEST_SIGNATURE_FILE
 from npu_persist.bundle.reference import HubReference
@@ -92,7 +92,7 @@ def make_worse(what: signing.What, subject: str) -> dict[str, bytes | None]:
 def test_good_ones_stay(hub: HubServer, made: Bundle, store: Store, kind: str) -> None:
     here = store.resolve("tiny")
     (folder,) = (folder for folder, _ in list_attached(here))
-    description = digest_bytes(signing.read_description(folder))
+    description = digest_bytes(read_description(folder))
     hub.put(REPO, {MANIFEST_SIGNATURE_FILE: make_worse("manifest", made.digest)[kind]})
     hub.put(REPO, {ARTIFACT: make_worse("artifact", description)[kind]})
     pull(REPO, compiled="all", store=store)
