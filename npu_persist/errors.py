@@ -322,7 +322,7 @@ class ParityError(NpuPersistError):
 
     Attributes:
         output: The output with the largest difference.
-        differences: The measured differences (`manifest.Difference`) of all outputs.
+        differences: The measured differences (`Difference`) of all outputs.
         layer: The first layer that differs, if it could be found.
     """
 
