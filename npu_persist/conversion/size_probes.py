@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from npu_persist.conversion.dynamic import find_symbols, resize, resize_to
 from npu_persist.conversion.sizes import SizeFollower, differs_in, find_differing
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SECONDS = 1.5
 _TIMES = 4.0
 """A forward at another size may take so many seconds, or so many times as long as the first one."""
+_SLOW = 0.5
+"""Seconds of a forward from which on several sizes are tried in one call."""
 _LARGEST = 64
 """How many times the example's elements the inputs may have."""
 _BUCKETS = 4
@@ -37,6 +39,13 @@ class SizedCall:
     tensors: Sequence[torch.Tensor]
     expected: Results
     frozen: Sequence[FrozenSize]
+
+
+class _Pace(NamedTuple):
+    """How long the first forward took, and how large it was."""
+
+    elements: int
+    seconds: float
 
 
 class SizeProbes:
@@ -54,7 +63,7 @@ class SizeProbes:
         self._symbols = find_symbols(capture.call, axes)
         self._runs: dict[tuple[int, ...], Reads | None] = {self._key({}): capture.results.sizes}
         self._elements = _count(capture.call.tensors)
-        self._pace: tuple[int, float] | None = None
+        self._pace: _Pace | None = None
 
     def __iter__(self) -> Iterator[SizedCall]:
         """Run torch at one size after the other."""
@@ -64,8 +73,14 @@ class SizeProbes:
             yield from self._at_buckets()
             return
         yield from self._try({name: _next(symbol) for name, symbol in self._symbols.items()})
+        together: set[str] = set()
+        if self._pace is not None and self._pace.seconds > _SLOW:
+            yield from self._far_apart(together)
         for name, symbol in self._symbols.items():
-            yield from self._along([name], symbol)
+            if name in together:
+                yield from self._alone([name], symbol, [symbol.low if symbol.low != symbol.size else _next(symbol)])
+            else:
+                yield from self._along([name], symbol)
         for names in self._twins():
             yield from self._along(names, self._symbols[names[0]])
         seen: set[str] = set()
@@ -89,11 +104,34 @@ class SizeProbes:
         middle = (symbol.low + largest) // 2
         if middle % 2 == symbol.size % 2:  # what divides in two is right for one parity only
             middle += 1 if middle < largest else -1
-        for size in (symbol.low, largest, middle):
+        yield from self._alone(names, symbol, [symbol.low, largest, middle])
+
+    def _alone(self, names: Sequence[str], symbol: Symbol, sizes: Sequence[int]) -> Iterator[SizedCall]:
+        """Try sizes of a symbol, or of several at once; others where torch takes none of these."""
+        for size in sizes:
             yield from self._try(dict.fromkeys(names, size))
         if not self._has_run(names):
             for size in (2 * symbol.size, symbol.size // 2, symbol.size + 1, symbol.size - 1):
                 yield from self._try(dict.fromkeys(names, size))
+
+    def _far_apart(self, done: set[str]) -> Iterator[SizedCall]:
+        """Try calls in which every other symbol has its largest size, and the rest their smallest.
+
+        Such a call costs no more than the example, and there are two, whatever the number of symbols. The call before,
+        in which every size is odd if the example's is even, stands for those in the middle. `done` gets the symbols
+        that had both sizes in calls that torch took.
+        """
+        names = [*self._symbols]
+        took = []
+        for larger in (names[::2], names[1::2]):
+            sizes = {name: self._symbols[name].low for name in names}
+            sizes |= {name: self._largest([name], self._symbols[name]) for name in larger}
+            while not self._is_affordable(sizes, 0) and any(sizes[name] > self._symbols[name].size for name in larger):
+                sizes |= {name: max(sizes[name] // 2, self._symbols[name].size) for name in larger}
+            yield from self._try(sizes, 0)
+            took.append(self._runs.get(self._key(sizes)) is not None)
+        if all(took) and self._has_run(names):
+            done.update(names)
 
     def _twins(self) -> list[list[str]]:
         """Return symbols of one size in the example of which torch takes none alone: they may be one axis."""
@@ -129,9 +167,9 @@ class SizeProbes:
         if len(self.caveats) < _LINES:
             self.caveats.append(FrozenControlFlowWarning(f"{frozen.text}; {why}"))
 
-    def _try(self, sizes: Mapping[str, int]) -> Iterator[SizedCall]:
+    def _try(self, sizes: Mapping[str, int], least: float = 1.0) -> Iterator[SizedCall]:
         key = self._key(sizes)
-        if key in self._runs or not self._is_affordable(sizes):
+        if key in self._runs or not self._is_affordable(sizes, least):
             return
         self._runs[key] = None
         tensors = resize_to(self._capture.call, self._axes, {**self._example(), **sizes})
@@ -145,7 +183,7 @@ class SizeProbes:
         except ConversionError:  # torch refuses this size
             return
         if self._pace is None:
-            self._pace = _count(tensors), time.perf_counter() - begin
+            self._pace = _Pace(_count(tensors), time.perf_counter() - begin)
         if key is not None:
             self._runs[key] = expected.sizes
         example = self._capture.results.sizes
@@ -159,10 +197,11 @@ class SizeProbes:
             size = (size + symbol.size) // 2
         return size
 
-    def _is_affordable(self, sizes: Mapping[str, int]) -> bool:
+    def _is_affordable(self, sizes: Mapping[str, int], least: float = 1.0) -> bool:
+        """Tell whether a call is not too slow. Each smaller symbol saves time, down to the share `least`."""
         growth = 1.0
         for name, size in sizes.items():
-            growth *= max(size / max(self._symbols[name].size, 1), 1.0)
+            growth *= max(size / max(self._symbols[name].size, 1), least)
         if growth > _LARGEST:
             return False
         if self._pace is None:

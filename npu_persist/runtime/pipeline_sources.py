@@ -21,6 +21,7 @@ from npu_persist.compilation.generation import read_lengths
 from npu_persist.compilation.local import describe
 from npu_persist.compilation.recipe import make_recipe
 from npu_persist.device.core import get_core
+from npu_persist.device.devices import get_kind
 from npu_persist.device.doctor import explain_missing_device
 from npu_persist.errors import (
     ArtifactError,
@@ -163,6 +164,7 @@ def make_with_blob(job: Job) -> Made:
 def make_with_cache_dir(job: Job) -> Made:
     """Make a pipeline with a CACHE_DIR, which has the files of the compile cache's entry if there is an intact one."""
     recipe = job.recipe  # its properties are the caller's, and the precision that the bundle asks for
+    _note_attached(job)
     if job.cache is None:
         return _compile(job, recipe.properties)
     began = time.perf_counter()
@@ -226,6 +228,25 @@ def _find_blobs(job: Job, plain: Recipe) -> Iterator[tuple[Source, Path, Artifac
             yield "cache", entry.path, entry.artifact, f"key {recipe.key}", entry
     if is_empty:
         job.note_attempt("cache", "nothing is there for this bundle, device, OpenVINO and these lengths", began)
+
+
+def _note_attached(job: Job) -> None:
+    """Note the attached artifacts for the device, none of which GenAI takes.
+
+    Its WhisperPipeline would import a decoder's blob, but it gives the encoder the property that names it, too, and
+    the NPU plugin refuses that. A CACHE_DIR is no way in: OpenVINO names a file by what it compiled, and where.
+    """
+    bundle = job.recipe.bundle
+    if not is_directory(bundle.path / COMPILED_DIRECTORY):
+        return
+    from npu_persist.artifact.attached import list_attached  # which only bundles with artifacts need
+
+    began = time.perf_counter()
+    for folder, artifact in list_attached(bundle):
+        if isinstance(artifact, ArtifactError) or get_kind(artifact.device) != get_kind(job.recipe.device):
+            continue
+        reason = f"{folder.name}: {job.recipe.runner} compiles its graphs itself; `load` uses it"
+        job.note_attempt("attached", reason, began)
 
 
 def _find_lack(job: Job, artifact: Artifact) -> str | None:

@@ -11,9 +11,13 @@ import torch
 from torch.export import Dim
 
 import npu_persist
+from npu_persist.bundle.comparison import TOLERANCES
+from npu_persist.conversion import size_probes
 from npu_persist.conversion.call import bind_call
 from npu_persist.conversion.capture import trace
+from npu_persist.conversion.convert import convert
 from npu_persist.conversion.dynamic import Axes, read_dynamic_shapes
+from npu_persist.conversion.probes import probe
 from npu_persist.conversion.size_probes import SizeProbes
 from npu_persist.errors import ConversionError, FrozenControlFlowWarning
 from tests.support.as_torch import assert_as_torch
@@ -140,6 +144,32 @@ def test_each_axis_is_tried_at_its_bounds_and_in_between() -> None:
     assert {(2, 8), (5, 8), (3, 1), (3, 64)} <= shapes
     assert any(1 < size < 64 and size % 2 for rows, size in shapes if rows == 3)
     assert len(shapes) <= 8
+
+
+def test_a_slow_module_is_tried_at_several_sizes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(size_probes, "_SLOW", -1.0)
+    axes = {0: Dim("b", min=1, max=5), 1: Dim("n", min=1, max=60), 2: Dim("w", min=2, max=9), 3: Dim("m", min=1, max=9)}
+    shapes = tried((1, 20, 4, 3), axes)
+    assert shapes == {
+        *((2, 21, 5, 4), (5, 1, 9, 1), (1, 60, 2, 9)),  # the next ones, the largest ones of half of the axes each
+        *((2, 20, 4, 3), (1, 1, 4, 3), (1, 20, 2, 3), (1, 20, 4, 1)),  # one by one
+    }
+
+
+@pytest.mark.parametrize("size", [1, 5, 39])
+def test_what_a_slow_module_freezes_is_found(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size of one axis, where only one call has both at their ends."""
+    monkeypatch.setattr(size_probes, "_SLOW", -1.0)
+    body = Body(lambda x: x * (2 if x.shape[1] > size else 1))
+    shapes = ({0: Dim("b", min=1, max=9), 1: Dim("n", min=1, max=40)},)
+    with pytest.raises(ConversionError, match="right for the example but not with inputs of shape"):
+        probe_all(body, torch.ones(2, 20), shapes)
+
+
+def probe_all(body: Body, x: torch.Tensor, shapes: Any) -> None:
+    call = bind_call(body, (x,), {})
+    capture, axes = trace(call, fix_sizes=False), read_dynamic_shapes(shapes, call)
+    probe(capture, axes, convert(capture, axes), TOLERANCES["fp32"])
 
 
 def test_the_largest_size_without_a_bound_is_a_reasonable_one() -> None:

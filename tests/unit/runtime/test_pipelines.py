@@ -256,6 +256,16 @@ def test_an_image_is_what_stock_genai_makes_of_the_exported_folder(assets: dict[
     assert np.array_equal(paint(again), found)
 
 
+def test_the_report_says_that_an_attached_artifact_is_passed_over(assets: dict[str, bytes]) -> None:
+    publish_painter(Store(), assets)
+    (result,) = npu_persist.compile("painter", "CPU", graph="unet", image_size=(16, 16))
+    assert result.path is not None
+    first = npu_persist.pipeline("painter", cache=False).report.attempts
+    assert [(attempt.source, attempt.is_used) for attempt in first] == [("attached", False), ("graph", True)]
+    assert first[0].reason.startswith(f"{result.path.name}: Text2ImagePipeline of openvino_genai")
+    assert first[0].reason.endswith("compiles its graphs itself; `load` uses it")
+
+
 @pytest.mark.parametrize("name", ["assets/tokenizer/openvino_tokenizer.bin", "unet.xml", "assets/model_index.json"])
 def test_a_changed_file_of_several_models_is_not_read(assets: dict[str, bytes], name: str) -> None:
     bundle = publish_painter(Store(), assets)
