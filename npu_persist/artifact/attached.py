@@ -32,6 +32,7 @@ from npu_persist.files.filesystem import (
     fsync_directory,
     fsync_file,
     is_directory,
+    is_in_use,
     is_obstructed,
     list_directory,
     make_folder,
@@ -39,7 +40,7 @@ from npu_persist.files.filesystem import (
     move_directory,
     refuse_links,
     remove_file,
-    remove_tree,
+    remove_unused,
     rename_new,
     store_errors,
     write_file,
@@ -223,8 +224,15 @@ def prune_attached(directory: Path, *, below: Path) -> list[Path]:
     if any("." in path.name for path in _folders(root)):
         with _locked(root, below):
             for path in [path for path in _folders(root) if "." in path.name]:
-                with suppress(ArtifactError, FileNotFoundError):
+                try:
                     newest, older = _replace_older(_place_of(path), _slot(read_artifact(path)), below)
+                except (ArtifactError, FileNotFoundError):
+                    continue
+                except OSError as error:
+                    if not is_in_use(error):
+                        raise
+                    log.warning("%s stays until a later `npu-persist prune`: %s", path, error)
+                else:
                     removed += [each for each in older if each != newest]
     return removed
 
@@ -307,7 +315,7 @@ def _remove(member: _Member, below: Path) -> None:
     with suppress(FileNotFoundError):  # without locks, another process may have removed it
         is_whole = move_directory(member.path, aside, first=ARTIFACT_FILE, below=below)
         if not is_whole or _stamp(aside) == member.stamp:
-            remove_tree(aside, below=below)
+            remove_unused(aside, below=below)
         else:
             rename_new(aside, _beside(member.path), below=below)
 

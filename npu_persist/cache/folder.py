@@ -33,6 +33,7 @@ from npu_persist.files.filesystem import (
     move_directory,
     refuse_links,
     remove,
+    remove_unused,
     rename_new,
     store_errors,
 )
@@ -185,9 +186,8 @@ class Folder:
         size = tree_size(path)
         with unshared(path / USED_FILE) as free:
             pass  # and closed: Windows removes no open file
-        with suppress(PermissionError):  # another user's; on Windows also one in use after all
-            if free:
-                remove(path, below=self.path)
+        with suppress(PermissionError):  # another user's
+            if free and remove_unused(path, below=self.path):
                 return Removed(path, size, "quarantined")
         return None
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from errno import (
     EACCES,
     EBADF,
+    EBUSY,
     EDQUOT,
     EEXIST,
     EINVAL,
@@ -79,6 +80,7 @@ FEW_ITEMS, THREADS = 16, 8
 """Fewer items than this are worked on in the caller's thread, others in so many threads."""
 
 _FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9._+-]", re.ASCII)
+_IN_USE = frozenset({EBUSY, EEXIST, ENOTEMPTY})
 _NO_PERMISSIONS = frozenset({EINVAL, ENOSYS, EOPNOTSUPP, EPERM})
 _FICLONE = 0x40049409
 """The request in linux/fs.h, which the module fcntl names since Python 3.12."""
@@ -451,6 +453,25 @@ def remove(path: Path, *, below: Path | None = None) -> None:
         remove_tree(path, below=below)
     else:
         remove_file(path, below=below)
+
+
+def remove_unused(path: Path, *, below: Path) -> bool:
+    """Do what `remove` does, unless a program has something of it open; tell whether all of it is gone."""
+    try:
+        remove(path, below=below)
+    except OSError as error:
+        if not is_in_use(error):
+            raise
+        return False
+    return True
+
+
+def is_in_use(error: OSError) -> bool:
+    """Tell whether something could not be removed or renamed because a program has it open.
+
+    Windows refuses that. NFS and FUSE rename an open file that is removed, so that its folder is not empty.
+    """
+    return error.errno in _IN_USE or (os.name == "nt" and isinstance(error, PermissionError))
 
 
 def remove_empty(path: Path, *, below: Path) -> bool:

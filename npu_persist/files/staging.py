@@ -23,6 +23,7 @@ from npu_persist.files.filesystem import (
     make_folder,
     refuse_links,
     remove,
+    remove_unused,
     store_errors,
 )
 from npu_persist.files.locks import LOCK_SUFFIX, NO_LOCKS, try_lock
@@ -117,10 +118,9 @@ def _prune_one(path: Path, below: Path) -> bool:
             return False
     try:
         found = os.path.lexists(path)  # it may have been published before it was locked
-        remove(path, below=below)
+        return remove_unused(path, below=below) and found
     finally:
         _remove_lock_file(path, lock, below)
-    return found
 
 
 def _reserve(root: Path, prefix: str) -> tuple[Path, Lock | None]:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from npu_persist.files.digest import digest_bytes
-from npu_persist.files.filesystem import list_directory, remove_file, replace_file
+from npu_persist.files.filesystem import list_directory, remove_unused, replace_file
 from npu_persist.files.owners import find_distrust, is_own
 from npu_persist.files.staging import staged
 
@@ -64,8 +64,8 @@ class Stamps:
                 path, digest = _read(stamp)[:2]
                 if self.has(path, digest, find_status(path)):
                     continue
-            remove_file(stamp, below=self._home)
-            yield stamp
+            if remove_unused(stamp, below=self._home):
+                yield stamp
 
     def _stamp_path(self, path: Path) -> Path:
         return self.path / digest_bytes(os.fsencode(path)).partition(":")[2][:32]

@@ -14,6 +14,7 @@ lower layer of overlayfs, its manifest is, to `removed/3/manifest.json`: the res
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -37,10 +38,13 @@ from npu_persist.files.filesystem import (
     remove,
     remove_empty,
     remove_file,
+    remove_unused,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 HOME_VARIABLE = "NPU_PERSIST_HOME"
 """Environment variable that says where the store is."""
@@ -151,19 +155,25 @@ class NameFolder:
             fsync_directory(self.path)
 
     def empty_removed(self) -> Iterator[Path]:
-        """Delete the files of removed versions and all but the highest number; yield each that had files."""
+        """Delete the files of removed versions and all but the highest number; yield each that had files.
+
+        What is in use stays for the next call.
+        """
         # Listed once: a number that another process adds meanwhile is left to that process.
         numbers = _numbers(self.removed_path)
         for number in numbers:
             path = self.removed_path / str(number)
             if self._is_leftover(number):
-                remove(self.version_path(number), below=self.home)
+                remove_unused(self.version_path(number), below=self.home)
             if names := _list(path):
                 for name in names:
-                    remove(path / name, below=self.home)
-                yield path
+                    remove_unused(path / name, below=self.home)
+                if _list(path):
+                    log.warning("%s stays until a later `npu-persist prune`: its files are in use", path)
+                else:
+                    yield path
             if number != numbers[-1]:
-                remove(path, below=self.home)
+                remove_unused(path, below=self.home)
 
     def prune(self) -> Iterator[Path]:
         """Remove leftovers of interrupted runs, but no files of running processes; yield the removed paths."""
@@ -200,8 +210,8 @@ class NameFolder:
             for path in directory.rglob(f"*{PARTIAL_SUFFIX}"):
                 found = path.lstat()
                 # Linking changes ctime only, copying mtime.
-                if is_older(max(found.st_mtime, found.st_ctime), PARTIAL_AGE):
-                    remove_file(path, below=self.home)
+                is_left = is_older(max(found.st_mtime, found.st_ctime), PARTIAL_AGE)
+                if is_left and remove_unused(path, below=self.home):
                     yield path
 
     def _is_leftover(self, number: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,9 +18,10 @@ from npu_persist.trust.keys import KeyRing, PublicKey
 from tests.support.artifacts import publish as publish_entry
 from tests.support.artifacts import quarantined
 from tests.support.bundles import publish_tiny
-from tests.support.faults import MODE
+from tests.support.faults import MODE, path_at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -120,3 +122,37 @@ def test_no_hard_links_and_no_permissions(
     monkeypatch.setattr(os, name, refuse)
     use_everything(tmp_path / "home")
     assert refused
+
+
+@contextmanager
+def in_use(path: Path, number: int) -> Iterator[None]:
+    """Have a file open on Windows; elsewhere let the system refuse to remove it."""
+    unlink = os.unlink
+
+    def refuse(name: str, *, dir_fd: int | None = None) -> None:
+        if path_at(name, dir_fd).name == path.name:
+            raise OSError(number, os.strerror(number))
+        unlink(name, dir_fd=dir_fd)
+
+    with path.open("rb"), pytest.MonkeyPatch.context() as patch:
+        if os.name != "nt":
+            patch.setattr(os, "unlink", refuse)
+        yield
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.ENOTEMPTY])
+def test_prune_passes_over_what_is_in_use(tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture) -> None:
+    store, cache = Store(tmp_path / "home"), CompileCache(tmp_path / "home")
+    first, *_ = [publish_tiny(store).path for _ in range(3)]
+    cache.quarantine(publish_entry(cache), "damaged")
+    removed, leftover = first.parent / "removed", tmp_path / "home" / "staging" / "0123456789abcdef"
+    store.remove("tiny:2")
+    first.rename(removed / "1")
+    with in_use(removed / "1" / "weights.safetensors", number):
+        leftover.mkdir()
+        assert removed / "1" not in npu_persist.prune(store=store)
+        assert not leftover.exists()
+        assert quarantined(cache) == []
+    assert str(removed / "1") in caplog.text
+    assert removed / "1" in npu_persist.prune(store=store)
+    assert [path.name for path in removed.rglob("*")] == ["2"]
