@@ -36,7 +36,7 @@ from npu_persist.conversion.check import (
 )
 from npu_persist.conversion.choices import describe_ties, find_moved_choices
 from npu_persist.conversion.compress import find_activations, find_precision, warn_of_floats, warn_of_loss
-from npu_persist.conversion.conversation import check_conversation, converse, write_conversation
+from npu_persist.conversion.conversation import check_conversations, converse, write_conversation
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.dynamic import Axes, input_ports, read_dynamic_shapes, to_export_shapes
 from npu_persist.conversion.evaluate import bind_like
@@ -334,7 +334,7 @@ class _Builder:
 
             try:
                 if steps:
-                    differences = check_conversation(steps, *files, options.tolerance, options.precision)
+                    differences = check_conversations([steps], *files, options.tolerance, options.precision)
                 else:
                     differences = check_written(capture, *files, options.tolerance, options.precision, also=try_others)
             except ParityError as error:

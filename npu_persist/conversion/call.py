@@ -7,6 +7,7 @@ nothing but tensors, and the structure is kept beside them. bfloat16 passes as f
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from npu_persist.errors import ConversionError, UsageError
 if TYPE_CHECKING:
     from npu_persist.conversion.monitor import ForwardMonitor
     from npu_persist.conversion.sizes import Reads, SizeFollower
+
+log = logging.getLogger(__name__)
 
 DTYPES = {
     torch.bool: "bool",
@@ -166,6 +169,16 @@ class Call:
                 self.forward([tensor.clone() for tensor in after])
             results = self.forward(copies).detached(monitor)
         return replace(results, effects=monitor.effects)
+
+    def run_again(self, tensors: Sequence[torch.Tensor], earlier: Results) -> Results:
+        """Run the module as `run` does; without watching it where an earlier forward left nothing behind."""
+        if earlier.effects.any:
+            return self.run(tensors)
+        try:
+            return self.forward([tensor.clone() for tensor in tensors])
+        except Exception:
+            log.debug("a forward failed; it runs again, to name what fails", exc_info=True)
+            return self.run(tensors)
 
 
 def bind_call(module: torch.nn.Module, args: object, kwargs: object, *, in_float: bool = False) -> Call:

@@ -157,8 +157,7 @@ def _answer(call: Call) -> Answered | None:
 
 def _has_no_effects(results: Results, frozen: Sequence[str]) -> bool:
     """Tell whether a forward froze, kept and drew nothing, so that it does the same each time."""
-    effects = results.effects
-    return not (frozen or effects.changes or effects.written or effects.draws)
+    return not (frozen or results.effects.any)
 
 
 def trace_example(call: Call, *, fix_sizes: bool) -> Capture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import openvino as ov
     import torch
 
     from npu_persist.bundle.golden_records import Difference, Tolerance
@@ -159,49 +161,59 @@ def _vary(symbol: Symbol, number: int) -> int:
     return (symbol.size, longer, symbol.low, symbol.size)[number % STEPS]
 
 
-def check_conversation(
-    steps: Sequence[Step], graph: Path, weights: Path, tolerance: Tolerance, precision: Precision
+def check_conversations(
+    talks: Sequence[Sequence[Step]], graph: Path, weights: Path, tolerance: Tolerance, precision: Precision
 ) -> tuple[Difference, ...]:
-    """Run the conversation through the written graph, and return the worst difference of each output.
+    """Run conversations through the written graph, and return the worst difference of each output in the first one.
 
     Raises:
         StoreError, CompilationError, ConversionError, ParityError: As `check_written`.
     """
     model = read_written(graph, weights)
     request = compile_for_check(model).create_infer_request()
-    exact = exact_outputs(model, steps[0].expected.names)
-    worst: tuple[Difference, ...] = ()
-    for is_last in (
-        False,
-        True,
-    ):  # a plugin that overwrites what it computed at compile time is right the first time only
+    exact = exact_outputs(model, talks[0][0].expected.names)
+    del model
+    # A plugin that overwrites what it computed at compile time is right the first time only: so the first one runs
+    # last, after another one or itself.
+    worst: list[tuple[Difference, ...]] = []
+    for steps in [*(talks[1:] or talks), talks[0]]:
         request.reset_state()
-        for number, step in enumerate(steps, 1):
-            try:
-                found = [*request.infer([tensor.numpy() for tensor in step.tensors]).values()]
-            except RuntimeError as error:
-                raise ConversionError(
-                    f"OpenVINO cannot run call {number} of the graph on the CPU: {first_lines(str(error))}."
-                ) from error
-            if not is_last:
-                continue
-            differences = measure_all(step.expected, found)
-            failed = find_failures(differences, tolerance, exact)
-            if failed:
-                one = failed[0]
-                index = differences.index(one)
-                how = describe_kind(step.expected.tensors[index].numpy(), found[index]) or (
-                    f"OpenVINO differs from torch {describe(one)} (allowed: "
-                    f"{'none of them' if one.output in exact else describe_tolerance(one, tolerance)})"
-                )
-                raise ParityError(
-                    f"output {one.output}, in call {number} of {len(steps)} with the states of the last: {how}. "
-                    f"Nothing was published.{advise(one, exact, precision)}",
-                    output=one.output,
-                    differences=differences,
-                )
-            worst = differences if not worst else tuple(map(merge, worst, differences))
-    return worst
+        worst = [_check_step(request, steps, number, tolerance, exact, precision) for number in range(len(steps))]
+    return functools.reduce(lambda one, other: tuple(map(merge, one, other)), worst)
+
+
+def _check_step(  # noqa: PLR0913, PLR0917 - the call, and how it is compared
+    request: ov.InferRequest,
+    steps: Sequence[Step],
+    number: int,
+    tolerance: Tolerance,
+    exact: frozenset[str],
+    precision: Precision,
+) -> tuple[Difference, ...]:
+    """Run the next call of a conversation; return the differences of its outputs."""
+    step = steps[number]
+    try:
+        found = [*request.infer([tensor.numpy() for tensor in step.tensors]).values()]
+    except RuntimeError as error:
+        raise ConversionError(
+            f"OpenVINO cannot run call {number + 1} of the graph on the CPU: {first_lines(str(error))}."
+        ) from error
+    differences = measure_all(step.expected, found)
+    failed = find_failures(differences, tolerance, exact)
+    if not failed:
+        return differences
+    one = failed[0]
+    index = differences.index(one)
+    how = describe_kind(step.expected.tensors[index].numpy(), found[index]) or (
+        f"OpenVINO differs from torch {describe(one)} (allowed: "
+        f"{'none of them' if one.output in exact else describe_tolerance(one, tolerance)})"
+    )
+    raise ParityError(
+        f"output {one.output}, in call {number + 1} of {len(steps)} with the states of the last: {how}. "
+        f"Nothing was published.{advise(one, exact, precision)}",
+        output=one.output,
+        differences=differences,
+    )
 
 
 def write_conversation(steps: Sequence[Step], path: Path) -> None:

@@ -125,6 +125,11 @@ class Effects:
     written: tuple[str, ...] = ()
     draws: tuple[str, ...] = ()
 
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.changes or self.written or self.draws)
+
 
 class ForwardMonitor(TorchFunctionMode):
     """A function mode for one forward of `module`; use as a context manager around the call.

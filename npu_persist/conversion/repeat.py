@@ -38,7 +38,7 @@ class Repetition:
 def repeat(call: Call, results: Results) -> Repetition:
     """Run the example again where its forward left something behind or drew random numbers."""
     effects = results.effects
-    if not (effects.changes or effects.written or effects.draws):
+    if not effects.any:
         return Repetition()
     caveats = _find_state(call, results)
     noise = _find_noise(call, results)

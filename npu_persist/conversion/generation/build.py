@@ -26,7 +26,7 @@ from npu_persist.compilation.graph_shapes import check_shapes
 from npu_persist.conversion.capture import trace
 from npu_persist.conversion.check import read_written, refuse_nan
 from npu_persist.conversion.compress import find_precision, warn_of_floats, warn_of_loss
-from npu_persist.conversion.conversation import Step, check_conversation, write_conversation
+from npu_persist.conversion.conversation import Step, check_conversations, write_conversation
 from npu_persist.conversion.convert import convert, describe_ports
 from npu_persist.conversion.experts import batching_experts
 from npu_persist.conversion.generation.decoder import LOGITS, decoder_call
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+    from npu_persist.conversion.call import Results
     from npu_persist.conversion.capture import Capture
     from npu_persist.conversion.generation.decoder import DecoderCall
     from npu_persist.conversion.options import Options
@@ -77,7 +78,7 @@ def build_decoder(options: Options, folder: Path, reporter: Reporter) -> Decoder
             _require_compilable(call, options)
         with reporter.stage("trace"):
             capture = trace(call, fix_sizes=False)
-            talks = [_converse(call, *sizes, check=options.check) for sizes in _PROMPTS]
+            talks = [_converse(call, capture.results, *sizes, check=options.check) for sizes in _PROMPTS]
         with reporter.stage("convert"):
             is_speech = SOURCE in call.input_names and not call.is_source_padded
             model = convert(capture, call.axes, rewrites=SPEECH_REWRITES if is_speech else DECODER_REWRITES)
@@ -92,11 +93,12 @@ def build_decoder(options: Options, folder: Path, reporter: Reporter) -> Decoder
         if options.plan is not None:
             floats = warn_of_floats(module, written.compressed, options.plan)
             caveats += [] if floats is None else [floats]
+        del capture, call  # with the trace, whose memory the check can use
     differences: tuple[Difference, ...] | None = None
     if options.check:
         with reporter.stage("check"):
             how = folder / GRAPH, folder / WEIGHTS, options.tolerance, options.precision
-            differences, *_ = [check_conversation(steps, *how) for steps in talks]
+            differences = check_conversations(talks, *how)
         loss = None if options.plan is None else warn_of_loss(options.plan, differences)
         caveats += [] if loss is None else [loss]
     golden = Golden(GOLDEN, options.tolerance if options.check else None, differences, None, len(talks[0]))
@@ -161,21 +163,21 @@ def _first(axis: int | Dimension, place: int) -> int | None:
     return None if place == 0 else 0
 
 
-def _converse(call: DecoderCall, batch: int, tokens: int, *, check: bool) -> list[Step]:
+def _converse(call: DecoderCall, traced: Results, batch: int, tokens: int, *, check: bool) -> list[Step]:
     """Run a conversation in torch: a prompt, which the model made up itself, and tokens that it chooses.
 
     Two sequences are of different length. What pads the shorter one is in its middle: rows of padding before it have no
     key; their outputs do not matter.
     """
     steps: list[Step] = []
-    ids = _make_up(call, batch, tokens)
+    ids = _make_up(call, traced, batch, tokens)
     mask = torch.ones(batch, tokens, dtype=torch.int64)
     if batch > 1:
         mask[0, 1:3] = 0
     held = _empty(call, batch)
     for more in (*_NEXT, 0):
         given = _inputs(call, ids, mask)
-        results = call.run([*given.values(), *held])
+        results = call.run_again([*given.values(), *held], traced)
         expected = replace(results, names=results.names[:1], tensors=results.tensors[:1])
         if check:
             refuse_nan(expected)
@@ -186,7 +188,7 @@ def _converse(call: DecoderCall, batch: int, tokens: int, *, check: bool) -> lis
     return steps
 
 
-def _make_up(call: DecoderCall, batch: int, tokens: int) -> torch.Tensor:
+def _make_up(call: DecoderCall, traced: Results, batch: int, tokens: int) -> torch.Tensor:
     """Return what a model says of itself: text, to which its weights fit better than to random tokens."""
     config: Any = call.module.config
     known = (getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id", "eos_token_id"))
@@ -194,7 +196,7 @@ def _make_up(call: DecoderCall, batch: int, tokens: int) -> torch.Tensor:
     ids, held = torch.full((batch, 1), first), _empty(call, batch)
     for length in range(1, tokens):
         mask = torch.ones(batch, length, dtype=torch.int64)
-        results = call.run([*_inputs(call, ids[:, -1:], mask).values(), *held])
+        results = call.run_again([*_inputs(call, ids[:, -1:], mask).values(), *held], traced)
         held = results.tensors[1:]
         likely = results.tensors[0][:, -1].topk(batch, dim=-1).indices
         chosen = likely.diagonal() if length == 1 else likely[:, 0]  # each sequence begins with another one

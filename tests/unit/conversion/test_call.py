@@ -111,3 +111,43 @@ def test_a_size_as_a_tensor_does_not_warn() -> None:
             return x * torch.tensor(x.shape[0])
 
     assert_as_torch(Scales(), (X,))
+
+
+class _Counts(torch.nn.Module):
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return x * self.count
+
+
+class _Grows(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.add_(1)
+
+
+def test_what_a_forward_writes_is_undone_when_it_runs_again() -> None:
+    """A forward that writes into the module is watched each time; one that does not, gets copies of its inputs."""
+    counts = _Counts()
+    call = bind_call(counts, (X,), {})
+    with torch.no_grad():
+        first = call.run(call.tensors)
+        again = call.run_again(call.tensors, first)
+    assert torch.equal(again.tensors[0], X)
+    assert not counts.count
+    call = bind_call(_Grows(), (X,), {})
+    first = call.run(call.tensors)
+    assert torch.equal(call.run_again(call.tensors, first).tensors[0], X + 1)
+    assert torch.equal(call.tensors[0], X)
+
+
+def test_a_forward_that_fails_when_it_runs_again_is_named() -> None:
+    """The error is that of a forward that is watched."""
+    call = bind_call(torch.nn.Sequential(torch.nn.Linear(4, 2)), (X,), {})
+    first = call.run(call.tensors)
+    with pytest.raises(ConversionError, match=r"the forward of Sequential\.0 raised RuntimeError"):
+        call.run_again((X[:, :3],), first)
