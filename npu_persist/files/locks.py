@@ -69,12 +69,7 @@ class Lock:
 
 def try_lock(path: Path) -> Lock | None:
     """Lock a lock file exclusively, without waiting; the file is made if it is missing, and stays."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _REGULAR_FILE, FILE_MODE)
-    except PermissionError:
-        if _WINDOWS and path.exists():  # being removed
-            return None
-        raise
+    descriptor = _make_or_open(path)
     try:
         if _lock(descriptor) and (_WINDOWS or _is_at(descriptor, path)):
             return Lock(descriptor, is_exclusive=True)
@@ -166,6 +161,18 @@ def _lock_if_possible(descriptor: int) -> bool:
         return _lock(descriptor)
     except OSError:  # no locks here: files that are open or mapped outlive their removal
         return True
+
+
+def _make_or_open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | _REGULAR_FILE
+    for _ in range(_ATTEMPTS if _WINDOWS else 0):
+        try:
+            return os.open(path, flags, FILE_MODE)
+        except PermissionError:
+            if not path.exists():
+                raise
+            time.sleep(_PAUSE)  # someone is removing it, and done in a moment
+    return os.open(path, flags, FILE_MODE)
 
 
 def _open_to_lock(path: Path) -> int:

@@ -20,8 +20,6 @@ from npu_persist.store import Store
 from tests.support.artifacts import KEY
 from tests.support.graphs import publish_affine
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed the POSIX way")
-
 ROOT = Path(__file__).parents[2]
 PROCESSES, ROUNDS = map(int, os.environ.get("NPU_PERSIST_STRESS", "6x6").split("x"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,12 +76,10 @@ class TestWhereNothingCanBeKept:
         assert any("not cached: could not make a staging directory" in note for note in model.report.notes)
 
     def test_a_file_system_without_locks(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        import fcntl
-
         def refuse(*_: object) -> None:
-            raise OSError(95, "Operation not supported")
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-        monkeypatch.setattr(fcntl, "flock", refuse)
+        monkeypatch.setattr("npu_persist.files.windows.lock_byte" if os.name == "nt" else "fcntl.flock", refuse)
         assert is_right(load("affine", "CPU", store=store))
         model = load("affine", "CPU", store=store)
         assert model.report.from_cache

@@ -30,7 +30,6 @@ NPU: dict[str, Any] = {
     "properties": {},
 }
 
-needs_kill = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed the POSIX way")
 needs_owner = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not hold back root, nor Windows"
 )
@@ -282,7 +281,6 @@ def test_prune_removes_what_was_left_and_says_so(tmp_path: Path) -> None:
     assert inside(bundle) == []
 
 
-@needs_kill
 def test_prune_leaves_what_a_living_process_fills(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bundle = publish_tiny(store)
@@ -314,7 +312,6 @@ for turn in range(10):
 """
 
 
-@needs_kill
 def test_of_several_that_are_attached_at_once_all_succeed_and_one_stays(tmp_path: Path) -> None:
     store = Store(tmp_path)
     bundle = publish_tiny(store)

@@ -69,6 +69,12 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
+def test_what_cannot_be_opened_is_no_lock_to_wait_for(tmp_path: Path) -> None:
+    (tmp_path / "x.lock").mkdir()
+    with pytest.raises(OSError, match=r"x\.lock"):
+        try_lock(tmp_path / "x.lock")
+
+
 def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from npu_persist.files.locks import try_lock; lock = try_lock(pathlib.Path(sys.argv[1]))"
