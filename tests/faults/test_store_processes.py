@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from npu_persist.store import Store
 from tests.support.bundles import publish_tiny, write_tiny
 from tests.support.processes import finish, start_python
-
-many = pytest.mark.skipif(os.name == "nt", reason="under wine, on a busy machine, it was not seen to end in minutes")
 
 
 def test_a_staging_directory_of_a_living_process_is_not_pruned(tmp_path: Path) -> None:
@@ -74,7 +69,6 @@ for _ in range(100):
 """
 
 
-@many
 def test_publishers_at_once_never_take_the_same_number_and_prune_does_not_hinder_them(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     publishers = [start_python(PUBLISH_TEN, store.home, f"p{number}") for number in range(4)]
@@ -110,7 +104,6 @@ for _ in range(60):
 """
 
 
-@many
 def test_a_number_is_given_once_even_while_versions_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     code = PUBLISH_TEN.replace(", alias=sys.argv[2]", "")
