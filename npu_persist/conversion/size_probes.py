@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SECONDS = 1.5
 _TIMES = 4.0
 """A forward at another size may take so many seconds, or so many times as long as the first one."""
+_TIMES_LARGEST = 1.0
+"""The same for the largest size, which nothing in the module asks for."""
 _SLOW = 0.5
 """Seconds of a forward from which on several sizes are tried in one call."""
 _LARGEST = 64
@@ -193,11 +195,11 @@ class SizeProbes:
     def _largest(self, names: Sequence[str], symbol: Symbol) -> int:
         """Return the largest size that is not too slow to be tried."""
         size = symbol.size * _LARGEST if symbol.high is None else symbol.high
-        while size > symbol.size and not self._is_affordable(dict.fromkeys(names, size)):
+        while size > symbol.size and not self._is_affordable(dict.fromkeys(names, size), times=_TIMES_LARGEST):
             size = (size + symbol.size) // 2
         return size
 
-    def _is_affordable(self, sizes: Mapping[str, int], least: float = 1.0) -> bool:
+    def _is_affordable(self, sizes: Mapping[str, int], least: float = 1.0, times: float = _TIMES) -> bool:
         """Tell whether a call is not too slow. Each smaller symbol saves time, down to the share `least`."""
         growth = 1.0
         for name, size in sizes.items():
@@ -209,7 +211,7 @@ class SizeProbes:
         elements, seconds = self._pace
         # Between linear and quadratic, as in attention.
         estimate: float = seconds * (growth * self._elements / elements) ** 1.5
-        return estimate <= max(_SECONDS, _TIMES * seconds)
+        return estimate <= max(_SECONDS, times * seconds)
 
     def _example(self) -> dict[str, int]:
         return {name: symbol.size for name, symbol in self._symbols.items()}
