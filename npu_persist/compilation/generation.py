@@ -5,7 +5,7 @@ keeps the cache between them. On the NPU a call with several tokens begins a new
 together have at most prompt + response - 1 tokens.
 
 What the options mean is written in OpenVINO's npuw_option_defs.inc (src/plugins/intel_npu); those for Whisper are what
-openvino_genai asks for.
+openvino_genai asks for, but for the fold.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ _TEXT = {"NPU_USE_NPUW": "YES", "NPUW_DEVICES": "NPU", "NPUW_LLM": "YES"}
 _SPEECH = {
     "NPUW_WHISPER": "YES",
     "NPUW_ONLINE_PIPELINE": "NONE",
-    "NPUW_FUNCALL_FOR_ALL": "NO",
-    "NPUW_FOLD": "NO",
+    "NPUW_FUNCALL_FOR_ALL": "YES",
+    "NPUW_FOLD": "YES",
     "NPUW_LLM_PREFILL_HINT": "STATIC",
 }
+"""With the fold, the weights stay in their file, as those of text do."""
 _INTEGERS = {"NPUW_DQ": "YES"}
 """Lets NPUW give compressed weights to its parts as inputs, so that they stay in their file. Where there is an NPU, the
 plugin chooses so by its compiler; where there is none, it would put them into the blob, made float."""

@@ -260,7 +260,7 @@ def test_lengths(store: Store) -> None:
     assert choose_lengths(speech) == Lengths(4, 444)
     assert choose_lengths(speech, 8, 440) == Lengths(8, 440)
     options = make_options(speech, Lengths(4, 444))
-    assert (options["NPUW_WHISPER"], options["NPUW_FOLD"], options["NPUW_ONLINE_PIPELINE"]) == ("YES", "NO", "NONE")
+    assert (options["NPUW_WHISPER"], options["NPUW_FOLD"], options["NPUW_ONLINE_PIPELINE"]) == ("YES", "YES", "NONE")
     bundle = store.resolve("llama:1")
     asked = make_recipe(bundle, graph, "NPU", {"NPUW_LLM_MAX_PROMPT_LEN": "256"}).lengths
     assert asked == Lengths(256, 128)
