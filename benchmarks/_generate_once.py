@@ -56,9 +56,9 @@ def read_model(folder: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
 
     if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-        model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype="float32")
+        model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype="auto")
         return model.eval(), {"processor": AutoProcessor.from_pretrained(folder)}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return model.eval(), {"tokenizer": AutoTokenizer.from_pretrained(folder)}
 
 

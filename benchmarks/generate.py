@@ -69,8 +69,9 @@ def measure(model: Path, precision: str, home: Path, optimum: str | None, turns:
 
     runs, work = turns
     found: Found = defaultdict(list)
+    began = time.monotonic()
     persisted = once("persist", model, home, precision)
-    found["persist"].append(persisted)
+    found["persist"].append(persisted | {"process": time.monotonic() - began})
     reference, stock = persisted["reference"], home / "stock"
     if optimum is None:
         npu_persist.export(reference, "genai", stock, store=home)
@@ -121,10 +122,13 @@ def main() -> None:
             verdict = f"{sign} {target}: {'met' if met else 'missed'}"
             rows.append([precision, name, spread(ours, ".2f"), spread(stock, ".2f"), f"{ratio:.2f}", verdict])
         if "export" in found:
-            for key, unit, scale, target in (("seconds", "s", 1, MAX_TIME), ("peak", "GB", 1e9, MAX_MEMORY)):
-                ours, stock = (found[side][0][key] / scale for side in ("persist", "export"))
-                verdict = f"≤ {target}: {'met' if ours <= target * stock else 'missed'}"
-                name = f"persist, {key}, {unit}"
+            [persisted], [exported] = found["persist"], found["export"]
+            for name, ours, stock, target in (
+                ("persist, s", persisted["seconds"], exported["seconds"], MAX_TIME),
+                ("persist with imports and loading, s", persisted["process"], exported["seconds"], None),
+                ("persist, peak, GB", persisted["peak"] / 1e9, exported["peak"] / 1e9, MAX_MEMORY),
+            ):
+                verdict = "" if target is None else f"≤ {target}: {'met' if ours <= target * stock else 'missed'}"
                 rows.append([precision, name, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}", verdict])
     print_table("Language or speech model", ("precision", "what", "ours", "stock", "ratio", "target"), rows)
 

@@ -1,8 +1,8 @@
 """How a graph that generates text, with its cache as state, is compiled for an NPU: by NPUW, the NPU plugin's wrapper.
 
 NPUW makes two graphs of fixed sizes of it, one that reads a prompt and one that writes an answer, token by token, and
-keeps the cache between them. On the NPU a call with several tokens begins a new conversation, and prompt and answer
-together have at most prompt + response - 1 tokens.
+keeps the cache between them. On the NPU a conversation is a prompt, then one token at a time, of at most
+prompt + response - 1 tokens together.
 
 What the options mean is written in OpenVINO's npuw_option_defs.inc (src/plugins/intel_npu); those for Whisper are what
 openvino_genai asks for, but for the fold.

@@ -128,8 +128,8 @@ def pipeline(  # noqa: PLR0913 (each is something that a deployment decides)
     with (
         gone_errors(bundle),
         store_errors(f"load {bundle.reference}"),
-        Verification("full") as verification,
         ExitStack() as failing,
+        Verification("full") as verification,  # ends first: Windows keeps the files that it still reads
     ):
         stack = ExitStack()
         failing.push(stack.__exit__)
