@@ -125,10 +125,10 @@ def main() -> None:
             [persisted], [exported] = found["persist"], found["export"]
             for name, ours, stock, target in (
                 ("persist, s", persisted["seconds"], exported["seconds"], MAX_TIME),
-                ("persist with imports and loading, s", persisted["process"], exported["seconds"], None),
+                ("persist with imports and loading, s", persisted["process"], exported["seconds"], 0),
                 ("persist, peak, GB", persisted["peak"] / 1e9, exported["peak"] / 1e9, MAX_MEMORY),
             ):
-                verdict = "" if target is None else f"≤ {target}: {'met' if ours <= target * stock else 'missed'}"
+                verdict = f"≤ {target}: {'met' if ours <= target * stock else 'missed'}" if target else ""
                 rows.append([precision, name, f"{ours:.1f}", f"{stock:.1f}", f"{ours / stock:.2f}", verdict])
     print_table("Language or speech model", ("precision", "what", "ours", "stock", "ratio", "target"), rows)
 
