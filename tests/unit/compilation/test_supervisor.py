@@ -345,4 +345,5 @@ def test_memory_of_another_process() -> None:
         memory = read_memory(process.pid)
         assert memory.now is None or memory.now > 1_000_000
         process.communicate(b"\n")
-    assert read_memory(process.pid).now is None
+    if os.name != "nt":  # Windows remembers it as long as somebody has its handle, and Popen has
+        assert read_memory(process.pid).now is None

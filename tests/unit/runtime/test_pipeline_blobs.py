@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,8 @@ def test_an_attached_blob_is_taken(store: Store, blob: Path) -> None:
     assert say(pipe) == say_on_cpu(store)
     del pipe
     gc.collect()
-    assert not [*(store.home / "staging").iterdir()]
+    if os.name != "nt":  # NPUW keeps the weights' file open, so that Windows leaves its folder to `prune`
+        assert not [*(store.home / "staging").iterdir()]
 
 
 def test_a_damaged_blob_costs_a_compilation_which_is_kept(store: Store, blob: Path) -> None:

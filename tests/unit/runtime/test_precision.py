@@ -157,7 +157,7 @@ class TestTheNpu:
         assert len(caught) == 1
         assert caught[0].filename == __file__
         assert "npu-persist check product:1 --device NPU" in model.report.notes[0]
-        assert model.report.execution_precisions == {}
+        assert model.report.execution_precisions in ({}, {"NPU": "f16"})  # the plugin for Windows has its compiler
 
     def test_says_nothing_of_what_was_persisted_for_fp16(self, store: Store) -> None:
         publish_product(store, precision="fp16")

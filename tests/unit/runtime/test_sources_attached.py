@@ -261,10 +261,11 @@ class TestImport:
         weights.unlink(missing_ok=True)
         weights.write_bytes(bytes((bundle.path / WEIGHTS).stat().st_size))
         load("affine", "NPU", config=NPUW, verify=verify, store=store)
-        if sys.platform == "linux":  # elsewhere the file itself would be read, and is refused
-            assert [one["weights"] for one in given] == [(bundle.path / WEIGHTS).read_bytes()]
-        else:
-            assert given == []
+        right = (bundle.path / WEIGHTS).read_bytes()
+        if sys.platform == "linux":
+            assert [one["weights"] for one in given] == [right]
+        else:  # the file itself would be read: it is refused or, where nothing is verified, made again
+            assert all(one["weights"] == right for one in given)
 
     def test_weights_that_are_inside_need_no_file(
         self, bundle: Bundle, store: Store, given: list[dict[str, Any]]
