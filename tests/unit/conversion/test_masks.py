@@ -74,7 +74,7 @@ def test_other_values_are_no_masks(tensor: torch.Tensor) -> None:
 
 def test_a_graph_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rewrites = tuple(rewrite for rewrite in MODEL_REWRITES if rewrite is not zero_rows_without_key)
-    monkeypatch.setattr("npu_persist.conversion.convert.MODEL_REWRITES", rewrites)
+    monkeypatch.setattr("npu_persist.conversion.build.MODEL_REWRITES", rewrites)
     with pytest.raises(ConversionError, match=r"not with keys that mask every key of some attention rows.*eager"):
         npu_persist.persist(Fused(), "refused", (X, KEYS))
     npu_persist.persist(Fused(), "unchecked", (X, KEYS), check=False)
