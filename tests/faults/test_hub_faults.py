@@ -26,7 +26,7 @@ from npu_persist.errors import (
     NpuPersistError,
     StoreError,
 )
-from npu_persist.hub import client, plan, transfer
+from npu_persist.hub import client, summary, transfer
 from npu_persist.hub.pull import pull
 from npu_persist.store import Store
 from npu_persist.trust import signing
@@ -280,7 +280,7 @@ def test_too_many_or_too_large_artifacts_are_refused(
     hub: HubServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     put_compiled(hub, tmp_path / "maker")
-    monkeypatch.setattr(plan, name, 1)
+    monkeypatch.setattr(summary, name, 1)
     refuse(store, ArtifactError, "at most")
     assert not asked(hub, "artifact.json")
 
