@@ -70,8 +70,9 @@ class PathReference(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         text = str(self.path)
-        # What `pathlib` shortens to a bare word would read as a name.
-        return text if _is_path(text) else f".{os.sep}{text}"
+        # What `pathlib` shortens to a bare word would read as a name. On Windows it may follow a drive.
+        drive = self.path.drive
+        return text if _is_path(text) else f"{drive}.{os.sep}{text.removeprefix(drive)}"
 
 
 class HubReference(msgspec.Struct, frozen=True):

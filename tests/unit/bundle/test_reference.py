@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npu_persist.bundle import reference
@@ -52,6 +52,8 @@ def test_what_is_formatted_parses_to_itself(given_reference: Reference) -> None:
 
 
 @given(st.text() | st.text("unet:@./3prodblake-hf"))
+@example("0:0/")
+@example("u:./")
 def test_any_text_parses_or_gives_our_error(text: str) -> None:
     try:
         parsed = parse(text)
