@@ -136,3 +136,14 @@ def _imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.fixture
+def exact_cpu() -> Iterator[None]:
+    """The package's core, whose CPU computes in float32."""
+    from npu_persist.device.core import get_core
+
+    before = get_core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    yield
+    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": before})

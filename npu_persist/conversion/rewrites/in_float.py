@@ -29,12 +29,11 @@ def compute_in_float(model: ov.Model) -> None:
             operation.set_element_type(ov.Type.f32)
         elif kind == "Constant" and operation.get_element_type() in _HALVES:
             _connect(operation.output(0).get_target_inputs(), _widen(operation))
-        elif kind == "Convert" and operation.get_attributes()["destination_type"] in _NAMES:
+        elif kind == "Convert" and operation.get_output_element_type(0) in _HALVES:
             _connect(operation.output(0).get_target_inputs(), ops.convert(operation.input_value(0), ov.Type.f32))
     model.validate_nodes_and_infer_types()
 
 
-_NAMES = frozenset({"f16", "bf16"})
 _NOT_FOLDED = "DisableConstantFolding_0"
 """The attribute that keeps OpenVINO's passes from folding a conversion; its Python package has no name for it."""
 

@@ -14,7 +14,6 @@ from npu_persist.artifact.artifact import Artifact, Lengths
 from npu_persist.artifact.attached import list_attached
 from npu_persist.bundle.manifest import derived_bin
 from npu_persist.compilation.generation import choose_lengths, make_options
-from npu_persist.device.core import get_core
 from npu_persist.errors import InputError, StateError, UsageError
 from npu_persist.store import Store
 from tests.models.generation import reference
@@ -23,7 +22,6 @@ from tests.support.generation import generate
 from tests.support.loads import attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from npu_persist import Bundle
@@ -97,15 +95,6 @@ def test_targets_are_compiled_for_one_recording(tmp_path: Path, monkeypatch: pyt
         "encoder": ({"input_features": (1, 16, 40)}, None),
         "decoder": (None, Lengths(4, 20)),
     }
-
-
-@pytest.fixture
-def exact_cpu() -> Iterator[None]:
-    """The package's core, whose CPU computes in float32."""
-    before = get_core().get_property("CPU", "INFERENCE_PRECISION_HINT")
-    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    yield
-    get_core().set_property("CPU", {"INFERENCE_PRECISION_HINT": before})
 
 
 @pytest.mark.filterwarnings("ignore::npu_persist.errors.DeviceWarning")  # an NPU has no float32
